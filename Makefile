@@ -1,0 +1,41 @@
+# make evolve   install, run the embedded example, print where its report is
+# make test     install, check the style, run the tests
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/tiny
+PY := $(VENV)/bin/python
+INSTALL := $(VENV)/bin/uv pip install --quiet --python $(PY)
+
+# uv does not read pip's own setting for folders of wheels.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: evolve test slow clean
+
+evolve: $(VENV)/.run
+	$(PY) -m evoid_jax.train --config=configs/evoid.py:tiny --workdir=$(WORKDIR)
+
+test: $(VENV)/.test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest -q
+
+slow: $(VENV)/.test
+	$(PY) -m pytest -q -m slow
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet uv
+
+$(VENV)/.run: $(PY) requirements.txt requirements-sidecars.txt setup.py
+	@echo "installing into $(VENV) ..."
+	$(INSTALL) --editable . -r requirements-sidecars.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements-test.txt
+	@echo "installing what the tests need ..."
+	$(INSTALL) -r requirements-test.txt -r requirements-sidecars.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

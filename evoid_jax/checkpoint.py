@@ -1,0 +1,103 @@
+"""Save and restore what a run cannot recompute: adapters, optimizer, step, and the host's memory.
+
+The frozen base is never saved. Orbax writes atomically but does not notice flipped bits, so every
+leaf's SHA-256 goes beside it and is compared on restore; a damaged step is skipped with a warning
+and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+
+class Checkpoints(NamedTuple):
+    """An open checkpoint folder."""
+
+    manager: ocp.CheckpointManager
+    folder: Path
+
+
+def open_folder(folder: str | Path, keep: int) -> Checkpoints:
+    """Open `folder` for checkpoints, keeping the newest `keep` of them."""
+    folder = Path(folder).absolute()
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return Checkpoints(ocp.CheckpointManager(folder, options=options), folder)
+
+
+def save(checkpoints: Checkpoints, step: int, state: Any, host: dict) -> None:
+    """Save `state` (a pytree of arrays) and `host` (JSON) as `step`; returns before it is written.
+
+    A step that is already there is left as it is.
+    """
+    if step in checkpoints.manager.all_steps():
+        return
+    items = {
+        "state": ocp.args.StandardSave(state),
+        "host": ocp.args.JsonSave(host),
+        "digests": ocp.args.JsonSave(digests(state)),
+    }
+    checkpoints.manager.save(step, args=ocp.args.Composite(**items))
+
+
+def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:
+    """Return (state, host) of the newest sound step, or None when there is no step at all.
+
+    Args:
+      like: a state of the wanted shapes, dtypes and shardings; its values are not used.
+    Raises:
+      RuntimeError: there are steps, and none could be read.
+    """
+    steps = sorted(checkpoints.manager.all_steps(), reverse=True)
+    reasons = []
+    for step in steps:
+        try:
+            return _restore_step(checkpoints.manager, step, like)
+        except Exception as error:  # orbax raises bare Exception for a truncated array
+            reason = f"step {step}: {str(error).strip().splitlines()[0][:200]}"
+            logging.warning("checkpoint skipped, %s", reason)
+            reasons.append(reason)
+    if reasons:
+        raise RuntimeError(
+            f"no checkpoint in {checkpoints.folder} could be read; move the folder away to start "
+            f"anew. " + "; ".join(reasons)
+        )
+    return None
+
+
+def _restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict]:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    items = {
+        "state": ocp.args.StandardRestore(abstract),
+        "host": ocp.args.JsonRestore(),
+        "digests": ocp.args.JsonRestore(),
+    }
+    found = manager.restore(step, args=ocp.args.Composite(**items))
+    wrong = {k for k, v in digests(found["state"]).items() if found["digests"].get(k) != v}
+    if wrong:
+        raise ValueError(f"{min(wrong)} is not what was saved ({len(wrong)} leaves differ)")
+    return found["state"], found["host"]
+
+
+def digests(state: Any) -> dict[str, str]:
+    """Return a SHA-256 per leaf, over its dtype, shape and bytes as this process sees them."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not getattr(leaf, "is_fully_addressable", True):
+            continue  # other hosts hold a part; orbax checks shapes
+        x = np.ascontiguousarray(leaf)
+        text = f"{x.dtype}{x.shape}".encode() + x.tobytes()
+        found[jax.tree_util.keystr(path)] = hashlib.sha256(text).hexdigest()
+    return found
+
+
+def close(checkpoints: Checkpoints) -> None:
+    """Wait for the writes under way and close."""
+    checkpoints.manager.wait_until_finished()
+    checkpoints.manager.close()

@@ -1,0 +1,231 @@
+"""Every setting of a run, typed, with its unit or its source.
+
+`configs/*.py` give an ml_collections ConfigDict; `from_dict` turns it into frozen dataclasses here
+and refuses a key that does not exist or a value that cannot be. `NFT` below is DiffusionNFT, the
+method EvoID's loss descends from; what the paper itself states is marked (paper).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which (identity image, prompt) pairs, and how many of them make a step."""
+
+    source: str = "portraits"  # the tiny world; ignored when `dir` is given
+    dir: str = ""  # a folder with images and prompts.jsonl
+    cache: str = "~/.cache/evoid_jax"  # where prepared data sets are kept
+    pairs: int = 4  # per step (paper)
+    seeds: int = 8  # videos per pair (paper)
+    heldout_identities: int = 32  # for the proof at the end
+    heldout_seeds: int = 2
+
+
+@dataclass(frozen=True)
+class Video:
+    """Size of the generated videos."""
+
+    frames: int = 81  # 4 k + 1, Wan2.1
+    height: int = 480  # pixels, a multiple of 16
+    width: int = 832
+    fps: int = 16
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How the stable transformer generates."""
+
+    scheduler: str = "unipc"  # unipc | euler; Wan2.1's default
+    steps: int = 20  # (paper)
+    guidance: float = 5.0  # (paper)
+    shift: float = 16.0  # official VACE command line; diffusers writes 3.0
+    negative_prompt: str = ""
+    reference_order: str = "diffusers"  # diffusers (last reference first) | vace
+    videos_per_device: int = 1  # generated at once
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter that evolves."""
+
+    rank: int = 32  # (paper)
+    alpha: float = 32.0  # (paper, as reported in its Chinese notes)
+    targets: str = "main"  # main | main+vace; main lets all roles share the hints
+    modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out")  # identity-grpo on VACE-1.3B
+    init: str = ""  # a LoRA file to start from
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Weights of the objective."""
+
+    beta: float = 1.0  # not in the paper: NFT's default; small beta hands the step to the anchors
+    lambda_t2v: float = 0.01  # (paper)
+    lambda_self: float = 0.2  # (paper)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The evolutionary update."""
+
+    lr: float = 1e-4  # AdamW (paper)
+    b1: float = 0.9  # b1 .. clip_norm: NFT and identity-grpo
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    ema_decay: float = 0.9  # "slow EMA" (paper); 0.9 keeps stable about 9 updates behind
+    timesteps: int = 4  # K per video and step; not in the paper: Flow-Factory's Wan2.1 recipe
+    grid: int = 20  # the K times are drawn, stratified, from a list as long as the rollout's
+    shift: float = 5.0  # of that list; 16 would never train t < 0.46 (our choice)
+    videos_per_device: int = 1  # in one forward; the rest is accumulated
+    remat: bool = True
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Who scores, and how scores become one reward."""
+
+    sidecars: tuple[str, ...] = ("local",)  # "local" starts one, else URLs
+    preset: str = "tiny"  # of the local sidecar
+    judge: str = "local"  # "local" starts the heuristic, "" is none, else an OpenAI base URL
+    judge_model: str = "heuristic"  # Qwen/Qwen3-VL-30B-A3B-Instruct (paper)
+    preference: bool = True  # VQScore among the rewards (paper: PR)
+    dynamic: bool = True  # MLLM dynamic weighting (paper: MDW); False: gamma = 0
+    uniform: bool = False  # uniform priors (paper: UWR)
+    tau: float = 1.0  # smoothing in units of attention (0-10); not in the paper
+    gamma: float = 0.5  # share of the judge in the group weights; not in the paper
+    attention_memory: float = 0.5  # EMA of the attention over steps; not in the paper
+    clip: float = 2.0  # in standard deviations; in a group of 8, |z| never exceeds 2.65
+    floor: float = 0.25  # of the median group deviation so far: no noise amplification
+    timeout: float = 300.0  # seconds for one scoring request
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    context: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    model: str = "evoid_jax/assets/tiny"  # a diffusers folder
+    dtype: str = "bfloat16"  # of the frozen base: bfloat16 | float32
+    seed: int = 0
+    steps: int = 200  # evolution steps (paper)
+    save_every: int = 10
+    keep: int = 2  # checkpoints
+    tensorboard: bool = False
+    wandb: str = ""  # project name; empty is off
+    data: Data = field(default_factory=Data)
+    video: Video = field(default_factory=Video)
+    rollout: Rollout = field(default_factory=Rollout)
+    lora: Lora = field(default_factory=Lora)
+    loss: Loss = field(default_factory=Loss)
+    train: Train = field(default_factory=Train)
+    reward: Reward = field(default_factory=Reward)
+    mesh: Mesh = field(default_factory=Mesh)
+
+
+def to_dict(config) -> dict[str, Any]:
+    """Return the config as plain nested dicts."""
+    return dataclasses.asdict(config)
+
+
+def digest(config: Config) -> str:
+    """Return twelve hex digits that change when any setting does."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build and check a Config.
+
+    Raises:
+      ValueError: an unknown key (names the nearest), a wrong type, or an impossible value.
+    """
+    config = _build(Config, dict(values), "config")
+    for wrong, message in _checks(config):
+        if wrong:
+            raise ValueError(message)
+    return config
+
+
+def _build(kind, values: dict[str, Any], where: str):
+    hints, made = get_type_hints(kind), {}
+    for key, value in values.items():
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1, cutoff=0.0)
+            raise ValueError(f"{where}.{key} does not exist; did you mean {where}.{near[0]}?")
+        if dataclasses.is_dataclass(hints[key]):
+            made[key] = _build(hints[key], dict(value), f"{where}.{key}")
+        else:
+            made[key] = _typed(hints[key], value, f"{where}.{key}")
+    return kind(**made)
+
+
+def _typed(want, value, where: str):
+    if want == tuple[str, ...] and isinstance(value, list | tuple):
+        if all(isinstance(v, str) for v in value):
+            return tuple(value)
+    elif want is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif want in (int, str, bool) and type(value) is want:
+        return value
+    name = getattr(want, "__name__", str(want))
+    raise ValueError(f"{where} must be {name}, got {value!r} ({type(value).__name__})")
+
+
+def _checks(c: Config):
+    """Yield (is wrong, message) for every rule between the fields."""
+    v, r, t = c.video, c.rollout, c.train
+    yield v.frames % 4 != 1, f"config.video.frames must be 4 k + 1, got {v.frames}"
+    for name in ("height", "width"):
+        size = getattr(v, name)
+        yield size % 16 or size <= 0, f"config.video.{name} must be a multiple of 16, got {size}"
+    choices = [
+        ("config.dtype", c.dtype, ("bfloat16", "float32")),
+        ("config.rollout.scheduler", r.scheduler, ("unipc", "euler")),
+        ("config.rollout.reference_order", r.reference_order, ("diffusers", "vace")),
+        ("config.lora.targets", c.lora.targets, ("main", "main+vace")),
+    ]
+    for name, value, allowed in choices:
+        yield value not in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+    counts = {
+        "config.steps": c.steps,
+        "config.save_every": c.save_every,
+        "config.data.pairs": c.data.pairs,
+        "config.rollout.steps": r.steps,
+        "config.rollout.videos_per_device": r.videos_per_device,
+        "config.train.videos_per_device": t.videos_per_device,
+        "config.lora.rank": c.lora.rank,
+    }
+    for name, value in counts.items():
+        yield value < 1, f"{name} must be at least 1, got {value}"
+    few = f"config.data.seeds must be at least 2 to compare videos of a pair, got {c.data.seeds}"
+    yield c.data.seeds < 2, few
+    many = f"config.train.timesteps must be 1 to {t.grid} (config.train.grid), got {t.timesteps}"
+    yield not 1 <= t.timesteps <= t.grid, many
+    shares = {
+        "config.train.ema_decay": t.ema_decay,
+        "config.reward.gamma": c.reward.gamma,
+        "config.reward.attention_memory": c.reward.attention_memory,
+    }
+    for name, value in shares.items():
+        yield not 0 <= value <= 1, f"{name} must be from 0 to 1, got {value}"
+    positive = {"config.train.lr": t.lr, "config.loss.beta": c.loss.beta, "clip": c.reward.clip}
+    for name, value in positive.items():
+        yield value <= 0, f"{name} must be positive, got {value}"
+    yield c.reward.tau < 0, f"config.reward.tau must not be negative, got {c.reward.tau}"

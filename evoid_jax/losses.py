@@ -1,0 +1,109 @@
+"""The evolution losses: policy, anchor, and the one target that all terms reduce to.
+
+B videos; every velocity is (B, ...) with the reference-image slots already sliced away. The rule of
+the method (EvoID, CVPR 2026; DiffusionNFT's contrast in velocity space):
+
+    delta  = v_evo - v_stb,   v+ = v_stb + beta delta,   v- = v_stb - beta delta
+    policy = R |v+ - v|^2 + (1 - R) |v- - v|^2
+    loss   = policy + lambda_t2v |v_evo - v_t2v|^2 + lambda_self |v_evo - v_init|^2
+
+`beta` is not a free scale here: the policy's force grows as beta, its trust region as beta squared,
+and both stand against the fixed lambdas.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def policy(
+    v_evo: jax.Array, v_stb: jax.Array, v: jax.Array, reward_B: jax.Array, beta: float
+) -> jax.Array:
+    """Return the policy loss of each video.
+
+    Args:
+      v_evo, v_stb: (B, ...) velocities of the evolving and the stable transformer.
+      v: (B, ...) the true velocity, noise - video.
+      reward_B: (B,) unified reward in [0, 1].
+      beta: reach of the evolution direction, > 0.
+
+    Returns:
+      (B,) float32, the mean over all other axes.
+    """
+    v_evo, v_stb, v = _wide(v_evo, v_stb, v)
+    reward = _per_video(reward_B, v)
+    step = beta * (v_evo - v_stb)
+    toward = jnp.square(v_stb + step - v)
+    away = jnp.square(v_stb - step - v)
+    return _mean(reward * toward + (1 - reward) * away)
+
+
+def anchor(v_evo: jax.Array, v_ref: jax.Array) -> jax.Array:
+    """Return each video's mean squared distance of two (B, ...) velocities, (B,) float32."""
+    v_evo, v_ref = _wide(v_evo, v_ref)
+    return _mean(jnp.square(v_evo - v_ref))
+
+
+def target(
+    v_stb: jax.Array,
+    v_t2v: jax.Array,
+    v_init: jax.Array,
+    v: jax.Array,
+    reward_B: jax.Array,
+    beta: float,
+    lambda_t2v: float,
+    lambda_self: float,
+) -> tuple[jax.Array, float]:
+    """Reduce the frozen predictions to one target: loss = a |v_evo - v_star|^2 + constant.
+
+    Every term is a quadratic in v_evo, so completing the square gives, element by element,
+    a = beta^2 + lambda_t2v + lambda_self and
+    a v_star = beta^2 v_stb + beta (2R - 1)(v - v_stb) + lambda_t2v v_t2v + lambda_self v_init.
+
+    Args:
+      v_stb, v_t2v, v_init, v: (B, ...) stable, teacher, initial and true velocity.
+      reward_B: (B,) unified reward in [0, 1].
+      beta, lambda_t2v, lambda_self: scalars, not all zero.
+
+    Returns:
+      v_star (B, ...) float32 and the scalar a; neither carries a gradient to the frozen networks.
+    """
+    v_stb, v_t2v, v_init, v = _wide(v_stb, v_t2v, v_init, v)
+    reward = _per_video(reward_B, v)
+    a = beta**2 + lambda_t2v + lambda_self
+    # Written as steps from v_stb: all four velocities are close, so their sum would lose digits.
+    force = beta * (2 * reward - 1) * (v - v_stb)
+    pull = lambda_t2v * (v_t2v - v_stb) + lambda_self * (v_init - v_stb)
+    return jax.lax.stop_gradient(v_stb + (force + pull) / a), a
+
+
+def drift(v_a: jax.Array, v_b: jax.Array) -> jax.Array:
+    """Return each video's mean absolute distance of two (B, ...) velocities, (B,) float32.
+
+    At zero between evolving and stable the policy's contrast is dead: watch it.
+    """
+    v_a, v_b = _wide(v_a, v_b)
+    return _mean(jnp.abs(v_a - v_b))
+
+
+def _wide(*arrays: jax.Array) -> list[jax.Array]:
+    """Return the arrays in float32 at least; raise ValueError unless their shapes agree."""
+    arrays = [jnp.asarray(x) for x in arrays]
+    shapes = {x.shape for x in arrays}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"velocities must have one shape (B, ...), got {[x.shape for x in arrays]}"
+        )
+    return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
+
+
+def _per_video(reward_B: jax.Array, like: jax.Array) -> jax.Array:
+    reward_B = jnp.asarray(reward_B, like.dtype)
+    if reward_B.shape != like.shape[:1]:
+        raise ValueError(f"expected a reward per video {like.shape[:1]}, got {reward_B.shape}")
+    return reward_B.reshape(reward_B.shape + (1,) * (like.ndim - 1))
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return x.mean(axis=tuple(range(1, x.ndim)))

@@ -1,0 +1,189 @@
+"""LoRA adapters of the transformer: made, saved and loaded as diffusers and PEFT do.
+
+An adapter is a tree beside the base's: where the base has a `kernel` (layer, in, out), the adapter
+has `a` (layer, in, R) and `b` (layer, R, out). `Wan` adds x @ a @ b * lora_scale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from safetensors import safe_open
+
+from evoid_jax.models.wan import WanConfig
+from evoid_jax.models.weights import write_tensors
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out")
+STACKS = {"main": ("blocks",), "main+vace": ("blocks", "vace_blocks")}
+TORCH_NAMES = {"to_out": "to_out.0", "ffn_up": "ffn.net.0.proj", "ffn_down": "ffn.net.2"}
+OUR_NAMES = {torch: ours for ours, torch in TORCH_NAMES.items()}
+KEY = re.compile(
+    r"(transformer\.)?(?P<stack>blocks|vace_blocks)\.(?P<layer>\d+)\."
+    r"(?P<attn>attn[12]\.)?(?P<name>to_[qkv]|to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
+    r"\.lora_(?P<side>[AB])(\.\w+)?\.weight"  # PEFT puts the adapter's name before `weight`
+)
+PREFIX = "transformer."  # the part of a pipeline that an adapter belongs to
+METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header
+
+
+def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=ATTENTION):
+    """Make a fresh adapter, which changes nothing: `b` is zero.
+
+    Args:
+      key: of `a`, uniform in +-1/sqrt(in) as PEFT draws it (kaiming_uniform with a=sqrt(5)).
+      base_params: the base's tree; only its shapes are read.
+      config: the base's.
+      rank: R.
+      targets: "main" (hints stay shared between roles) or "main+vace".
+      modules: layer names, of to_q, to_k, to_v, to_out (both attentions), ffn_up and ffn_down.
+
+    Returns:
+      tree of float32 arrays.
+
+    Raises:
+      ValueError: unknown targets or module, or no VACE block to adapt.
+    """
+    if targets not in STACKS:
+        raise ValueError(f"lora targets {targets!r}: expected one of {', '.join(STACKS)}")
+    if targets == "main+vace" and not config.vace_layers:
+        raise ValueError("lora targets 'main+vace', but this base has no VACE blocks")
+    known = (*ATTENTION, "ffn_up", "ffn_down")
+    if not modules or set(modules) - set(known):
+        raise ValueError(f"lora modules {tuple(modules)}: expected some of {', '.join(known)}")
+    kernels = {
+        path[:-1]: leaf.shape
+        for path, leaf in traverse_util.flatten_dict(base_params).items()
+        if path[0] in STACKS[targets] and path[-2] in modules and path[-1] == "kernel"
+    }
+    flat = {}
+    keys = jax.random.split(key, len(kernels))
+    for k, (path, (layers, width, out)) in zip(keys, sorted(kernels.items()), strict=True):
+        bound = width**-0.5
+        flat[(*path, "a")] = jax.random.uniform(
+            k, (layers, width, rank), minval=-bound, maxval=bound
+        )
+        flat[(*path, "b")] = jnp.zeros((layers, rank, out))
+    return traverse_util.unflatten_dict(flat)
+
+
+def merge(base_params, lora, scale=1.0):
+    """Add an adapter into the base: kernel + a @ b * scale, in the kernel's dtype.
+
+    For float32 bases; in bfloat16 a small change is rounded away. Differentiable in `lora`. It
+    saves the adapter's own matmuls, which on a CPU cost as much as the layer that they adapt.
+    """
+    base = traverse_util.flatten_dict(base_params)
+    flat = traverse_util.flatten_dict(lora)
+    for path in (path[:-1] for path in flat if path[-1] == "a"):
+        kernel = base[(*path, "kernel")]
+        delta = jnp.matmul(flat[(*path, "a")], flat[(*path, "b")]) * scale
+        base[(*path, "kernel")] = kernel + delta.astype(kernel.dtype)
+    return traverse_util.unflatten_dict(base)
+
+
+def to_peft(lora, alpha, rank) -> dict[str, np.ndarray]:
+    """Name an adapter's tensors as diffusers pipelines do, `transformer.blocks.0.attn1.to_q...`.
+
+    alpha / rank goes into B: a reader that knows no alpha takes alpha = rank, scale 1.
+    """
+    tensors = {}
+    for path, leaf in traverse_util.flatten_dict(lora).items():
+        stack, *inner, side = path
+        module = ".".join(TORCH_NAMES.get(name, name) for name in inner)
+        scale = alpha / rank if side == "b" else 1.0
+        for i, x in enumerate(np.asarray(leaf, np.float32) * np.float32(scale)):
+            key = f"{PREFIX}{stack}.{i}.{module}.lora_{side.upper()}.weight"
+            tensors[key] = np.ascontiguousarray(x.T)
+    return tensors
+
+
+def from_peft(tensors: dict[str, np.ndarray], config: WanConfig) -> dict:
+    """Stack an adapter's tensors over layers; the inverse of `to_peft` at alpha = rank.
+
+    Raises:
+      ValueError: a key of another format, a layer without its pair, or shapes that do not fit;
+        the message names the tensor.
+    """
+    if not tensors:
+        raise ValueError("the adapter holds no tensor")
+    stacks = {"blocks": config.num_layers, "vace_blocks": len(config.vace_layers)}
+    found: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
+    for key, x in tensors.items():
+        match = KEY.fullmatch(key)
+        if not match:
+            raise ValueError(
+                f"adapter tensor {key}: expected names like "
+                "transformer.blocks.0.attn1.to_q.lora_A.weight (diffusers, PEFT)"
+            )
+        name = OUR_NAMES.get(match["name"], match["name"])
+        attn = (match["attn"][:-1],) if match["attn"] else ()
+        path = (match["stack"], *attn, name, match["side"].lower())
+        found.setdefault(path, {})[int(match["layer"])] = np.asarray(x, np.float32).T
+    flat = {}
+    for path, layers in found.items():
+        _check(path, layers, found, stacks[path[0]], config)
+        flat[path] = np.stack([layers[i] for i in sorted(layers)])
+    return traverse_util.unflatten_dict(flat)
+
+
+def save(file: str | Path, lora, alpha, metadata: dict[str, str] | None = None):
+    """Write `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights` reads.
+
+    `metadata` (strings) goes into the header; diffusers ignores it.
+    """
+    rank = jax.tree.leaves(lora)[0].shape[-1]  # leaves come by name: the first is an `a`
+    write_tensors(file, to_peft(lora, alpha, rank), metadata)
+
+
+def load(file: str | Path, config: WanConfig) -> dict:
+    """Read an adapter file of ours, diffusers' or PEFT's; use it at lora_scale 1.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: see `from_peft`; or a header that asks for a variant other than plain LoRA.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"adapter {file} is missing")
+    with safe_open(file, framework="numpy") as reader:
+        tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+        header = reader.metadata() or {}
+    scale = _header_scale(json.loads(header.get(METADATA, "{}")), file)
+    scaled = {k: x * np.float32(scale) if ".lora_B." in k else x for k, x in tensors.items()}
+    return from_peft(scaled, config)
+
+
+def _header_scale(header: dict, file) -> float:
+    """Return alpha / rank of diffusers' `lora_adapter_metadata`, 1 where there is none."""
+    settings = {key.removeprefix(PREFIX): value for key, value in header.items()}
+    for key in ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias"):
+        if settings.get(key):
+            raise ValueError(f"adapter {file}: {key} {settings[key]!r} is not supported")
+    return settings["lora_alpha"] / settings["r"] if "lora_alpha" in settings else 1.0
+
+
+def _check(path, layers, found, expected: int, config: WanConfig):
+    """Raise unless a leaf has every layer, its partner, one rank and the base's width."""
+    name = ".".join(path)
+    if sorted(layers) != list(range(expected)):
+        raise ValueError(
+            f"adapter {name}: has layers {sorted(layers)}, expected all {expected} of the base"
+        )
+    partner = found.get((*path[:-1], "b" if path[-1] == "a" else "a"))
+    if partner is None:
+        raise ValueError(f"adapter {name}: its other half (lora_A or lora_B) is missing")
+    wide = config.ffn_dim if path[-2:] in (("ffn_up", "b"), ("ffn_down", "a")) else config.dim
+    rank_axis, wide_axis = (1, 0) if path[-1] == "a" else (0, 1)
+    ranks = {x.shape[rank_axis] for x in layers.values()}
+    ranks |= {x.shape[1 - rank_axis] for x in partner.values()}
+    widths = {x.shape[wide_axis] for x in layers.values()}
+    if len(ranks) > 1 or widths != {wide}:
+        raise ValueError(
+            f"adapter {name}: ranks {sorted(ranks)} and widths {sorted(widths)}, "
+            f"expected one rank and width {wide}"
+        )

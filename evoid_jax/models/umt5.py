@@ -1,0 +1,285 @@
+"""UMT5 text encoder and its tokenizer: prompt to embeddings, as Wan's pipelines make them.
+
+Numbers follow `UMT5EncoderModel` of transformers: pre-norm T5 with a gated GELU, a relative
+position bias in every layer, and no 1/sqrt(d) in the attention.
+
+Letters: B prompts, S tokens, E width, N heads, K head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import html
+import json
+import math
+import re
+import string
+from collections import Counter
+from pathlib import Path
+
+import ftfy
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerFast
+
+from evoid_jax.models.weights import LINEAR, Rule
+
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2 as in T5
+
+
+@dataclasses.dataclass(frozen=True)
+class UMT5Config:
+    """Sizes, named as in transformers' config.json; the defaults are umt5-xxl."""
+
+    vocab_size: int = 256384
+    d_model: int = 4096
+    d_kv: int = 64
+    d_ff: int = 10240
+    num_layers: int = 24
+    num_heads: int = 64
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+
+    @classmethod
+    def from_json(cls, config: dict) -> UMT5Config:
+        """Read a text_encoder/config.json.
+
+        Raises:
+          ValueError: another model, or a feed-forward other than UMT5's gated GELU.
+          KeyError: a size is missing.
+        """
+        for name, value in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
+            if config.get(name, value) != value:
+                raise ValueError(f"text encoder has {name}={config[name]!r}; expected {value!r}")
+        required = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+        missing = [name for name in required if name not in config]
+        if missing:
+            raise KeyError(f"text encoder config lacks {', '.join(missing)}")
+        names = {field.name for field in dataclasses.fields(cls)} & config.keys()
+        return cls(**{name: config[name] for name in names})
+
+    def to_json(self) -> dict:
+        """Return the complete transformers config.json of a `UMT5EncoderModel`."""
+        fixed = {"architectures": ["UMT5EncoderModel"], "model_type": "umt5", "dtype": "float32"}
+        fixed |= {"feed_forward_proj": "gated-gelu", "dropout_rate": 0.0, "use_cache": False}
+        fixed |= {"is_encoder_decoder": True, "num_decoder_layers": self.num_layers}
+        fixed |= {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+        return fixed | dataclasses.asdict(self)
+
+
+def rules(config: UMT5Config) -> list[Rule]:
+    """List the tensors of a `UMT5EncoderModel` and their places; layers stacked on axis 0."""
+    block, n = "encoder.block.{i}.layer", config.num_layers
+    attention, feed = f"{block}.0.SelfAttention", f"{block}.1.DenseReluDense"
+    linear = {name: f"{attention}.{name}.weight" for name in "qkvo"}
+    linear |= {name: f"{feed}.{name}.weight" for name in ("wi_0", "wi_1", "wo")}
+    plain = {"bias": f"{attention}.relative_attention_bias.weight"}
+    plain |= {"norm_0": f"{block}.0.layer_norm.weight", "norm_1": f"{block}.1.layer_norm.weight"}
+    found = [Rule("shared.weight", ("shared",))]
+    found += [Rule(key, ("layers", name), LINEAR, layers=n) for name, key in linear.items()]
+    found += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
+    return [*found, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
+
+
+def untie(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keep one copy of the token embedding, under the name that `rules` expects.
+
+    The embedding is tied in the model: a file may hold it as shared.weight, as
+    encoder.embed_tokens.weight or as both.
+    """
+    tensors = dict(tensors)
+    copy = tensors.pop("encoder.embed_tokens.weight", None)
+    if copy is not None:
+        tensors.setdefault("shared.weight", copy)
+    return tensors
+
+
+@functools.partial(jax.jit, static_argnames="config")  # one program, not one a shape
+def init(key: jax.Array, config: UMT5Config) -> dict:
+    """Draw fresh parameters at T5's scales (transformers modeling_umt5.py, _init_weights)."""
+    d, f, inner = config.d_model, config.d_ff, config.num_heads * config.d_kv
+    shapes = {"q": (d, inner), "k": (d, inner), "v": (d, inner), "o": (inner, d)}
+    shapes |= {"wi_0": (d, f), "wi_1": (d, f), "wo": (f, d)}
+    shapes |= {"bias": (config.relative_attention_num_buckets, config.num_heads)}
+    stds = {name: shape[0] ** -0.5 for name, shape in shapes.items()}
+    stds |= {"q": (d * config.d_kv) ** -0.5, "bias": d**-0.5}  # q takes attention's missing scale
+    layers = {
+        "norm_0": jnp.ones((config.num_layers, d)),
+        "norm_1": jnp.ones((config.num_layers, d)),
+    }
+    for i, (name, shape) in enumerate(shapes.items()):
+        draw = jax.random.normal(jax.random.fold_in(key, i), (config.num_layers, *shape))
+        layers[name] = draw * stds[name]
+    shared = jax.random.normal(jax.random.fold_in(key, len(shapes)), (config.vocab_size, d))
+    return {"shared": shared, "layers": layers, "final_norm": jnp.ones(d)}
+
+
+def buckets(length: int, config: UMT5Config) -> np.ndarray:
+    """Return the relative position bucket of each (query, key), int32 (length, length).
+
+    Half of the buckets are for keys after the query; within a half, the first half are exact
+    distances and the rest logarithmic up to the maximum. float32 with truncation, as PyTorch.
+    """
+    half = config.relative_attention_num_buckets // 2
+    exact = half // 2
+    relative = np.arange(length)[None, :] - np.arange(length)[:, None]
+    distance = np.abs(relative)
+    ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+    ratio /= np.float32(math.log(config.relative_attention_max_distance / exact))
+    far = exact + (ratio * np.float32(half - exact)).astype(np.int32)
+    near = np.where(distance < exact, distance, np.minimum(far, half - 1))
+    return (near + half * (relative > 0)).astype(np.int32)
+
+
+def _norm(gamma_E: jax.Array, x_BSE: jax.Array, eps: float) -> jax.Array:
+    x32 = x_BSE.astype(jnp.float32)
+    y = x32 * lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+    return y.astype(gamma_E.dtype) * gamma_E[None, None]
+
+
+def _attention(p: dict, x_BSE: jax.Array, bucket_SS: jax.Array, mask_BS: jax.Array) -> jax.Array:
+    """Attend over the true tokens, with the layer's own position bias; float32 softmax."""
+    heads = p["bias"].shape[-1]
+    split = lambda name: (x_BSE @ p[name]).reshape(*x_BSE.shape[:2], heads, -1)
+    q_BSNK, k_BSNK, v_BSNK = split("q"), split("k"), split("v")
+    logits = jnp.einsum("bqnk,bsnk->bnqs", q_BSNK, k_BSNK, preferred_element_type=jnp.float32)
+    logits += jnp.moveaxis(p["bias"][bucket_SS], -1, 0)[None].astype(jnp.float32)
+    logits = jnp.where(mask_BS[:, None, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(x_BSE.dtype)
+    y = jnp.einsum("bnqs,bsnk->bqnk", weights, v_BSNK)
+    return y.reshape(*x_BSE.shape[:2], -1) @ p["o"]
+
+
+def encode(params: dict, config: UMT5Config, ids_BS: jax.Array, mask_BS: jax.Array) -> jax.Array:
+    """Embed prompts: text_BSE in the parameters' dtype, zero past each prompt's end.
+
+    Args:
+      params: tree of `init` or of the `rules`.
+      ids_BS: token ids, 0 <= id < vocab_size.
+      mask_BS: 1 (or True) on true tokens, 0 on padding.
+    """
+    bucket_SS = jnp.asarray(buckets(ids_BS.shape[1], config))
+    mask_BS = jnp.asarray(mask_BS) > 0
+    eps = config.layer_norm_epsilon
+
+    def layer(x_BSE, p):
+        x_BSE = x_BSE + _attention(p, _norm(p["norm_0"], x_BSE, eps), bucket_SS, mask_BS)
+        h = _norm(p["norm_1"], x_BSE, eps)
+        h = jax.nn.gelu(h @ p["wi_0"], approximate=True) * (h @ p["wi_1"])
+        return x_BSE + h @ p["wo"], None
+
+    # jnp.asarray: parameters may come as numpy, which cannot be indexed by a traced array
+    x_BSE, _ = lax.scan(layer, jnp.asarray(params["shared"])[ids_BS], params["layers"])
+    return _norm(params["final_norm"], x_BSE, eps) * mask_BS[..., None].astype(x_BSE.dtype)
+
+
+def clean(prompt: str) -> str:
+    """Repair a prompt's text as Wan's pipelines do (diffusers pipeline_wan.py, prompt_clean)."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(ftfy.fix_text(prompt)))).strip()
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a diffusers folder's tokenizer/.
+
+    The same ids as `AutoTokenizer`, which imports torch wherever torch is installed.
+
+    Raises:
+      FileNotFoundError: the folder holds no tokenizer.json.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tokenizer.json; expected a fast tokenizer")
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_len: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clean prompts and return ids_BS and mask_BS, int32, each prompt ending in EOS.
+
+    S is the longest prompt rounded up to a multiple of 8, at most max_len; longer prompts are cut.
+    """
+    found = tokenizer([clean(p) for p in prompts], truncation=True, max_length=max_len)["input_ids"]
+    length = min(-(-max(map(len, found)) // 8) * 8, max_len)
+    ids_BS = np.full((len(found), length), tokenizer.pad_token_id, np.int32)
+    mask_BS = np.zeros((len(found), length), np.int32)
+    for row, ids in enumerate(found):
+        ids_BS[row, : len(ids)] = ids
+        mask_BS[row, : len(ids)] = 1
+    return ids_BS, mask_BS
+
+
+def train_tokenizer(texts: list[str], folder: str | Path, vocab_size: int) -> int:
+    """Make a Unigram tokenizer from texts, save it for `AutoTokenizer`; return its true size.
+
+    Ids 0, 1, 2 are pad, EOS and unknown; then come 256 byte pieces, so that any prompt encodes.
+    Pieces are found by byte-pair merges and scored by their log frequency: Unigram's own trainer
+    never proposes a word that lacks a longer relative, so it spells a small vocabulary letter by
+    letter. In a model_index.json its class is ["transformers", "PreTrainedTokenizerFast"].
+
+    Raises:
+      ValueError: vocab_size leaves no room beside the bytes and the printable ASCII characters.
+    """
+    special = [PAD, EOS, UNK] + [f"<0x{b:02X}>" for b in range(256)]
+    letters = [c for c in string.printable if not c.isspace()]
+    if vocab_size <= len(special) + len(letters) + 1:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; bytes and ASCII take {len(special) + len(letters) + 1}"
+        )
+    merges = Tokenizer(models.BPE())
+    merges.normalizer, merges.pre_tokenizer = _text_rules()
+    room = vocab_size - len(special)
+    trainer = trainers.BpeTrainer(
+        vocab_size=room, limit_alphabet=room, initial_alphabet=letters, show_progress=False
+    )
+    merges.train_from_iterator(texts, trainer)
+    count = Counter(merges.get_vocab().keys())  # one each, so that no score is -inf
+    for encoding in merges.encode_batch(texts):
+        count.update(encoding.tokens)
+    total = math.log(sum(count.values()))
+    pieces = sorted((total - math.log(n), piece) for piece, n in count.items())
+    # A low score keeps the text "<0x41>" from being read as the byte it names.
+    vocab = [(piece, -100.0 if i > 2 else 0.0) for i, piece in enumerate(special)]
+    return _save_tokenizer(vocab + [(piece, -cost) for cost, piece in pieces], folder)
+
+
+def _text_rules():
+    """Return the normalizer and the split into words that training and use share."""
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    normalizer = normalizers.Sequence([normalizers.NFKC(), spaces, normalizers.Strip()])
+    words = pre_tokenizers.Metaspace(prepend_scheme="always")
+    return normalizer, pre_tokenizers.Sequence([words, pre_tokenizers.Punctuation("isolated")])
+
+
+def _save_tokenizer(vocab: list[tuple[str, float]], folder: str | Path) -> int:
+    """Write a Unigram tokenizer that falls back to bytes and ends each prompt in EOS."""
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2, byte_fallback=True))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _text_rules()
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.add_special_tokens([PAD, EOS, UNK])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
+    about |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNK}
+    about |= {"clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    return tokenizer.get_vocab_size()

@@ -1,0 +1,401 @@
+"""Wan2.1 video transformer and its VACE branch, in Flax linen.
+
+Follows diffusers `transformer_wan.py` and `transformer_wan_vace.py`: the same weights, the same
+rounding. `velocity` without hints is WanTransformer3DModel; `hints` and `velocity` together are
+WanVACETransformer3DModel. They are apart because hints never read a main block, so that several
+adapters of the main blocks share one set of hints.
+
+Shapes: B videos, T H W C latent frames/height/width/channels, L tokens, S text tokens, E text
+width, D width, N heads, K head size, P = K/2 rotated pairs, V VACE blocks. Stacked layers lead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from evoid_jax.models.layers import (
+    Attention,
+    Dense,
+    PatchEmbedding,
+    layer_norm,
+    rope_tables,
+    row,
+    sinusoid,
+)
+from evoid_jax.models.weights import CONV, LINEAR, SAME, Rule
+
+# What every Wan2.1 T2V and VACE checkpoint holds, and all that this file implements.
+FIXED = {
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "image_dim": None,
+    "added_kv_proj_dim": None,
+    "pos_embed_seq_len": None,
+}
+
+
+@dataclass(frozen=True)
+class WanConfig:
+    """Sizes of one transformer; the names are diffusers' `config.json`. `vace_layers` () is T2V."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    ffn_dim: int
+    in_channels: int = 16
+    out_channels: int = 16
+    text_dim: int = 4096
+    freq_dim: int = 256
+    eps: float = 1e-6
+    vace_layers: tuple[int, ...] = ()
+    vace_in_channels: int = 96
+    rope_max_seq_len: int = 1024
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    text_len: int = 512
+
+    def __post_init__(self):
+        rising = all(a < b for a, b in zip(self.vace_layers, self.vace_layers[1:], strict=False))
+        first_last_ok = not self.vace_layers or (
+            self.vace_layers[0] == 0 and self.vace_layers[-1] < self.num_layers
+        )
+        if not (rising and first_last_ok):
+            raise ValueError(
+                f"vace_layers {self.vace_layers}: expected rising layer numbers that start at 0 "
+                f"and stay under num_layers {self.num_layers}"
+            )
+
+    @property
+    def dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @classmethod
+    def from_json(cls, config: dict) -> WanConfig:
+        """Read a diffusers transformer `config.json`, already a dict.
+
+        Raises:
+          ValueError: another class, a feature that Wan2.1 T2V and VACE do not use, or an absent
+            size; the message names it.
+        """
+        name = config.get("_class_name", "WanVACETransformer3DModel")
+        if name not in ("WanTransformer3DModel", "WanVACETransformer3DModel"):
+            raise ValueError(f"_class_name {name}: expected a WanTransformer3DModel or its VACE")
+        for key, value in FIXED.items():
+            if config.get(key, value) != value:
+                raise ValueError(f"{key} {config[key]!r} is not supported; expected {value!r}")
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in config.items() if key in known and value is not None}
+        if name == "WanTransformer3DModel":
+            values["vace_layers"] = ()
+        values |= {k: tuple(values[k]) for k in ("vace_layers", "patch_size") if k in values}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"transformer config.json: {error}") from None
+
+    def to_json(self) -> dict:
+        """Return the complete diffusers `config.json` as a dict; the inverse of `from_json`."""
+        sizes = {f.name: getattr(self, f.name) for f in fields(self)}
+        del sizes["text_len"]  # the pipeline's, not the transformer's
+        sizes["patch_size"] = list(self.patch_size)
+        sizes["vace_layers"] = list(self.vace_layers)
+        if not self.vace_layers:
+            del sizes["vace_layers"], sizes["vace_in_channels"]
+        name = "WanVACETransformer3DModel" if self.vace_layers else "WanTransformer3DModel"
+        return {"_class_name": name} | sizes | FIXED
+
+
+def velocity(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
+    """Predict the velocity, noise minus video.
+
+    Args:
+      wan: the module; it holds sizes and dtype, no weights.
+      base: parameter tree of `init` or `weights.to_params`.
+      lora: adapter tree of `lora.init`, or None: then the graph holds no adapter.
+      x_BTHWC: noisy normalised latents, reference frames first.
+      timestep_B: 0 (video) to 1000 (noise).
+      text_BSE: text states, zero past each prompt's end. S below text_len means that the rest of
+        the text_len rows is zero too; it is accounted for exactly.
+      hints_VBLD: of `hints`, or None: then this is the T2V model.
+
+    Returns:
+      BTHWC float32.
+    """
+    return wan.apply(_variables(base, lora), x_BTHWC, timestep_B, text_BSE, hints_VBLD)
+
+
+def hints(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=1.0):
+    """Compute what the VACE branch adds to the main blocks.
+
+    Args are those of `velocity`, and
+      control_BTHWC: VACE control, as many frames as x or fewer (the rest counts as zero tokens).
+      scale: conditioning scale, a number or one per VACE block.
+
+    Returns:
+      VBLD in the compute dtype. It reads no weight of the main blocks.
+    """
+    inputs = (x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale)
+    return wan.apply(_variables(base, lora), *inputs, method=Wan.hints)
+
+
+def init(key, wan: Wan):
+    """Draw parameters to train from: Wan's own initialisation, VACE hints zero, output small."""
+    c = wan.config
+    x_BTHWC = jnp.zeros((1, *c.patch_size, c.in_channels))
+    control_BTHWC = jnp.zeros((1, *c.patch_size, c.vace_in_channels)) if c.vace_layers else None
+    text_BSE = jnp.zeros((1, 1, c.text_dim))
+    draw = jax.jit(partial(wan.init, method=Wan.touch))
+    return draw(key, x_BTHWC, jnp.zeros(1), text_BSE, control_BTHWC)["params"]
+
+
+def cast(params, dtype):
+    """Cast weights to `dtype`, except those that diffusers loads in float32 at any dtype."""
+    keep = ("time_embedder", "scale_shift_table", "norm2")
+
+    def leaf(path, x):
+        return x if any(k.key.startswith(keep) for k in path) else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def rules(config: WanConfig) -> list[Rule]:
+    """Tie every diffusers tensor to its leaf; see `weights.to_params`."""
+    table = [
+        *_conv("patch_embedding"),
+        *_dense("condition_embedder.time_embedder.linear_1", "time_embedder_1"),
+        *_dense("condition_embedder.time_embedder.linear_2", "time_embedder_2"),
+        *_dense("condition_embedder.time_proj", "time_proj"),
+        *_dense("condition_embedder.text_embedder.linear_1", "text_embedder_1"),
+        *_dense("condition_embedder.text_embedder.linear_2", "text_embedder_2"),
+        *_block("blocks", config.num_layers),
+        Rule("scale_shift_table", ("scale_shift_table",)),
+        *_dense("proj_out", "proj_out"),
+    ]
+    if config.vace_layers:
+        blocks = len(config.vace_layers)
+        table += [
+            *_conv("vace_patch_embedding"),
+            *_dense("vace_blocks.0.proj_in", "vace_proj_in"),
+            *_block("vace_blocks", blocks),
+            *_dense("vace_blocks.{i}.proj_out", "vace_blocks", "proj_out", layers=blocks),
+        ]
+    return table
+
+
+class Context(NamedTuple):
+    """What every block reads and no block changes."""
+
+    time_B6D: jax.Array
+    text_BSD: jax.Array
+    text_bias_S: jax.Array | None
+    rope: tuple[np.ndarray, np.ndarray]  # cos and sin, LP
+    hints_VBLD: jax.Array | None = None
+
+
+class Wan(nn.Module):
+    """The transformer; call it through `velocity` and `hints`."""
+
+    config: WanConfig
+    dtype: jnp.dtype = jnp.float32  # of matmuls and of the residual stream
+    lora_scale: float = 1.0  # alpha / rank
+    remat: bool = True  # recompute each block in the backward pass
+
+    def setup(self):
+        c = self.config
+        dense = partial(Dense, dtype=self.dtype)
+        embedder = partial(Dense, kernel_init=nn.initializers.normal(0.02))
+        self.patch_embedding = PatchEmbedding(c.dim, c.patch_size, self.dtype)
+        self.time_embedder_1 = embedder(c.dim)  # float32 in diffusers, whatever the model's dtype
+        self.time_embedder_2 = embedder(c.dim)
+        self.time_proj = dense(6 * c.dim)
+        self.text_embedder_1 = embedder(c.dim, dtype=self.dtype)
+        self.text_embedder_2 = embedder(c.dim, dtype=self.dtype)
+        self.blocks = self._stack(c.num_layers, emits_hint=False)
+        self.scale_shift_table = self.param("scale_shift_table", _table_init, (1, 2, c.dim))
+        self.proj_out = dense(
+            c.out_channels * math.prod(c.patch_size), kernel_init=nn.initializers.normal(0.02)
+        )
+        if c.vace_layers:
+            self.vace_patch_embedding = PatchEmbedding(c.dim, c.patch_size, self.dtype)
+            self.vace_proj_in = dense(c.dim)
+            self.vace_blocks = self._stack(len(c.vace_layers), emits_hint=True)
+
+    def _stack(self, layers: int, emits_hint: bool):
+        scanned = nn.scan(
+            nn.remat(Block, prevent_cse=False) if self.remat else Block,
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=layers,
+        )
+        return scanned(self.config, self.dtype, self.lora_scale, emits_hint)
+
+    def __call__(self, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
+        c = self.config
+        grid = _grid(x_BTHWC, c)
+        time_BD, context = self._context(grid, timestep_B, text_BSE)
+        hint_of_layer = None
+        if hints_VBLD is not None:
+            context = context._replace(hints_VBLD=hints_VBLD)
+            hint_of_layer = _hint_of_layer(c)
+        x_BLD, _ = self.blocks(self.patch_embedding(x_BTHWC), hint_of_layer, context)
+        shift_B1D, scale_B1D = jnp.split(
+            self.scale_shift_table.astype(jnp.float32) + time_BD[:, None].astype(jnp.float32), 2, 1
+        )
+        x_BLD = layer_norm(x_BLD, c.eps) * (1 + scale_B1D) + shift_B1D
+        return _unpatchify(self.proj_out(x_BLD), grid, c).astype(jnp.float32)
+
+    def hints(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=1.0):
+        _, context = self._context(_grid(x_BTHWC, self.config), timestep_B, text_BSE)
+        x_BLD = self.patch_embedding(x_BTHWC)
+        c_BLD = self.vace_patch_embedding(control_BTHWC)
+        c_BLD = jnp.pad(c_BLD, ((0, 0), (0, x_BLD.shape[1] - c_BLD.shape[1]), (0, 0)))
+        c_BLD = self.vace_proj_in(c_BLD) + x_BLD
+        _, hints_VBLD = self.vace_blocks(c_BLD, None, context)
+        scale = jnp.asarray(scale, self.dtype)
+        return hints_VBLD * (scale[:, None, None, None] if scale.ndim else scale)
+
+    def touch(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC):
+        """Run both branches, so that `init` sees every weight."""
+        hints_VBLD = None
+        if control_BTHWC is not None:
+            hints_VBLD = self.hints(x_BTHWC, timestep_B, text_BSE, control_BTHWC)
+        return self(x_BTHWC, timestep_B, text_BSE, hints_VBLD)
+
+    def _context(self, grid, timestep_B, text_BSE):
+        c = self.config
+        time_BD = nn.silu(self.time_embedder_1(sinusoid(timestep_B, c.freq_dim)))
+        time_BD = self.time_embedder_2(time_BD).astype(self.dtype)
+        time_B6D = self.time_proj(nn.silu(time_BD)).reshape(-1, 6, c.dim).astype(jnp.float32)
+        text_BSE, bias_S = _pad_text(text_BSE, c.text_len)
+        text_BSD = nn.gelu(self.text_embedder_1(text_BSE), approximate=True)
+        text_BSD = self.text_embedder_2(text_BSD)
+        rope = rope_tables(grid, c.attention_head_dim)
+        return time_BD, Context(time_B6D, text_BSD, bias_S, rope)
+
+
+class Block(nn.Module):
+    """One layer, of the main stack or (emits_hint) of the VACE stack, as a scan body."""
+
+    config: WanConfig
+    dtype: jnp.dtype
+    lora_scale: float
+    emits_hint: bool
+
+    @nn.compact
+    def __call__(self, x_BLD, hint_of_layer, context: Context):
+        c = self.config
+        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale)
+        attend = partial(Attention, c.attention_head_dim, c.eps, self.dtype, self.lora_scale)
+        table = self.param("scale_shift_table", _table_init, (1, 6, c.dim)).astype(jnp.float32)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + context.time_B6D, 6, 1)
+
+        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
+        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope)
+        x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
+
+        norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
+        bias2 = self.param("norm2_bias", nn.initializers.zeros, (c.dim,))
+        h_BLD = layer_norm(x_BLD, c.eps) * row(norm2, 3) + row(bias2, 3)
+        x_BLD += attend(name="attn2")(
+            h_BLD.astype(self.dtype), context.text_BSD, bias_S=context.text_bias_S
+        )
+
+        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale2) + shift2).astype(self.dtype)
+        h_BLD = nn.gelu(dense(c.ffn_dim, name="ffn_up")(h_BLD), approximate=True)
+        h_BLD = dense(c.dim, name="ffn_down")(h_BLD)
+        x_BLD = (x_BLD + h_BLD * gate2).astype(self.dtype)
+
+        if self.emits_hint:
+            zeros = nn.initializers.zeros
+            return x_BLD, Dense(c.dim, self.dtype, kernel_init=zeros, name="proj_out")(x_BLD)
+        if context.hints_VBLD is not None:
+            index, use = hint_of_layer
+            x_BLD += context.hints_VBLD[index] * use.astype(self.dtype)
+        return x_BLD, None
+
+
+def _variables(base, lora):
+    return {"params": base} if lora is None else {"params": base, "lora": lora}
+
+
+def _grid(x_BTHWC, config: WanConfig) -> tuple[int, int, int]:
+    """Return the token grid, or say which axis of the latents does not fit."""
+    shape = x_BTHWC.shape[1:4]
+    grid = tuple(n // p for n, p in zip(shape, config.patch_size, strict=True))
+    if any(n % p for n, p in zip(shape, config.patch_size, strict=True)):
+        raise ValueError(f"latents THW {shape} do not divide by patches {config.patch_size}")
+    if max(grid) > config.rope_max_seq_len:
+        raise ValueError(f"token grid {grid}: an axis is past {config.rope_max_seq_len}")
+    return grid
+
+
+def _unpatchify(x_BLP, grid, config: WanConfig):
+    t, h, w = config.patch_size  # here the channel is last in a patch, in the embedding it is first
+    x = x_BLP.reshape(-1, *grid, t, h, w, config.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    T, H, W = grid
+    return x.reshape(-1, T * t, H * h, W * w, config.out_channels)
+
+
+def _pad_text(text_BSE, text_len: int):
+    """Stand for the text_len - S rows of zeros by one row, whose key weighs as many."""
+    missing = text_len - text_BSE.shape[1]
+    if not missing:
+        return text_BSE, None
+    if missing < 0:
+        raise ValueError(f"text has {text_BSE.shape[1]} rows, more than text_len {text_len}")
+    bias_S = np.zeros(text_BSE.shape[1] + 1, np.float32)
+    bias_S[-1] = math.log(missing)
+    return jnp.pad(text_BSE, ((0, 0), (0, 1), (0, 0))), bias_S
+
+
+def _table_init(key, shape):
+    return jax.random.normal(key, shape) / shape[-1] ** 0.5
+
+
+def _hint_of_layer(config: WanConfig):
+    """Return for each layer the index of its hint, and 1 where it has one, else 0."""
+    index_L = np.zeros(config.num_layers, np.int32)
+    use_L = np.zeros(config.num_layers, np.float32)
+    index_L[list(config.vace_layers)] = np.arange(len(config.vace_layers))
+    use_L[list(config.vace_layers)] = 1
+    return jnp.asarray(index_L), jnp.asarray(use_L)
+
+
+def _dense(key: str, *path: str, layers: int = 0) -> list[Rule]:
+    return [
+        Rule(f"{key}.weight", (*path, "kernel"), LINEAR, layers),
+        Rule(f"{key}.bias", (*path, "bias"), SAME, layers),
+    ]
+
+
+def _conv(name: str) -> list[Rule]:
+    return [
+        Rule(f"{name}.weight", (name, "kernel"), CONV),
+        Rule(f"{name}.bias", (name, "bias")),
+    ]
+
+
+def _block(stack: str, layers: int) -> list[Rule]:
+    at = f"{stack}.{{i}}"
+    table = [
+        Rule(f"{at}.scale_shift_table", (stack, "scale_shift_table"), SAME, layers),
+        Rule(f"{at}.norm2.weight", (stack, "norm2_scale"), SAME, layers),
+        Rule(f"{at}.norm2.bias", (stack, "norm2_bias"), SAME, layers),
+        *_dense(f"{at}.ffn.net.0.proj", stack, "ffn_up", layers=layers),
+        *_dense(f"{at}.ffn.net.2", stack, "ffn_down", layers=layers),
+    ]
+    for attn in ("attn1", "attn2"):
+        for name in ("to_q", "to_k", "to_v", "to_out"):
+            torch_name = "to_out.0" if name == "to_out" else name
+            table += _dense(f"{at}.{attn}.{torch_name}", stack, attn, name, layers=layers)
+        for name in ("norm_q", "norm_k"):
+            table.append(Rule(f"{at}.{attn}.{name}.weight", (stack, attn, name), SAME, layers))
+    return table

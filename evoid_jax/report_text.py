@@ -1,0 +1,54 @@
+"""Format the numbers and texts of a report. A value that does not exist is a dash."""
+
+import html
+import math
+
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+
+
+def number(value, digits=3) -> str:
+    """Format with `digits` significant digits, without exponent between 1e-3 and 1e6."""
+    if value is None:
+        return NONE
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        exponent = math.floor(math.log10(abs(value))) if value else 0
+        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+        return _trim(text) if "." in text else text
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{_trim(mantissa)}e{int(exponent)}"
+
+
+def score(value) -> str:
+    """Format a score with 3 decimals."""
+    return NONE if value is None else f"{value:.3f}"
+
+
+def signed(value) -> str:
+    """Format a change with its sign and 3 decimals."""
+    return NONE if value is None else f"{value:+.3f}".replace("-", MINUS)
+
+
+def interval(low, high) -> str:
+    """Format the two ends of an interval of changes."""
+    return NONE if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
+def duration(seconds) -> str:
+    """Format seconds, as minutes from 100 seconds on."""
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
+
+
+def escape(text) -> str:
+    """Make any text safe inside an element or a quoted attribute."""
+    return html.escape(str(text), quote=True)
+
+
+def section(name, title, body, note="", extra="") -> str:
+    """Return a section of the page; every argument is HTML already. extra stands by the title."""
+    note = f"<p class='note'>{note}</p>" if note else ""
+    head = f"<div class='head'><h2>{title}</h2>{extra}</div>{note}"
+    return f"<section id='{name}' aria-label='{title}'>{head}{body}</section>"
+
+
+def _trim(text):
+    return text.rstrip("0").rstrip(".")

@@ -1,0 +1,179 @@
+"""Scores enter JAX: `submit` hands videos to the host, `collect` brings their scores back.
+
+Both are small jitted functions of their own around `io_callback` under `shard_map`, so each process
+sends and scores the videos on its own devices, and whatever is dispatched between the two calls
+runs while the host scores. Keep them out of scan, remat, grad and the training step.
+
+On the host: numpy only, no call into JAX (it may deadlock), and nothing is ever raised, because an
+error in one process's callback leaves the other processes hanging in their next collective. What
+goes wrong comes back as valid = False. B videos, M metrics; small letters are one shard's share.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+log = logging.getLogger(__name__)
+
+# (video_bFHWC, index_b) -> raw_bM, score_bM, valid_bM, all numpy
+ScoreFn = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+class Callback(NamedTuple):
+    """The pair, and the end.
+
+    submit(video_BFHWC, index_B int32) -> ticket_B int32, at once. index_B tells the score function
+    which prompts and references belong to the rows.
+    collect(ticket_B) -> raw_BM, score_BM float32 and valid_BM bool, once they are there. Tickets
+    are per video and may be sliced, joined and reordered in between (within a process); each can be
+    collected once. raw and score are NaN where not valid.
+    close() stops the threads; scores still out are not waited for.
+    """
+
+    submit: Callable[[jax.Array, jax.Array], jax.Array]
+    collect: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
+    close: Callable[[], None]
+
+
+def make(
+    score_fn: ScoreFn,
+    mesh: Mesh,
+    axes: str | tuple[str, ...],
+    metrics: int,
+    timeout: float = 600.0,
+    workers: int = 8,
+) -> Callback:
+    """Make the pair for videos whose first axis is sharded over `axes` of `mesh`.
+
+    Args:
+      score_fn: called once per shard and submit, in a thread, with that shard's videos.
+      mesh: of Auto axes; over those not in `axes` the videos are replicated, scored only once.
+      axes: the mesh axes of the batch.
+      metrics: M, how many scores each video gets.
+      timeout: seconds that collect waits; later scores are invalid.
+      workers: shards scored at once by one process.
+    """
+    axes = (axes,) if isinstance(axes, str) else tuple(axes)
+    others = tuple(name for name in mesh.axis_names if name not in axes)
+    desk = _Desk(score_fn, metrics, timeout, workers)
+
+    def leads() -> jax.Array:
+        return sum((jax.lax.axis_index(name) for name in others), jnp.int32(0)) == 0
+
+    def share(x: jax.Array) -> jax.Array:  # from the one replica that asked; the others hold zeros
+        return jax.lax.psum(x, others) if others else x
+
+    def submit(video_bFHWC, index_b):
+        ticket_b = jax.ShapeDtypeStruct(index_b.shape, jnp.int32)
+        return share(io_callback(desk.submit, ticket_b, leads(), video_bFHWC, index_b))
+
+    def collect(ticket_b):
+        table_bM = jax.ShapeDtypeStruct((ticket_b.shape[0], metrics), jnp.float32)
+        return share(io_callback(desk.collect, (table_bM,) * 3, leads(), ticket_b))
+
+    def checked(ticket_B):
+        raw_BM, score_BM, valid_BM = collect_all(ticket_B)
+        valid_BM = valid_BM > 0
+        # NaN goes in last: until here invalid is zero, which a sum over replicas leaves alone
+        return *(jnp.where(valid_BM, x, jnp.nan) for x in (raw_BM, score_BM)), valid_BM
+
+    rows = P(axes)
+    # check_vma: a callback's result says nothing of how it varies over the mesh
+    sharded = {"mesh": mesh, "check_vma": False}
+    submit_all = jax.shard_map(submit, in_specs=(rows, rows), out_specs=rows, **sharded)
+    collect_all = jax.shard_map(collect, in_specs=rows, out_specs=(rows,) * 3, **sharded)
+    # Stated shardings: a bare callback result is pinned to one device, which no other jit takes.
+    out = NamedSharding(mesh, rows)
+    return Callback(
+        jax.jit(submit_all, out_shardings=out),
+        jax.jit(checked, out_shardings=(out,) * 3),
+        desk.close,
+    )
+
+
+class _Desk:
+    """The host's side: tickets out, videos in work, scores to be fetched."""
+
+    def __init__(self, score_fn: ScoreFn, metrics: int, timeout: float, workers: int):
+        self._score_fn, self._metrics, self._timeout = score_fn, metrics, timeout
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
+        self._rows: dict[int, tuple[Future, int]] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def submit(self, lead, video_bFHWC, index_b) -> np.ndarray:
+        """Start scoring; return a ticket per row (zeros, which nobody redeems, on failure)."""
+        count = len(index_b)
+        try:
+            if not bool(np.asarray(lead)):
+                return np.zeros(count, np.int32)
+            # A copy: JAX takes the memory behind a callback's arguments back when it returns.
+            args = (np.array(video_bFHWC), np.array(index_b))
+            future = self._pool.submit(self._score, *args)
+            with self._lock:
+                tickets = [next(self._numbers) % 2**31 for _ in range(count)]
+                self._rows |= {ticket: (future, row) for row, ticket in enumerate(tickets)}
+            return np.array(tickets, np.int32)
+        except Exception:
+            log.exception("videos could not be handed over for scoring")
+            return np.zeros(count, np.int32)
+
+    def collect(self, lead, ticket_b) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Wait for the scores of these tickets; raw, score, valid as float32, 0 where invalid."""
+        out = tuple(np.zeros((len(ticket_b), self._metrics), np.float32) for _ in range(3))
+        try:
+            tickets = np.array(ticket_b).tolist() if bool(np.asarray(lead)) else []
+            with self._lock:
+                found = [self._rows.pop(ticket, None) for ticket in tickets]
+            futures = {place[0] for place in found if place}
+            scores = {future: self._result(future) for future in futures}
+            lost = 0
+            for b, place in enumerate(found):
+                rows = scores[place[0]] if place else None
+                lost += rows is None
+                for table_bM, part_bM in zip(out, rows or (), strict=rows is not None):
+                    table_bM[b] = part_bM[place[1]]
+            if lost:
+                log.warning("%d of %d videos have no scores", lost, len(found))
+        except Exception:
+            log.exception("scores could not be collected")
+            return tuple(np.zeros_like(table_bM) for table_bM in out)
+        return out
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _result(self, future: Future):
+        try:
+            return future.result(self._timeout)
+        except Exception as error:  # scoring failed (logged there), or it takes too long
+            log.warning("scoring: %r", error)
+            return None
+
+    def _score(self, video_bFHWC: np.ndarray, index_b: np.ndarray):
+        """Call the score function and bring its answer into form: zeros where invalid."""
+        try:
+            raw, score, valid = (np.asarray(x) for x in self._score_fn(video_bFHWC, index_b))
+            shape = (len(index_b), self._metrics)
+            if not raw.shape == score.shape == valid.shape == shape:
+                raise ValueError(
+                    f"expected three arrays of {shape} from the score function, got {raw.shape}, "
+                    f"{score.shape}, {valid.shape}"
+                )
+            valid = valid.astype(bool) & np.isfinite(raw) & np.isfinite(score)
+            return tuple(np.where(valid, x, 0).astype(np.float32) for x in (raw, score, valid))
+        except Exception:
+            log.exception("scoring %d videos failed", len(index_b))
+            raise

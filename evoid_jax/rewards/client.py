@@ -1,0 +1,361 @@
+"""Scores from reward sidecars over HTTP (the protocol is in sidecars/wire.py).
+
+B videos, M metrics in the order of `table.NAMES`. Sidecars may be replicas (the batch is split
+among them) or hold different rewards (each is asked for its own). What cannot be had after retries
+is invalid, with a reason: never a zero, which would read as "bad video".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import httpx2
+import numpy as np
+import tenacity
+
+from evoid_jax.rewards import table
+from evoid_jax.rewards.local import Local, start_judge, start_local, start_sidecar
+from evoid_jax.sidecars import wire
+
+__all__ = [
+    "Judge",
+    "Local",
+    "Options",
+    "Scores",
+    "SidecarError",
+    "info",
+    "score",
+    "start_judge",
+    "start_local",
+    "start_sidecar",
+]
+
+log = logging.getLogger(__name__)
+ROUNDING = 1e-3  # a score may leave [0, 1] by this much before it is taken for a mistake
+
+
+class Scores(NamedTuple):
+    """What a batch scored. raw_BM and score_BM are float32 and NaN where not valid_BM."""
+
+    raw_BM: np.ndarray
+    score_BM: np.ndarray  # in [0, 1]
+    valid_BM: np.ndarray
+    reasons: tuple[dict[str, str], ...]  # per video: the name of a missing reward -> why
+    monitor: dict[str, np.ndarray]  # float32 (B,), NaN where unknown; never rewarded
+    failed: int  # requests given up on
+
+
+class Options(NamedTuple):
+    """How patient to be, and how to send."""
+
+    timeout: float = 120.0  # seconds for a reply
+    attempts: int = 4  # tries of a request, in all
+    backoff: float = 0.5  # seconds before the second try; doubles, at most 10
+    batch: int = 32  # videos per request, at most
+    mp4: bool = False  # send H.264 instead of raw bytes: slow networks, slightly lossy
+    fps: int = 8
+
+
+DEFAULTS = Options()
+
+
+class Judge(Protocol):
+    """Whoever fills the `vqscore` column; see rewards/judge.py."""
+
+    def vqscore(
+        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
+class SidecarError(RuntimeError):
+    """A sidecar that cannot be used, and why."""
+
+
+class _Busy(SidecarError):
+    """A server's trouble that may pass: try again."""
+
+
+class _Job(NamedTuple):
+    """One request: these rewards of videos start..stop, from the first of `urls` that answers."""
+
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    monitors: bool
+
+
+def score(
+    urls: list[str] | tuple[str, ...],
+    video_BFHWC: np.ndarray,
+    reference_BHWC: np.ndarray,
+    prompts: list[str],
+    attributes: list | None = None,
+    monitors: bool = False,
+    options: Options = DEFAULTS,
+    judge: Judge | None = None,
+) -> Scores:
+    """Score a batch with every sidecar, and the judge if there is one, all at once.
+
+    Args:
+      urls: sidecars, such as "http://127.0.0.1:8100".
+      video_BFHWC, reference_BHWC: uint8.
+      prompts: B strings.
+      attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
+      monitors: ask for the measures that are never rewarded too.
+
+    Raises:
+      ValueError: the arguments do not fit each other. Servers' failures never raise.
+    """
+    if isinstance(urls, str):
+        raise ValueError(f"expected a list of addresses, got the string {urls!r}")
+    _check(video_BFHWC, reference_BHWC, prompts, attributes)
+    count = len(prompts)
+    urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
+    jobs, missing, failed = _plan(urls, count, monitors, options)
+    out = _empty(count, missing)
+    for url, why in failed.items():
+        log.warning("sidecar %s: %s", url, why)
+
+    def ask(job: _Job) -> dict | SidecarError:
+        cut = slice(job.start, job.stop)
+        part = (video_BFHWC[cut], reference_BHWC[cut], list(prompts[cut]))
+        return _ask(job, *part, None if attributes is None else list(attributes[cut]), options)
+
+    lost = len(failed)
+    with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:
+        graded = pool.submit(_grade, judge, video_BFHWC, reference_BHWC, prompts) if judge else None
+        for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
+            lost += isinstance(reply, SidecarError)
+            _fill(out, job, reply)
+        if graded is not None:
+            _fill_judge(out, graded.result())
+    return out._replace(failed=lost)
+
+
+def info(url: str, options: Options = DEFAULTS) -> dict:
+    """Return a sidecar's /info: its preset and rewards with versions and digests.
+
+    Raises:
+      SidecarError: it does not answer, or not with such an object; call it before training starts.
+    """
+    reply = _retry((url,), "GET", "/info", options)
+    try:
+        names = [entry["name"] for entry in reply["rewards"]]
+        return reply | {"names": names, "monitors": list(reply.get("monitors") or [])}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise SidecarError(f"{url}/info: expected {{'rewards': [{{'name': ..}}]}}") from error
+
+
+_info = functools.lru_cache(maxsize=256)(info)  # only answers are kept: a dead one is asked again
+
+
+def _check(video_BFHWC, reference_BHWC, prompts, attributes) -> None:
+    count = len(prompts)
+    for name, array, rank in (("video", video_BFHWC, 5), ("reference", reference_BHWC, 4)):
+        shape = array.shape
+        if array.dtype != np.uint8 or len(shape) != rank or shape[-1] != 3 or shape[0] != count:
+            raise ValueError(
+                f"{name}: expected uint8 of rank {rank}, {count} first (as many as prompts) and 3 "
+                f"last, got {array.dtype} {shape}"
+            )
+    if attributes is not None and len(attributes) != count:
+        raise ValueError(f"expected {count} attributes or None, got {len(attributes)}")
+
+
+def _plan(
+    urls: tuple[str, ...], count: int, monitors: bool, options: Options
+) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
+    """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
+    known, failed = {}, {}
+    with ThreadPoolExecutor(min(32, len(urls) or 1)) as pool:
+        for url, reply in zip(urls, pool.map(lambda u: _known(u, options), urls), strict=True):
+            (failed if isinstance(reply, str) else known)[url] = reply
+    teams: dict[tuple, list[str]] = {}  # sidecars with the same rewards are replicas
+    for url, reply in known.items():
+        key = (tuple(n for n in table.NAMES if n in reply["names"]), bool(reply["monitors"]))
+        teams.setdefault(key, []).append(url)
+    jobs, taken, watched = [], set(), not monitors
+    for (offered, monitored), team in teams.items():
+        names = tuple(n for n in offered if n not in taken)
+        watch = monitored and not watched
+        if names or watch:
+            jobs += _split(team, names, count, watch, options.batch)
+        taken |= set(names)
+        watched |= watch
+    dead = "; ".join(f"{url}: {why}" for url, why in failed.items())
+    why = f"no sidecar answers for it ({dead})" if dead else "no sidecar offers it"
+    return jobs, {n: why for n in table.NAMES if n not in taken}, failed
+
+
+def _known(url: str, options: Options) -> dict | str:
+    try:
+        return _info(url, options)
+    except SidecarError as error:
+        return str(error)
+
+
+def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) -> list[_Job]:
+    """Cut a batch into requests, shared out among replicas; the others stand in on failure."""
+    size = max(1, min(most, math.ceil(count / len(team))))
+    jobs = []
+    for i, start in enumerate(range(0, count, size)):
+        turn = i % len(team)
+        urls = (*team[turn:], *team[:turn])
+        jobs.append(_Job(urls, names, start, min(start + size, count), watch))
+    return jobs
+
+
+def _ask(job: _Job, video_BFHWC, reference_BHWC, prompts, attributes, options: Options):
+    """Return a sidecar's reply, or the error that stood after the last try."""
+    args = (reference_BHWC, prompts, attributes, list(job.names), job.monitors, options.fps)
+    try:
+        if options.mp4:
+            files = [wire.write_mp4(video_FHWC, options.fps) for video_FHWC in video_BFHWC]
+            body = wire.encode_mp4(files, *args)
+        else:
+            body = wire.encode(video_BFHWC, *args)
+        return _retry(job.urls, "POST", "/score", options, body)
+    except SidecarError as error:
+        log.warning("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
+        return error
+
+
+def _retry(urls: tuple[str, ...], method: str, path: str, options: Options, body=None) -> dict:
+    """Make a request until it succeeds, one replica after the other, with growing pauses.
+
+    Raises:
+      SidecarError: the last failure, when tries ran out or another try could not help.
+    """
+    tries = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(options.attempts),
+        wait=tenacity.wait_exponential(options.backoff, max=10)
+        + tenacity.wait_random(0, options.backoff / 2),
+        retry=tenacity.retry_if_exception_type(_Busy),
+        reraise=True,
+    )
+    for attempt in tries:
+        with attempt:
+            number = attempt.retry_state.attempt_number
+            return _once(urls[(number - 1) % len(urls)] + path, method, options.timeout, body)
+    raise AssertionError("tenacity either returns or raises")
+
+
+def _once(url: str, method: str, timeout: float, body: bytes | None) -> dict:
+    try:
+        reply = _http().request(method, url, content=body, timeout=timeout)
+    except httpx2.RequestError as error:
+        raise _Busy(f"{url}: {type(error).__name__}: {error}") from error
+    except httpx2.InvalidURL as error:
+        raise SidecarError(f"{url}: {error}") from error
+    if reply.status_code != 200:
+        kind = _Busy if reply.status_code >= 500 or reply.status_code == 429 else SidecarError
+        raise kind(f"{url}: HTTP {reply.status_code}: {reply.text[:300]}")
+    try:
+        answer = reply.json()
+    except ValueError as error:
+        raise SidecarError(f"{url}: expected JSON, got {reply.text[:80]!r}") from error
+    if not isinstance(answer, dict):
+        raise SidecarError(f"{url}: expected a JSON object, got {type(answer).__name__}")
+    return answer
+
+
+@functools.lru_cache(maxsize=1)
+def _http() -> httpx2.Client:
+    # Sidecars are our own machines: a proxy from the environment would only lose them.
+    return httpx2.Client(trust_env=False, limits=httpx2.Limits(max_connections=64))
+
+
+def _empty(count: int, missing: dict[str, str]) -> Scores:
+    shape = (count, len(table.NAMES))
+    raw_BM, score_BM = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    reasons = tuple(dict(missing) for _ in range(count))
+    return Scores(raw_BM, score_BM, np.zeros(shape, bool), reasons, {}, 0)
+
+
+def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
+    """Enter one reply's scores; a malformed column is invalid, the others stay."""
+    for name in job.names:
+        try:
+            if isinstance(reply, SidecarError):
+                raise reply
+            raw_b, score_b, reasons = _column(reply, name, job.stop - job.start)
+            _enter(out, name, job.start, raw_b, score_b, reasons)
+        except SidecarError as error:
+            for b in range(job.start, job.stop):
+                out.reasons[b][name] = str(error)
+    monitor = reply.get("monitor") if job.monitors and isinstance(reply, dict) else None
+    for name, values in monitor.items() if isinstance(monitor, dict) else ():
+        column = out.monitor.setdefault(name, np.full(len(out.reasons), np.nan, np.float32))
+        try:
+            column[job.start : job.stop] = _numbers(values, f"monitor {name}", job.stop - job.start)
+        except SidecarError as error:
+            log.warning("%s", error)
+
+
+def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray, list]:
+    """Return one reward's raw and [0, 1] values, NaN for null, and its reasons.
+
+    Raises:
+      SidecarError: the reply has no such reward, or not one number or null per video.
+    """
+    scores = reply.get("scores")
+    entry = scores.get(name) if isinstance(scores, dict) else None
+    if not isinstance(entry, dict):
+        had = sorted(scores) if isinstance(scores, dict) else type(scores).__name__
+        raise SidecarError(f"the reply has no scores for {name}, only {had}")
+    reasons = entry.get("reason") or [None] * count
+    if not isinstance(reasons, list) or len(reasons) != count:
+        raise SidecarError(f"{name}: expected {count} reasons, got {reasons!r:.80}")
+    raw_b = _numbers(entry.get("raw"), f"{name} raw", count)
+    return raw_b, _numbers(entry.get("score"), f"{name} score", count), reasons
+
+
+def _numbers(values, what: str, count: int) -> np.ndarray:
+    good = isinstance(values, list) and all(
+        v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values
+    )
+    if not good or len(values) != count:
+        got = f"{len(values)}" if good else f"{values!r:.80}"
+        raise SidecarError(f"{what}: expected {count} numbers or nulls, got {got}")
+    try:
+        return np.array([math.nan if v is None else float(v) for v in values]).astype(np.float32)
+    except OverflowError as error:  # JSON knows no largest integer
+        raise SidecarError(f"{what}: a number beyond all floats") from error
+
+
+def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) -> None:
+    m = table.NAMES.index(name)
+    for i, (raw, value, reason) in enumerate(zip(raw_b, score_b, reasons, strict=True)):
+        b = start + i
+        if not (np.isfinite(raw) and np.isfinite(value)):
+            out.reasons[b][name] = str(reason or "the sidecar sent no number and no reason")
+        elif not -ROUNDING <= value <= 1 + ROUNDING:
+            out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
+        else:
+            out.raw_BM[b, m], out.score_BM[b, m] = raw, np.clip(value, 0, 1)
+            out.valid_BM[b, m] = True
+            out.reasons[b].pop(name, None)
+
+
+def _grade(judge: Judge, video_BFHWC, reference_BHWC, prompts):
+    try:
+        return judge.vqscore(video_BFHWC, reference_BHWC, list(prompts))
+    except Exception as error:  # a judge must not take the objective rewards with it
+        log.exception("the judge failed")
+        return f"the judge failed: {error}"
+
+
+def _fill_judge(out: Scores, graded) -> None:
+    count = len(out.reasons)
+    if isinstance(graded, str):
+        for reasons in out.reasons:
+            reasons["vqscore"] = graded
+        return
+    raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
+    score_B = np.where(valid_B, score_B, np.nan)
+    _enter(out, "vqscore", 0, raw_B, score_B, ["the judge gave no usable answer"] * count)

@@ -1,0 +1,168 @@
+"""Many scores into one reward: normalise per pair, weigh by prior and attention, unify.
+
+B videos, M metrics, G groups (identity, text, quality). Pure functions: numpy or jax arrays in, jax
+arrays out, all of them safe under `jit`. Values are checked only where they are concrete.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def normalize(
+    scores_BM: jax.Array, valid_BM: jax.Array, group_B: jax.Array, clip: float, floor_M: jax.Array
+) -> jax.Array:
+    """Map scores to [0, 1] within each pair's videos: how good, for this face and this prompt?
+
+    1/2 + 1/2 clip((R - mean) / (clip max(std, floor)), -1, 1), for each metric and pair on its own,
+    with the population std over valid members. Centred on purpose: a reward whose mean is not 1/2
+    would pull the whole batch towards or away from its own samples.
+
+    Args:
+      scores_BM: scores in any unit; invalid entries may hold anything, NaN included.
+      valid_BM: which scores were had.
+      group_B: (B,) ints, equal for videos of the same (image, text) pair; any values.
+      clip: how many stds reach 0 or 1, > 0.
+      floor_M: (M,) least std of each metric, in the unit of its scores, >= 0.
+
+    Returns:
+      (B, M) in [0, 1]; 1/2 where invalid and where std and floor are both zero.
+    """
+    scores_BM = jnp.asarray(scores_BM, jnp.float32)
+    floor_M = jnp.asarray(floor_M, jnp.float32)
+    _require(clip, lambda x: x > 0, "clip must be positive")
+    _require(floor_M, lambda x: np.isfinite(x) & (x >= 0), "floor_M must be finite and >= 0")
+    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
+    deviation_BM, std_BM = _moments(jnp.where(valid_BM, scores_BM, 0), valid_BM, _mates(group_B))
+    unit_BM = clip * jnp.maximum(std_BM, floor_M[None, :])
+    z_BM = deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1)
+    return jnp.where(valid_BM, 0.5 + 0.5 * jnp.clip(z_BM, -1, 1), 0.5)
+
+
+def final_weights(
+    prior_M: jax.Array, group_M: jax.Array, attention_G: jax.Array, tau: float, gamma: float
+) -> jax.Array:
+    """Blend the groups' prior shares with the judge's attention; within a group priors decide.
+
+    p_mllm = (s + tau) / sum(s + tau), p = (1 - gamma) p_prior + gamma p_mllm, and metric k of group
+    g weighs p^g w_k / (sum of w in g). A group without prior weight has nothing to carry a share,
+    so attention to it is ignored. No attention at all (zeros, tau zero) gives the prior.
+
+    Args:
+      prior_M: (M,) weights >= 0, not all zero, any scale.
+      group_M: (M,) ints in 0..G-1.
+      attention_G: (G,) how much each group needs improvement, >= 0 (the judge's scale is 0..10).
+      tau: smoothing in units of attention, >= 0; large makes groups equal.
+      gamma: share of attention in the blend, 0..1.
+
+    Returns:
+      (M,) weights that sum to 1.
+
+    Raises:
+      ValueError: a concrete argument is out of range or not finite.
+    """
+    prior_M, attention_G = jnp.asarray(prior_M, jnp.float32), jnp.asarray(attention_G, jnp.float32)
+    groups = attention_G.shape[0]
+    _require(prior_M, lambda x: np.isfinite(x) & (x >= 0), "priors must be finite and >= 0")
+    _require(prior_M, lambda x: x.sum() > 0, "priors must not all be zero")
+    _require(group_M, lambda x: (x >= 0) & (x < groups), f"group_M must lie in 0..{groups - 1}")
+    _require(attention_G, lambda x: np.isfinite(x) & (x >= 0), "attention must be finite and >= 0")
+    _require(tau, lambda x: np.isfinite(x) & (x >= 0), "tau must be finite and >= 0")
+    _require(gamma, lambda x: (x >= 0) & (x <= 1), "gamma must lie in 0..1")
+    member_MG = jnp.asarray(group_M)[:, None] == jnp.arange(groups)[None, :]
+    sum_G = jnp.where(member_MG, prior_M[:, None], 0).sum(axis=0)
+    p_prior_G = sum_G / sum_G.sum()
+    asked_G = jnp.where(sum_G > 0, attention_G + tau, 0)
+    asked = asked_G.sum()
+    p_mllm_G = jnp.where(asked > 0, asked_G / jnp.where(asked > 0, asked, 1), p_prior_G)
+    p_blend_G = (1 - gamma) * p_prior_G + gamma * p_mllm_G
+    scale_G = p_blend_G / jnp.where(sum_G > 0, sum_G, 1)
+    return prior_M * jnp.where(member_MG, scale_G[None, :], 0).sum(axis=1)
+
+
+def unify(
+    normalized_BM: jax.Array, valid_BM: jax.Array, weights_M: jax.Array, group_M: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the weighted mean of each video's valid rewards.
+
+    A missing reward's weight goes to the valid ones of its group, a wholly missing group's to the
+    other groups, both in proportion.
+
+    Args:
+      normalized_BM: rewards in [0, 1]; invalid entries may hold anything.
+      valid_BM: which of them count.
+      weights_M: (M,) >= 0, as from `final_weights`.
+      group_M: (M,) ints.
+
+    Returns:
+      reward_B in [0, 1] and valid_B. A video with nothing valid (or only rewards of weight zero)
+      has 1/2 and False: leave it out of the loss, for 1/2 still pulls towards the stable model.
+    """
+    normalized_BM = jnp.asarray(normalized_BM, jnp.float32)
+    weights_M, group_M = jnp.asarray(weights_M, jnp.float32), jnp.asarray(group_M)
+    _require(weights_M, lambda x: np.isfinite(x) & (x >= 0), "weights must be finite and >= 0")
+    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(normalized_BM)
+    same_MM = group_M[:, None] == group_M[None, :]
+    left_BM = jnp.where(valid_BM, weights_M[None, :], 0)
+    left_in_group_BM = jnp.where(same_MM[None], left_BM[:, None, :], 0).sum(axis=2)
+    group_total_M = jnp.where(same_MM, weights_M[None, :], 0).sum(axis=1)
+    raised = group_total_M[None, :] / jnp.where(left_in_group_BM > 0, left_in_group_BM, 1)
+    share_BM = left_BM * raised
+    total_B = share_BM.sum(axis=1)
+    sum_B = (share_BM * jnp.where(valid_BM, normalized_BM, 0)).sum(axis=1)
+    reward_B = jnp.clip(sum_B / jnp.where(total_B > 0, total_B, 1), 0, 1)
+    return jnp.where(total_B > 0, reward_B, 0.5), total_B > 0
+
+
+def _mates(group_B: jax.Array) -> jax.Array:
+    """Return (B, B): do two videos belong to one pair?"""
+    if not isinstance(group_B, jax.Array):  # 64-bit keys would collide when cut to 32 bits
+        group_B = np.unique(np.asarray(group_B), return_inverse=True)[1]
+    group_B = jnp.asarray(group_B)
+    return group_B[:, None] == group_B[None, :]
+
+
+def _moments(
+    scores_BM: jax.Array, valid_BM: jax.Array, mates_BB: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return each score's deviation from its pair's mean, and the pair's std; zero where invalid.
+
+    In units of the pair's own range, counted from its least score: equal scores then deviate by
+    exactly zero, where rounding in a plain mean would make up a spread and blow it up to rewards.
+    """
+    counts_BBM = mates_BB[:, :, None] & valid_BM[None]
+    low_BM = jnp.where(counts_BBM, scores_BM[None], jnp.inf).min(axis=1)
+    high_BM = jnp.where(counts_BBM, scores_BM[None], -jnp.inf).max(axis=1)
+    range_BM = jnp.where(valid_BM & (high_BM > low_BM), high_BM - low_BM, 0)
+    unit_BM = jnp.where(range_BM > 0, scores_BM - low_BM, 0) / jnp.where(range_BM > 0, range_BM, 1)
+
+    def mean(x_BM):
+        return jnp.where(counts_BBM, x_BM[None], 0).sum(axis=1) / count_BM
+
+    count_BM = jnp.maximum(counts_BBM.sum(axis=1), 1)
+    deviation_BM = jnp.where(valid_BM, unit_BM - mean(unit_BM), 0)
+    std_BM = jnp.sqrt(mean(jnp.square(deviation_BM)))
+    return deviation_BM * range_BM, std_BM * range_BM
+
+
+def _require(value, holds, message: str) -> None:
+    """Raise ValueError unless `holds` of every element; a traced value cannot be looked at."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not np.all(holds(np.asarray(jax.device_get(value)))):
+        raise ValueError(f"{message}, got {np.asarray(value)}")
+
+
+def deviation(score_BM: np.ndarray, group_B: np.ndarray) -> np.ndarray:
+    """Return the median over pairs of each metric's std within a pair, (M,) numpy.
+
+    score_BM: NaN where missing. A metric with no pair of two scores gives 0.
+    """
+    out = np.zeros(score_BM.shape[1], np.float64)
+    for m, score_B in enumerate(np.asarray(score_BM, np.float64).T):
+        of_pair = [score_B[(group_B == g) & np.isfinite(score_B)] for g in np.unique(group_B)]
+        stds = [x.std() for x in of_pair if len(x) > 1]
+        out[m] = np.median(stds) if stds else 0.0
+    return out

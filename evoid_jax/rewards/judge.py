@@ -1,0 +1,272 @@
+"""The MLLM judge: a preference score per video, and which dimension a batch should improve.
+
+Speaks the OpenAI chat API, which vLLM, SGLang and our heuristic stand-in
+(sidecars/judge_server.py) serve. The paper names the five dimensions of VQScore and the three of
+attention, not its wording; the questions below are ours. B videos, G groups (table.GROUPS).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import numpy as np
+import openai
+from PIL import Image
+
+from evoid_jax.rewards.table import GROUPS
+
+log = logging.getLogger(__name__)
+
+DIMENSIONS = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
+RUBRIC = """\
+You have seen a reference photo of a person and, in order of time, frames of a generated video of \
+that person. Grade the video in five dimensions with whole numbers from 1 to 10.
+visual_realism: do the frames look like camera footage? 1: hardly recognisable; 4: obvious \
+artefacts such as melted hands or smeared textures; 7: small flaws on a close look; 10: flawless.
+text_consistency: does it show what the prompt says, person, action, place and style? 1: something \
+else; 4: the subject only; 7: all but a detail; 10: everything.
+identity: is it the person of the photo, in every frame? 1: someone else; 4: a vague likeness; 7: \
+clearly the same with slight drift; 10: unmistakable throughout.
+motion: does the person move naturally, smoothly and as much as the prompt asks? 1: frozen or \
+jumping about; 4: stiff or jerky; 7: natural with a hitch; 10: like life.
+camera_movement: is the camera steady or moving as the prompt asks? 1: shaking or contrary to it; \
+4: uneven; 7: right with a wobble; 10: exactly right.
+Use the whole range and judge each dimension alone. A frozen copy of the photo deserves a high \
+identity but a low motion grade. Answer with the JSON object only."""
+QUESTION = """\
+You have seen a reference photo of a person and frames of the best and the worst of several \
+videos that a generator made from that photo and one prompt. The generator is being trained. How \
+much does each of three dimensions need improvement? Answer with numbers from 0 (nothing to gain) \
+to 10 (badly needed).
+identity: the likeness to the person of the photo.
+text: following the prompt, its action, place and style.
+quality: how the video looks and moves: realism, sharpness, natural and steady motion.
+Weigh what both videos lack more than what only the worst lacks. Answer with the JSON object \
+only."""
+
+
+def _schema(name: str, kind: dict, keys: tuple[str, ...]) -> dict:
+    schema = {
+        "type": "object",
+        "properties": {key: kind for key in keys},
+        "required": list(keys),
+        "additionalProperties": False,
+    }
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "strict": True, "schema": schema},
+    }
+
+
+GRADES = _schema("vqscore", {"type": "integer", "minimum": 1, "maximum": 10}, DIMENSIONS)
+NEEDS = _schema("attention", {"type": "number", "minimum": 0, "maximum": 10}, GROUPS)
+
+
+class Judge:
+    """A judge at an OpenAI-compatible address; safe to use from several threads.
+
+    Args:
+      base_url: such as "http://127.0.0.1:8200/v1".
+      model: as the server names it.
+      api_key: vLLM takes anything.
+      timeout: seconds for one answer; connection failures and 5xx are tried again `max_retries`
+        times, an answer that cannot be read once more, with another seed.
+      workers: requests under way at once.
+      frames: frames shown per video (attention: per each of two videos, half as many).
+      side: longest side of a shown frame; larger ones are scaled down.
+      fps: of the videos, for the frames' times.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str = "heuristic",
+        api_key: str = "EMPTY",
+        timeout: float = 60.0,
+        max_retries: int = 3,
+        workers: int = 8,
+        frames: int = 8,
+        side: int = 512,
+        fps: float = 8.0,
+    ):
+        self.model, self.frames, self.side, self.fps = model, frames, side, fps
+        self.workers = workers
+        local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=max_retries,
+            # a proxy from the environment must not catch our own machine's addresses
+            http_client=openai.DefaultHttpxClient(trust_env=not local),
+        )
+        self._lock = threading.Lock()
+        self.failures = 0  # questions without a usable answer, since the start
+
+    def check(self) -> None:
+        """Raise RuntimeError unless the server answers and has the model."""
+        try:
+            names = [model.id for model in self._client.models.list()]
+        except openai.OpenAIError as error:
+            raise RuntimeError(f"no judge at {self._client.base_url}: {error}") from error
+        if self.model not in names:
+            raise RuntimeError(f"{self._client.base_url} serves {names}, not {self.model!r}")
+
+    def vqscore(
+        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Grade each uint8 video in five dimensions, one request a video.
+
+        Returns:
+          raw_B, the mean grade 1..10; score_B, the mean of (grade - 1) / 9; both float32 and NaN
+          where no usable answer came; and valid_B.
+        """
+
+        def one(b: int) -> float:
+            parts = _photo(reference_BHWC[b], self.side)
+            parts += self._show(video_BFHWC[b], self.frames, "")
+            grades = self._ask(parts, RUBRIC, prompts[b], GRADES, read_grades)
+            return math.nan if grades is None else float(np.mean(grades))
+
+        raw_B = np.array(self._map(one, len(prompts)), np.float32)
+        return raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)
+
+    def attention(
+        self,
+        video_BFHWC: np.ndarray,
+        reference_BHWC: np.ndarray,
+        prompts: list[str],
+        group_B: np.ndarray,
+        reward_B: np.ndarray,
+        valid_B: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, bool]:
+        """Ask, pair by pair, how much each dimension needs improvement.
+
+        Args:
+          video_BFHWC, reference_BHWC: uint8.
+          prompts: B strings.
+          group_B: (B,) equal within a pair.
+          reward_B, valid_B: (B,) who is best and worst of a pair, among the valid.
+
+        Returns:
+          attention_G float32 in 0..10, the mean over the pairs that were answered, and whether any
+          was. If not, attention is zeros: blend with gamma = 0 then, which is the prior.
+        """
+        ends = _best_and_worst(group_B, reward_B, valid_B)
+
+        def one(i: int) -> list[float] | None:
+            best, worst = ends[i]
+            count = max(1, self.frames // 2)
+            parts = _photo(reference_BHWC[best], self.side)
+            parts += self._show(video_BFHWC[best], count, "best video, ")
+            if worst != best:
+                parts += self._show(video_BFHWC[worst], count, "worst video, ")
+            return self._ask(parts, QUESTION, prompts[best], NEEDS, read_needs)
+
+        answers = [a for a in self._map(one, len(ends)) if a is not None]
+        if not answers:
+            return np.zeros(len(GROUPS), np.float32), False
+        return np.mean(answers, axis=0).astype(np.float32), True
+
+    def _map(self, function: Callable, count: int) -> list:
+        with ThreadPoolExecutor(max(1, min(self.workers, count))) as pool:
+            return list(pool.map(function, range(count)))
+
+    def _show(self, video_FHWC: np.ndarray, count: int, label: str) -> list[dict]:
+        """Return text and picture parts of `count` frames, evenly spaced in time."""
+        frames = np.unique(np.linspace(0, len(video_FHWC) - 1, count).round().astype(int))
+        parts = []
+        for k, f in enumerate(frames):
+            text = f"{label}frame {k + 1}/{len(frames)}, t={f / self.fps:.2f}s"
+            parts += [{"type": "text", "text": text}, _picture(video_FHWC[f], self.side)]
+        return parts
+
+    def _ask(self, parts: list[dict], question: str, prompt: str, schema: dict, read: Callable):
+        """Return what `read` makes of the answer, or None after two tries; never raises."""
+        text = f"{question}\nPrompt: {json.dumps(prompt, ensure_ascii=False)}"
+        content = [*parts, {"type": "text", "text": text}]
+        for seed in (0, 1):
+            try:
+                reply = self._client.chat.completions.create(
+                    model=self.model,
+                    messages=[{"role": "user", "content": content}],
+                    response_format=schema,
+                    temperature=0,
+                    max_tokens=200,
+                    seed=seed,
+                )
+                answer = reply.choices[0].message.content
+                log.debug("judge answered %s", answer)
+                return read(answer)
+            except openai.OpenAIError as error:  # has been tried again by the client
+                log.warning("judge: %s", error)
+                break
+            except Exception as error:  # an unreadable answer, or a reply of some other shape
+                log.warning("judge: unusable answer: %s", error)
+        with self._lock:
+            self.failures += 1
+        return None
+
+
+def read_grades(answer: str | None) -> list[int]:
+    """Read the five grades, whole numbers 1..10; ValueError says what is wrong."""
+    grades = _read(answer, DIMENSIONS)
+    if not all(type(x) is int and 1 <= x <= 10 for x in grades):
+        raise ValueError(f"expected whole numbers 1..10 for {DIMENSIONS}, got {grades}")
+    return grades
+
+
+def read_needs(answer: str | None) -> list[float]:
+    """Read the three needs, numbers 0..10 in the order of GROUPS; ValueError says what is wrong."""
+    needs = _read(answer, GROUPS)
+    if not all(type(x) in (int, float) and 0 <= x <= 10 for x in needs):  # NaN fails this too
+        raise ValueError(f"expected numbers 0..10 for {GROUPS}, got {needs}")
+    return [float(x) for x in needs]
+
+
+def _read(answer: str | None, keys: tuple[str, ...]) -> list:
+    if not isinstance(answer, str):
+        raise ValueError(f"expected a JSON object with {keys}, got no text")
+    try:
+        value = json.loads(answer)
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object with {keys}, got {answer[:80]!r}") from error
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise ValueError(f"expected a JSON object with exactly {keys}, got {answer[:120]!r}")
+    return [value[key] for key in keys]
+
+
+def _best_and_worst(
+    group_B: np.ndarray, reward_B: np.ndarray, valid_B: np.ndarray | None
+) -> list[tuple[int, int]]:
+    """Return each pair's best and worst valid video; a pair without any is left out."""
+    group_B, reward_B = np.asarray(group_B), np.asarray(reward_B)
+    valid_B = np.isfinite(reward_B) & (True if valid_B is None else np.asarray(valid_B, bool))
+    ends = []
+    for group in np.unique(group_B[valid_B]):
+        rows = np.flatnonzero(valid_B & (group_B == group))
+        ends.append((int(rows[reward_B[rows].argmax()]), int(rows[reward_B[rows].argmin()])))
+    return ends
+
+
+def _photo(reference_HWC: np.ndarray, side: int) -> list[dict]:
+    text = {"type": "text", "text": "reference photo of the person"}
+    return [text, _picture(reference_HWC, side)]
+
+
+def _picture(frame_HWC: np.ndarray, side: int) -> dict:
+    """Return one frame as a JPEG data part."""
+    image = Image.fromarray(np.asarray(frame_HWC))
+    image.thumbnail((side, side))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92, subsampling=0)  # small pictures lose colour otherwise
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}

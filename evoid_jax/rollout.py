@@ -1,0 +1,389 @@
+"""Generate videos: prompts and reference images in, latents and pixels out.
+
+Does what WanVACEPipeline of diffusers 0.42 does without a control video ("reference to video"),
+for many videos at once. Every reference image is a latent frame of its own in front of the video:
+denoised along with it, conditioned on by VACE, and cut off before decoding.
+
+Shape letters: B videos, F pixel frames, T H W C latent frames/height/width/channels (T counts the
+reference frames too where a name says so), S text tokens, E text width, R references.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from evoid_jax import flow
+from evoid_jax.models import umt5, vae, wan, weights
+
+ORDERS = ("diffusers", "vace")
+PARTS = ("transformer", "vae", "text_encoder")
+WHOLE = 2**22  # more pixels than this (a batch's sum) go through the VAE in chunks
+# What our solvers implement, with diffusers' defaults for keys that a config leaves out.
+UNIPC = {
+    "prediction_type": ("flow_prediction", "epsilon"),
+    "use_flow_sigmas": (True, False),
+    "solver_order": (2, 2),
+    "solver_type": ("bh2", "bh2"),
+    "predict_x0": (True, True),
+    "lower_order_final": (True, True),
+    "final_sigmas_type": ("zero", "zero"),
+    "thresholding": (False, False),
+    "disable_corrector": ([], []),
+    "solver_p": (None, None),
+}
+EULER = {"invert_sigmas": (False, False), "stochastic_sampling": (False, False)}
+SHARED = {
+    "num_train_timesteps": (1000, 1000),
+    "use_dynamic_shifting": (False, False),
+    "shift_terminal": (None, None),
+    "use_karras_sigmas": (False, False),
+    "use_exponential_sigmas": (False, False),
+    "use_beta_sigmas": (False, False),
+}
+
+
+class Frozen(NamedTuple):
+    """A pretrained pipeline; no part of it is ever trained."""
+
+    wan: wan.Wan
+    wan_params: dict
+    vae_config: vae.VAEConfig
+    vae_params: dict
+    umt5_config: umt5.UMT5Config
+    umt5_params: dict
+    tokenizer: object
+    scheduler: dict  # scheduler_config.json
+    blank: dict  # memo: (frames, height, width) -> latents of the empty control video
+
+
+def load(folder: str | Path, dtype=jnp.float32, remat: bool = True) -> Frozen:
+    """Read a diffusers WanVACEPipeline folder.
+
+    dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.
+
+    Raises:
+      FileNotFoundError, ValueError, KeyError: a part is missing, or asks for what is not
+        implemented; the message names it.
+    """
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"{index} is missing; expected the folder of a diffusers pipeline")
+    name = json.loads(index.read_text()).get("_class_name")
+    if name != "WanVACEPipeline":
+        raise ValueError(f"{index} is of a {name}; expected a WanVACEPipeline")
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    solver_of(scheduler)
+    wan_config = wan.WanConfig.from_json(weights.read_config(folder / "transformer"))
+    if not wan_config.vace_layers:
+        raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
+    vae_config = vae.VAEConfig.from_json(weights.read_config(folder / "vae"))
+    umt5_config = umt5.UMT5Config.from_json(weights.read_config(folder / "text_encoder"))
+    tensors = {part: weights.read_tensors(folder / part) for part in PARTS}
+    tensors["text_encoder"] = umt5.untie(tensors["text_encoder"])
+    wan_params = weights.to_params(tensors["transformer"], wan.rules(wan_config), np.float32)
+    vae_params = weights.to_params(tensors["vae"], vae.rules(vae_config), np.float32)
+    umt5_params = weights.to_params(tensors["text_encoder"], umt5.rules(umt5_config), dtype)
+    return Frozen(
+        wan.Wan(wan_config, dtype=dtype, remat=remat),
+        jax.tree.map(jnp.asarray, wan.cast(wan_params, dtype)),
+        vae_config,
+        jax.tree.map(jnp.asarray, vae_params),
+        umt5_config,
+        jax.tree.map(jnp.asarray, umt5_params),
+        umt5.load_tokenizer(folder / "tokenizer"),
+        scheduler,
+        {},
+    )
+
+
+def solver_of(scheduler: dict) -> tuple[str, float]:
+    """Return (kind, shift) of a scheduler_config.json, as `flow.schedule` takes them.
+
+    Raises:
+      ValueError: the config names another scheduler, or an option of it that is not implemented.
+    """
+    name = scheduler.get("_class_name")
+    if name == "UniPCMultistepScheduler":
+        kind, shift, needs = "unipc", scheduler.get("flow_shift", 1.0), UNIPC | SHARED
+    elif name == "FlowMatchEulerDiscreteScheduler":
+        kind, shift, needs = "euler", scheduler.get("shift", 1.0), EULER | SHARED
+    else:
+        raise ValueError(
+            f"scheduler {name} is not implemented; expected UniPCMultistepScheduler or "
+            "FlowMatchEulerDiscreteScheduler"
+        )
+    for key, (needed, default) in needs.items():
+        if (given := scheduler.get(key, default)) != needed:
+            raise ValueError(f"{name} has {key} {given!r}; only {needed!r} is implemented")
+    return kind, float(shift)
+
+
+def encode_text(frozen: Frozen, prompts: list[str], length: int | None = None) -> jax.Array:
+    """Encode prompts: BSE, zero past each prompt's end.
+
+    length: S; None is the longest prompt's (a multiple of 8). A fixed one keeps programs that take
+      the text from being compiled again, and changes no number.
+    """
+    ids_BS, mask_BS = umt5.tokenize(frozen.tokenizer, prompts, frozen.wan.config.text_len)
+    if length is not None:
+        missing = length - ids_BS.shape[1]
+        used = int(mask_BS.sum(1).max())
+        if used > length:
+            raise ValueError(f"a prompt has {used} tokens, more than the length {length}")
+        pad = ((0, 0), (0, max(missing, 0)))
+        ids_BS, mask_BS = (np.pad(x, pad)[:, :length] for x in (ids_BS, mask_BS))
+    return _encode_text(frozen.umt5_params, frozen.umt5_config, ids_BS, mask_BS)
+
+
+def check_size(frozen: Frozen, frames: int, height: int, width: int):
+    """Raise a ValueError that names the size which the model cannot make."""
+    config = frozen.vae_config
+    multiple = config.stride_s * frozen.wan.config.patch_size[1]
+    if frames < 1 or (frames - 1) % config.stride_t:
+        raise ValueError(f"frames must be 1 plus a multiple of {config.stride_t}, got {frames}")
+    for name, value in (("height", height), ("width", width)):
+        if value < multiple or value % multiple:
+            raise ValueError(f"{name} must be a positive multiple of {multiple}, got {value}")
+
+
+def latent_shape(
+    frozen: Frozen, frames: int, height: int, width: int, references: int
+) -> tuple[int, int, int, int]:
+    """Return THWC of one video's latents, reference frames included."""
+    config = frozen.vae_config
+    frames = references + (frames - 1) // config.stride_t + 1
+    return frames, height // config.stride_s, width // config.stride_s, config.z_dim
+
+
+def control(
+    frozen: Frozen,
+    images: list[list[np.ndarray]],
+    frames: int,
+    height: int,
+    width: int,
+    order: str = "diffusers",
+) -> jax.Array:
+    """Make VACE's control: reference frames [z, 0, mask 0], then video frames [Z0, Z0, mask 1].
+
+    z encodes one image, Z0 the grey video of which all is to be made (mask 1).
+
+    Args:
+      images: for each video its reference images, uint8 (height, width, 3) of any size, as many
+        for every video; may be none.
+      frames, height, width: of the video in pixels.
+      order: "diffusers" puts the last image first, as its loop does; "vace" keeps the order, as
+        the official VACE code does. The same for one image.
+
+    Returns:
+      BTHWC float32, T counts the references, C = 2 z_dim + 64.
+    """
+    check_size(frozen, frames, height, width)
+    counts = {len(of_video) for of_video in images}
+    if len(counts) != 1:
+        raise ValueError(f"every video needs as many reference images, got {sorted(counts)}")
+    if order not in ORDERS:
+        raise ValueError(f"reference order {order!r}; expected one of {ORDERS}")
+    B, R = len(images), counts.pop()
+    T, H, W, C = latent_shape(frozen, frames, height, width, R)
+    mask = frozen.vae_config.stride_s**2
+    blank_BTHWC = jnp.repeat(_blank(frozen, frames, height, width), B, axis=0)
+    ones_BTHWC = jnp.ones((B, T - R, H, W, mask), jnp.float32)
+    video_BTHWC = jnp.concatenate([blank_BTHWC, blank_BTHWC, ones_BTHWC], axis=-1)
+    if not R:
+        return video_BTHWC
+    stride = frozen.vae_config.stride_s
+    step = -1 if order == "diffusers" else 1
+    canvases = [on_canvas(i, height, width, stride) for v in images for i in v[::step]]
+    z = _encode(frozen.vae_params, frozen.vae_config, np.stack(canvases)[:, None])
+    head_BTHWC = jnp.pad(z.reshape(B, R, H, W, C), ((0, 0),) * 4 + ((0, C + mask),))
+    return jnp.concatenate([head_BTHWC, video_BTHWC], axis=1)
+
+
+def on_canvas(image_HWC: np.ndarray, height: int, width: int, stride: int = 8) -> np.ndarray:
+    """Fit a uint8 RGB image, centred on white: float32 (height, width, 3) in [-1, 1].
+
+    As `preprocess_conditions` of the pipeline: Lanczos to multiples of `stride`, then bilinear
+    without antialiasing to the largest size that fits.
+    """
+    h, w = image_HWC.shape[:2]
+    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
+        raise ValueError(f"expected uint8 (h, w, 3), got {image_HWC.dtype} {image_HWC.shape}")
+    if min(h, w) < stride:
+        raise ValueError(f"a reference image is {h}x{w}; expected at least {stride}x{stride}")
+    h, w = h - h % stride, w - w % stride
+    resized = Image.fromarray(image_HWC).resize((w, h), Image.Resampling.LANCZOS)
+    x = 2 * (np.asarray(resized).astype(np.float32) / np.float32(255)) - 1
+    scale = min(height / h, width / w)
+    new_h, new_w = int(h * scale), int(w * scale)
+    if not (new_h and new_w):
+        raise ValueError(f"a reference image of {h}x{w} vanishes when fitted in {height}x{width}")
+    top, left = (height - new_h) // 2, (width - new_w) // 2
+    canvas = np.ones((height, width, 3), np.float32)
+    canvas[top : top + new_h, left : left + new_w] = _bilinear(_bilinear(x, new_h, 0), new_w, 1)
+    return canvas
+
+
+@partial(jax.jit, static_argnames="shape")
+def noise(seeds_B, shape: tuple[int, ...]) -> jax.Array:
+    """Draw standard normal latents for integer seeds: (B, *shape) float32.
+
+    A video's noise depends on its own seed alone, not on the batch it is in.
+    """
+    draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
+    return jax.vmap(draw)(jnp.asarray(seeds_B))
+
+
+@partial(jax.jit, static_argnames=("model", "guidance", "split"))
+def sample(
+    model: wan.Wan,
+    base,
+    lora,
+    text_BSE: jax.Array,
+    null_BSE: jax.Array | None,
+    control_BTHWC: jax.Array,
+    noise_BTHWC: jax.Array,
+    table: flow.Table,
+    guidance: float,
+    split: bool = False,
+) -> jax.Array:
+    """Generate latents from noise, all steps in one program.
+
+    Args:
+      base, lora: weights and adapter (or None), as `models.wan.velocity` takes them.
+      null_BSE: the negative prompt's text; one row serves every video. Its S may differ.
+      control_BTHWC, noise_BTHWC: both with the reference frames.
+      table: of `flow.schedule`; tables of as many steps share one program.
+      guidance: v_null + guidance (v - v_null); up to 1 is off, as in diffusers, and null unused.
+      split: run the two prompts one after the other, in half the memory, not side by side.
+
+    Returns:
+      BTHWC float32, reference frames included: the pipeline's output_type="latent".
+    """
+    velocity_fn = guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split)
+    return flow.solve(table, velocity_fn, noise_BTHWC)
+
+
+@partial(jax.jit, static_argnames=("model", "guidance", "split"))
+def denoise(
+    model: wan.Wan,
+    base,
+    lora,
+    text_BSE: jax.Array,
+    null_BSE: jax.Array | None,
+    control_BTHWC: jax.Array,
+    state: flow.State,
+    table: flow.Table,
+    guidance: float,
+    split: bool = False,
+) -> flow.State:
+    """Run only some rows of a table from a solver state, to show progress; else as `sample`."""
+    velocity_fn = guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split)
+    return flow.advance(table, velocity_fn, state)
+
+
+def guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split=False):
+    """Return the guided velocity as a function of (x_BTHWC, timestep); see `sample`."""
+
+    def velocity(x_BTHWC, timestep, text_BSE, control_BTHWC):
+        t_B = jnp.full(x_BTHWC.shape[:1], timestep)
+        hints_VBLD = wan.hints(model, base, lora, x_BTHWC, t_B, text_BSE, control_BTHWC)
+        return wan.velocity(model, base, lora, x_BTHWC, t_B, text_BSE, hints_VBLD)
+
+    if guidance <= 1:
+        return lambda x, timestep: velocity(x, timestep, text_BSE, control_BTHWC)
+    both_2BSE = _pair(text_BSE, null_BSE)
+    if split:
+
+        def velocities(x, timestep):
+            return jax.lax.map(lambda text: velocity(x, timestep, text, control_BTHWC), both_2BSE)
+    else:
+        # Side by side with a video's two prompts adjacent, so that a sharded B stays in place.
+        wide_BSE = jnp.moveaxis(both_2BSE, 0, 1).reshape(-1, *both_2BSE.shape[2:])
+        wide_BTHWC = jnp.repeat(control_BTHWC, 2, axis=0)
+
+        def velocities(x, timestep):
+            v = velocity(jnp.repeat(x, 2, axis=0), timestep, wide_BSE, wide_BTHWC)
+            return v[0::2], v[1::2]
+
+    def guided_velocity(x, timestep):
+        v, v_null = velocities(x, timestep)
+        return v_null + guidance * (v - v_null)
+
+    return guided_velocity
+
+
+def decode(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
+    """Decode latents without reference frames (`latents[:, R:]`) to uint8 BFHWC.
+
+    Truncates rather than rounds, as diffusers' `export_to_video` of the pipeline's frames does.
+    """
+    return to_uint8(decode_float(frozen, latents_BTHWC))
+
+
+def decode_float(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
+    """Decode latents without reference frames to float32 BFHWC in [0, 1], the pipeline's "np"."""
+    B, T, H, W, _ = latents_BTHWC.shape
+    config = frozen.vae_config
+    chunk = _chunk(B * T * H * W * config.stride_t * config.stride_s**2)
+    return _decode(frozen.vae_params, config, latents_BTHWC, chunk)
+
+
+@partial(jax.jit, static_argnames=("config", "chunk"))
+def _decode(params, config, latents_BTHWC, chunk):
+    return vae.decode(params, config, latents_BTHWC, chunk) * 0.5 + 0.5
+
+
+@jax.jit
+def to_uint8(video_BFHWC):
+    return (video_BFHWC * 255).astype(jnp.uint8)
+
+
+@partial(jax.jit, static_argnames=("config", "chunk"))
+def _encode(params, config, video_BFHWC, chunk=None):
+    return vae.encode(params, config, video_BFHWC, chunk)
+
+
+@partial(jax.jit, static_argnames="config")
+def _encode_text(params, config, ids_BS, mask_BS):
+    return umt5.encode(params, config, ids_BS, mask_BS)
+
+
+def _blank(frozen: Frozen, frames: int, height: int, width: int) -> jax.Array:
+    """Encode the grey video, (1, T, H, W, z_dim): a constant of the size, so kept."""
+    size = frames, height, width
+    if size not in frozen.blank:
+        grey = jnp.zeros((1, *size, 3), jnp.float32)
+        chunk = _chunk(frames * height * width)
+        frozen.blank[size] = _encode(frozen.vae_params, frozen.vae_config, grey, chunk)
+    return frozen.blank[size]
+
+
+def _chunk(pixels: int) -> int | None:
+    """Choose how many latent frames the VAE takes at once; the numbers do not depend on it."""
+    return None if pixels <= WHOLE else 1
+
+
+def _pair(text_BSE: jax.Array, null_BSE: jax.Array) -> jax.Array:
+    """Stack a text and its negative, the shorter one padded with rows of zeros."""
+    S = max(text_BSE.shape[1], null_BSE.shape[1])
+    both = [jnp.pad(x, ((0, 0), (0, S - x.shape[1]), (0, 0))) for x in (text_BSE, null_BSE)]
+    return jnp.stack([both[0], jnp.broadcast_to(both[1], both[0].shape)])
+
+
+def _bilinear(x_HWC: np.ndarray, size: int, axis: int) -> np.ndarray:
+    """Resize one axis as torch's bilinear interpolate: align_corners=False, no antialiasing."""
+    old = x_HWC.shape[axis]
+    at = np.maximum((np.arange(size) + 0.5) * (old / size) - 0.5, 0)
+    low = at.astype(int)
+    high = np.minimum(low + 1, old - 1)
+    part = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+    return x_HWC.take(low, axis) * (1 - part) + x_HWC.take(high, axis) * part

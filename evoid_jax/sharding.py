@@ -1,0 +1,113 @@
+"""Where every array lives: one mesh, one table for the weights, the batch over its first axis.
+
+Mesh axes: `data` (copies of the model), `fsdp` (the model in pieces), `context` (a video's tokens
+in pieces). Videos are spread over data and fsdp together.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "context")
+BATCH = P(("data", "fsdp"))
+REPLICATED = P()
+
+# Weights of the transformer, by path without the leading axis of a stack: exactly one rule each.
+# A kernel is split along its input width; what is small is everywhere.
+WEIGHTS = (
+    (r".*/(to_q|to_k|to_v|to_out|ffn_up|ffn_down|proj_out|vace_proj_in|time_proj)/kernel", "rows"),
+    (r"(vace_proj_in|time_proj|proj_out)/kernel", "rows"),
+    (r"(time|text)_embedder_[12]/kernel", "rows"),
+    (r"(vace_)?patch_embedding/kernel", "whole"),
+    (r".*bias|.*norm_[qk]|.*norm2_scale|.*scale_shift_table", "whole"),
+)
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> Mesh:
+    """Make the mesh; -1 for `data` takes all devices that fsdp and context leave.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if data == -1:
+        data = len(devices) // (fsdp * context)
+    if data * fsdp * context != len(devices):
+        raise ValueError(
+            f"mesh data={data} fsdp={fsdp} context={context} needs {data * fsdp * context} "
+            f"devices, there are {len(devices)}"
+        )
+    shape = np.array(devices).reshape(data, fsdp, context)
+    return Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Return over how many devices a batch of videos is spread."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Return the spec of one transformer weight.
+
+    Raises:
+      ValueError: not exactly one rule of WEIGHTS fits the path.
+    """
+    hits = {kind for pattern, kind in WEIGHTS if re.fullmatch(pattern, path)}
+    if len(hits) != 1:
+        raise ValueError(f"{path} {shape}: {len(hits)} sharding rules fit, want 1; see WEIGHTS")
+    if hits == {"whole"} or shape[-2] % mesh.shape["fsdp"]:
+        return REPLICATED
+    return P(*[None] * (len(shape) - 2), "fsdp", None)
+
+
+def place_weights(params: dict, mesh: Mesh) -> dict:
+    """Put the transformer's weights on the mesh by the table."""
+
+    def place(path, x):
+        name = "/".join(k.key for k in path)
+        return jax.device_put(x, NamedSharding(mesh, weight_spec(name, x.shape, mesh)))
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def replicate(tree, mesh: Mesh):
+    """Put a tree on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+
+
+def place_batch(tree, mesh: Mesh):
+    """Spread a tree of arrays over the mesh along their first axis.
+
+    Raises:
+      ValueError: the first axis does not divide; names both numbers.
+    """
+    shards = batch_shards(mesh)
+    for x in jax.tree.leaves(tree):
+        if x.shape[0] % shards:
+            raise ValueError(
+                f"{x.shape[0]} videos do not divide over {shards} devices (data x fsdp); change "
+                "config.data.pairs, config.data.seeds or config.mesh"
+            )
+    return jax.device_put(tree, NamedSharding(mesh, BATCH))
+
+
+def split(x, parts: int, mesh: Mesh):
+    """Reshape (B, ...) to (parts, B / parts, ...) so that each device keeps its own videos."""
+    shards = batch_shards(mesh)
+    each = x.shape[0] // (shards * parts)
+    x = x.reshape(shards, parts, each, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(parts, shards * each, *x.shape[3:])
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, *BATCH)))
+
+
+def parts_of(videos: int, per_device: int, mesh: Mesh) -> int:
+    """Return into how many equal parts `videos` go, with at most `per_device` on a device."""
+    local = videos // batch_shards(mesh)
+    each = max(d for d in range(1, min(per_device, local) + 1) if local % d == 0)
+    return math.ceil(local / each)

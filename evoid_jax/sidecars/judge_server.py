@@ -1,0 +1,316 @@
+"""Heuristic judge: no model, but the OpenAI chat protocol of one; for tiny runs and tests.
+
+    python -m evoid_jax.sidecars.judge_server --host 127.0.0.1 --port 0 --port-file FILE
+
+It decodes the pictures it is sent and measures plain things: edges and colours against the
+reference photo, the reference's face looked for in every frame, smoothness over time, and whether
+colours, motion and camera are what the prompt's words lead one to expect. That is no opinion of a
+model, so every reply and /v1/models name the model "heuristic". Equal requests, equal answers.
+
+Which question is asked is read from the properties of `response_format.json_schema`; which picture
+is which, from the text part before it ("reference", "best", "worst"); see rewards/judge.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+MODEL = "heuristic"
+SIDE = 48  # pictures are brought to this width and height before anything is measured
+FACE = (slice(5, 35), slice(11, 38))  # where a portrait photo has its head, at SIDE
+SCALES = (0.85, 1.0, 1.15, 1.35)
+GRADES = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
+NEEDS = ("identity", "text", "quality")
+
+# Words -> (hue from, hue to in degrees, least saturation, least and most value, all in [0, 1]).
+COLOURS = {
+    "red": (345, 15, 0.45, 0.3, 1),
+    "orange|ginger|sunset": (15, 38, 0.45, 0.4, 1),
+    "auburn|brown": (5, 35, 0.35, 0.1, 0.65),
+    "yellow|sand|sandy|sunny": (40, 65, 0.3, 0.6, 1),
+    "green|park|grass": (70, 160, 0.2, 0.2, 1),
+    "teal": (160, 195, 0.25, 0.2, 1),
+    "blue|sea|beach|sky": (195, 250, 0.25, 0.2, 1),
+    "purple": (250, 300, 0.15, 0.2, 1),
+    "pink": (300, 355, 0.15, 0.5, 1),
+    "grey|gray": (0, 360, 0, 0.4, 0.85),
+    "night|black|dark": (0, 360, 0, 0, 0.35),
+    "white|blonde": (0, 360, 0, 0.75, 1),
+}
+# Words -> mean change from frame to frame that they lead one to expect, in shares of full white.
+MOTION = {
+    "walk|run|dance|jump|come": 0.05,
+    "wave|lean|hand|turn|look|shake": 0.03,
+    "nod|smile|talk|blink|eye|brow|laugh|speak": 0.015,
+}
+CALM, LIVELY = "slight|little|gentl|calm|still", "strong|lot|energy|quick|wild"
+
+
+class Look(NamedTuple):
+    """What one picture looks like."""
+
+    edges: float  # mean of the strongest tenth of edges: falls with blur
+    grain: float  # median edge: rises with noise
+    contrast: float
+    colour: float
+
+
+class Track(NamedTuple):
+    """The reference's face through a video, one value per frame."""
+
+    likeness_F: np.ndarray  # correlation of colours, -1..1
+    place_F2: np.ndarray  # x, y of its middle, in shares of the picture
+    scale_F: np.ndarray
+
+
+def grade(reference_HWC: np.ndarray, video_FHWC: np.ndarray, prompt: str) -> dict[str, float]:
+    """Measure a video: five values in [0, 1] named by GRADES. Pictures are float RGB in [0, 1]."""
+    track = follow(reference_HWC, video_FHWC)
+    amount, jerk = motion(video_FHWC)
+    return {
+        "visual_realism": realism(reference_HWC, video_FHWC),
+        "text_consistency": 0.5 * colours(video_FHWC, prompt) + 0.5 * expected(amount, prompt),
+        "identity": ramp(
+            np.sort(track.likeness_F)[len(track.likeness_F) // 3 :].mean(), 0.35, 0.95
+        ),
+        "motion": 0.7 * ramp(jerk, 1.6, 0.5) + 0.3 * ramp(amount, 0, 0.01),
+        "camera_movement": camera(track, prompt),
+    }
+
+
+def ramp(x: float, low: float, high: float) -> float:
+    """Map low..high to 0..1, clipped; low may be the greater."""
+    return float(np.clip((x - low) / (high - low), 0, 1))
+
+
+def look(picture_HWC: np.ndarray) -> Look:
+    """Measure one picture."""
+    grey_HW = cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY)
+    edge = np.sort(np.abs(cv2.Laplacian(grey_HW, cv2.CV_32F)), axis=None)
+    red, green, blue = picture_HWC.reshape(-1, 3).T
+    colour = np.hypot((red - green).std(), ((red + green) / 2 - blue).std())
+    tenth = len(edge) // 10
+    return Look(edge[-tenth:].mean(), edge[len(edge) // 2], grey_HW.std(), colour)
+
+
+def realism(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> float:
+    """Tell how near the frames' edges, grain, contrast and colour come to the photo's.
+
+    More than the photo has earns nothing, or sharpening would pay.
+    """
+    photo = look(reference_HWC)
+    frame = Look(*np.mean([look(x) for x in video_FHWC], axis=0))
+    sharp = ramp(frame.edges / max(photo.edges, 1e-3), 0.2, 0.9)
+    clean = ramp(frame.grain - photo.grain, 0.08, 0.01)
+    lively = ramp(min(frame.contrast / max(photo.contrast, 1e-3), 1.0), 0.2, 0.8)
+    colourful = ramp(min(frame.colour / max(photo.colour, 1e-3), 1.0), 0.2, 0.8)
+    return 0.45 * sharp + 0.35 * clean + 0.1 * lively + 0.1 * colourful
+
+
+def follow(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> Track:
+    """Find the reference's face in every frame, at a few sizes, by normalised correlation."""
+    face = reference_HWC[FACE]
+    rows = []
+    faces = [cv2.resize(face, None, fx=s, fy=s, interpolation=cv2.INTER_AREA) for s in SCALES]
+    for frame in video_FHWC:
+        padded = cv2.copyMakeBorder(frame, 6, 6, 10, 10, cv2.BORDER_REPLICATE)
+        best = (-2.0, 0.0, 0.0, 0.0)
+        for scale, part in zip(SCALES, faces, strict=True):
+            match = cv2.matchTemplate(padded, part, cv2.TM_CCOEFF_NORMED)
+            _, value, _, (x, y) = cv2.minMaxLoc(np.nan_to_num(match, posinf=0, neginf=0))
+            if value > best[0]:
+                x, y = x + part.shape[1] / 2, y + part.shape[0] / 2
+                best = (value, x / SIDE, y / SIDE, scale)
+        rows.append(best)
+    table = np.array(rows)
+    return Track(table[:, 0], table[:, 1:3], table[:, 3])
+
+
+def motion(video_FHWC: np.ndarray) -> tuple[float, float]:
+    """Return the mean change per frame, and how jerky it is (about .5 smooth, 1.7 pure flicker).
+
+    Jerk is the size of second differences over that of first ones, in a small blurred picture,
+    where a smoothly moving edge changes smoothly.
+    """
+    if len(video_FHWC) < 3:
+        return 0.0, 1.0
+    small = np.stack([cv2.resize(x, (12, 12), interpolation=cv2.INTER_AREA) for x in video_FHWC])
+    first, second = np.abs(np.diff(small, axis=0)).mean(), np.abs(np.diff(small, 2, axis=0)).mean()
+    amount = np.abs(np.diff(video_FHWC, axis=0)).mean()
+    return float(amount), float((second + 1e-4) / (first + 1e-4))
+
+
+def colours(video_FHWC: np.ndarray, prompt: str) -> float:
+    """Tell how well the colours that the prompt names are to be seen; 1/2 if it names none."""
+    hsv = np.stack(
+        [cv2.cvtColor(x, cv2.COLOR_RGB2HSV) for x in video_FHWC[:: len(video_FHWC) // 3 or 1]]
+    )
+    hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
+    seen = []
+    for words, (start, end, least, dark, bright) in COLOURS.items():
+        if re.search(rf"\b({words})\b", prompt, re.I):
+            inside = (
+                (hue >= start) & (hue <= end) if start <= end else (hue >= start) | (hue <= end)
+            )
+            share = (inside & (saturation >= least) & (value >= dark) & (value <= bright)).mean()
+            seen.append(ramp(share, 0, 0.12))
+    return float(np.mean(seen)) if seen else 0.5
+
+
+def expected(amount: float, prompt: str) -> float:
+    """Tell how near the amount of motion comes to what the prompt's verbs and adverbs ask."""
+    hits = [value for words, value in MOTION.items() if re.search(rf"\b({words})", prompt, re.I)]
+    want = max(hits, default=0.02)
+    want *= 0.6 if re.search(rf"\b({CALM})", prompt, re.I) else 1
+    want *= 1.5 if re.search(rf"\b({LIVELY})", prompt, re.I) else 1
+    return 1 - ramp(abs(np.log((amount + 1e-3) / (want + 1e-3))), 0.2, 2.5)
+
+
+def camera(track: Track, prompt: str) -> float:
+    """Tell whether the face drifts and grows as the camera that the prompt names would have it."""
+    steps_F2 = np.diff(track.place_F2, axis=0)
+    jitter = np.abs(np.diff(steps_F2, axis=0)).mean() if len(steps_F2) > 1 else 0.0
+    shift = abs(track.place_F2[-1, 0] - track.place_F2[0, 0])
+    growth = np.log(track.scale_F[-1] / track.scale_F[0])
+    if re.search(r"\bpan", prompt, re.I):
+        right = ramp(shift, 0, 0.2)
+    elif re.search(r"\bzoom", prompt, re.I):
+        inward = re.search(r"\bzoom\w* in\b", prompt, re.I)
+        right = ramp(growth if inward else -growth, 0, 0.25)
+    else:
+        right = 1 - 0.5 * ramp(abs(growth), 0, 0.3) - 0.5 * ramp(shift, 0.05, 0.5)
+    return 0.5 * right + 0.5 * ramp(jitter, 0.06, 0.005)
+
+
+def answer(body: dict) -> dict[str, float]:
+    """Answer a chat request with the object that its schema asks for.
+
+    Raises:
+      ValueError: the request has no schema or pictures that we know; says what was expected.
+    """
+    asked = _asked(body)
+    pictures, prompt = _contents(body)
+    reference = pictures.pop("reference", [])
+    if len(reference) != 1 or not any(pictures.values()):
+        raise ValueError("expected one picture after a text naming the reference, then frames")
+    grades = [grade(reference[0], np.stack(v), prompt) for v in pictures.values() if v]
+    if asked == GRADES:
+        return {name: 1 + round(9 * grades[0][name]) for name in GRADES}
+    mean = {name: float(np.mean([g[name] for g in grades])) for name in GRADES}
+    quality = (mean["visual_realism"] + mean["motion"] + mean["camera_movement"]) / 3
+    strength = (mean["identity"], mean["text_consistency"], quality)
+    return {name: round(10 * (1 - x), 2) for name, x in zip(NEEDS, strength, strict=True)}
+
+
+def _asked(body: dict) -> tuple[str, ...]:
+    try:
+        keys = set(body["response_format"]["json_schema"]["schema"]["properties"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("expected response_format with a json_schema") from error
+    for names in (GRADES, NEEDS):
+        if keys == set(names):
+            return names
+    raise ValueError(f"this judge answers {GRADES} or {NEEDS}, not {sorted(keys)}")
+
+
+def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
+    """Return the pictures by role (reference, best, worst, frames) and the prompt."""
+    try:
+        parts = [
+            p for m in body["messages"] if isinstance(m["content"], list) for p in m["content"]
+        ]
+        said, prompt = "", ""
+        pictures: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            if part["type"] == "text":
+                said = part["text"]
+                quoted = re.search(r'^Prompt: (".*")$', said, re.M)
+                prompt = json.loads(quoted[1]) if quoted else prompt
+            elif part["type"] == "image_url":
+                role = re.match(r"(reference|best|worst)", said, re.I)
+                name = role[1].lower() if role else "frames"
+                pictures.setdefault(name, []).append(_decode(part["image_url"]["url"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a chat request with text and image_url parts: {error!r}") from error
+    return pictures, prompt
+
+
+def _decode(url: str) -> np.ndarray:
+    """Decode a data: URL into float RGB of SIDE x SIDE; addresses are not fetched."""
+    head, _, data = url.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise ValueError(f"expected data:image/..;base64, got {url[:40]!r}")
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+    if picture is None:
+        raise ValueError("an image part does not decode")
+    small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255
+
+
+def app() -> FastAPI:
+    """Build the server."""
+    api = FastAPI(title="evoid_jax heuristic judge")
+
+    @api.get("/health")
+    def health() -> dict:
+        return {"status": "ok"}
+
+    @api.get("/v1/models")
+    def models() -> dict:
+        about = {"id": MODEL, "object": "model", "created": 0, "owned_by": "evoid_jax"}
+        return {"object": "list", "data": [about]}
+
+    @api.post("/v1/chat/completions")
+    async def chat(request: Request):
+        try:
+            content = json.dumps(answer(await request.json()))
+        except (ValueError, cv2.error) as error:
+            why = {"message": str(error), "type": "invalid_request_error", "code": None}
+            return JSONResponse({"error": why}, 400)
+        message = {"role": "assistant", "content": content}
+        return {
+            "id": "chatcmpl-heuristic",
+            "object": "chat.completion",
+            "created": 0,
+            "model": MODEL,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        }
+
+    return api
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8200, help="0 takes a free port")
+    parser.add_argument("--port-file", type=Path, help="write the port here once listening")
+    args = parser.parse_args()
+    cv2.setNumThreads(1)  # the pictures are small; threads would only wait for each other
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((args.host, args.port))
+    listener.listen(128)
+    port = listener.getsockname()[1]
+    if args.port_file:  # renamed into place: a reader sees all of it or nothing
+        part = args.port_file.with_name(args.port_file.name + ".part")
+        part.write_text(f"{port}\n")
+        part.replace(args.port_file)
+    print(f"heuristic judge at http://{args.host}:{port}/v1", flush=True)
+    uvicorn.Server(uvicorn.Config(app(), log_level="warning")).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The small nets of preset `tiny`: no two rewards, and no reward and monitor, share one.
+
+All take frames or clips as float in [-1, 1] at 64x64. Letters: B videos (or frames), F frames,
+C H W channels and space, D features, V hash buckets, S tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+SIZE = 64
+BUCKETS = 2048
+
+
+def conv(c_in: int, c_out: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    core = nn.Conv2d(c_in, c_out, 3, stride, dilation, dilation, bias=False)
+    return nn.Sequential(core, nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a strided 1x1: halves the resolution."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.main = nn.Sequential(
+            conv(c_in, c_out, 2),
+            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.side = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x_BCHW):
+        return F.relu(self.main(x_BCHW) + self.side(F.avg_pool2d(x_BCHW, 2)))
+
+
+class ArcEncoder(nn.Module):
+    """Face encoder of `arcface`: residual blocks, mean and spread over space. -> (B,64), unit."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 20, 2), Residual(20, 40), Residual(40, 72))
+        self.head = nn.Linear(144, width)
+
+    def forward(self, x_BCHW):
+        h_BCHW = self.body(x_BCHW)
+        spread_BC = h_BCHW.flatten(2).std(2)
+        return F.normalize(self.head(torch.cat([h_BCHW.mean((2, 3)), spread_BC], 1)))
+
+
+class CurricularEncoder(nn.Module):
+    """Face encoder of `curricularface`: plain convolutions, max pooling, dense head. -> (B,64)."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        channels = (16, 32, 56, 72)
+        layers = []
+        for c_in, c_out in zip((3, *channels[:-1]), channels, strict=True):
+            layers += [nn.Conv2d(c_in, c_out, 3, 2, 1), nn.BatchNorm2d(c_out), nn.PReLU(c_out)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(72 * 16, width))
+
+    def forward(self, x_BCHW):
+        return F.normalize(self.head(self.body(x_BCHW)))
+
+
+def hash_tokens(text: str, length: int = 48) -> list[int]:
+    """Hash words and neighbouring word pairs into buckets 1..V-1; 0 pads to `length`."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
+    ids = [1 + zlib.crc32(g.encode()) % (BUCKETS - 1) for g in grams]
+    return (ids + [0] * length)[:length]
+
+
+class TextVideo(nn.Module):
+    """Two towers of `gme`: hashed words, and frames with their changes. Both -> (B,64), unit."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.words = nn.Embedding(BUCKETS, 40, padding_idx=0)
+        self.text_head = nn.Sequential(nn.Linear(40, 96), nn.ReLU(), nn.Linear(96, width))
+        self.body = nn.Sequential(conv(3, 16, 2), conv(16, 32, 2), conv(32, 48, 2), conv(48, 32, 2))
+        self.frame_head = nn.Linear(32 * 16, 64)
+        self.time = nn.Sequential(
+            nn.Conv1d(128, 96, 3, 1, 1), nn.ReLU(), nn.Conv1d(96, 96, 3, 1, 1), nn.ReLU()
+        )
+        self.video_head = nn.Linear(192, width)
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def text(self, ids_BS):
+        mask_BS = (ids_BS > 0).float()
+        mean_BD = self.words(ids_BS).sum(1) / mask_BS.sum(1, keepdim=True).clamp(min=1)
+        return F.normalize(self.text_head(mean_BD))
+
+    def video(self, x_BFCHW):
+        h_BFD = self.frame_head(over_frames(self.body, x_BFCHW).flatten(2))
+        step_BFD = torch.cat([h_BFD[:, 1:] - h_BFD[:, :-1], torch.zeros_like(h_BFD[:, :1])], 1)
+        h_BDF = self.time(torch.cat([h_BFD, step_BFD], 2).transpose(1, 2))
+        return F.normalize(self.video_head(torch.cat([h_BDF.mean(2), h_BDF.amax(2)], 1)))
+
+
+class FrameQuality(nn.Module):
+    """Picture quality of `aesthetic`, frame by frame, at full resolution. -> (B,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(conv(12, 24), conv(24, 32, 2), conv(32, 56, 2))
+        self.head = nn.Sequential(nn.Linear(112, 48), nn.ReLU(), nn.Linear(48, 1))
+
+    def forward(self, x_BCHW):
+        h_BCHW = self.body(F.pixel_unshuffle(x_BCHW, 2))
+        spread_BC = h_BCHW.flatten(2).std(2)
+        return self.head(torch.cat([h_BCHW.mean((2, 3)), spread_BC], 1))[:, 0]
+
+
+class TemporalQuality(nn.Module):
+    """Smoothness of `qalign`: windows of three frames, their first differences. -> (B,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 16, 2), conv(16, 24, 2))
+        self.window = nn.Sequential(conv(72, 48, 2), conv(48, 56, 2))
+        self.head = nn.Sequential(nn.Linear(56 * 4, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, x_BFCHW):
+        h_BFCHW = over_frames(self.body, x_BFCHW)
+        a, b, c = h_BFCHW[:, :-2], h_BFCHW[:, 1:-1], h_BFCHW[:, 2:]
+        z_BFCHW = over_frames(self.window, torch.cat([b, b - a, c - b], 2))
+        z_BFD = torch.cat([z_BFCHW.mean((3, 4)), z_BFCHW.amax((3, 4))], 2)
+        spread_BD = z_BFD.var(1, unbiased=False).add(1e-6).sqrt()
+        return self.head(torch.cat([z_BFD.mean(1), spread_BD], 1))[:, 0]
+
+
+class Naturalness(nn.Module):
+    """Sound structure of `naturalness`: residual frames, averaged over time. -> (B,)."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(conv(3, 16, 2), Residual(16, 32), Residual(32, 64), conv(64, 64))
+        self.head = nn.Sequential(nn.Linear(64 * 3, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, x_BFCHW):
+        h_BFCHW = over_frames(self.body, x_BFCHW)
+        z_BFD = torch.cat([h_BFCHW.mean((3, 4)), h_BFCHW.amax((3, 4))], 2)
+        drift_BD = h_BFCHW.mean((3, 4)).var(1, unbiased=False).add(1e-6).sqrt()
+        return self.head(torch.cat([z_BFD.mean(1), drift_BD], 1))[:, 0]
+
+
+class Attributes(nn.Module):
+    """Monitor `identity`: wide kernels, dilation, attention over space. -> (B, attributes)."""
+
+    def __init__(self, attributes: int, heads: int = 6):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(5, 16, 5, 2, 2), nn.GELU(), nn.Conv2d(16, 32, 5, 2, 2), nn.GELU()
+        )
+        self.wide = nn.Sequential(
+            nn.Conv2d(32, 48, 3, 1, 2, 2), nn.GELU(), nn.Conv2d(48, 48, 3, 1, 4, 4), nn.GELU()
+        )
+        self.look = nn.Conv2d(48, heads, 1)
+        self.head = nn.Sequential(nn.Linear(80 * heads, 64), nn.GELU(), nn.Linear(64, attributes))
+
+    def forward(self, x_BCHW):
+        h_BCHW = self.stem(with_coordinates(x_BCHW))
+        g_BCHW = self.wide(h_BCHW)
+        look_BNL = self.look(g_BCHW).flatten(2).softmax(2)
+        seen_BLC = torch.cat([h_BCHW, g_BCHW], 1).flatten(2).transpose(1, 2)
+        return self.head((look_BNL @ seen_BLC).flatten(1))
+
+
+class Pose(nn.Module):
+    """Monitor `motion`: where landmarks are in each frame, neighbours seen. -> (B,F,poses)."""
+
+    def __init__(self, poses: int):
+        super().__init__()
+        self.body = nn.Sequential(conv(5, 16, 2), conv(16, 32, 2), conv(32, 48, 2), conv(48, 24))
+        self.frame_head = nn.Sequential(nn.Linear(24 * 64, 72), nn.ReLU())
+        self.time = nn.Sequential(nn.Conv1d(72, 72, 3, 1, 1), nn.ReLU(), nn.Conv1d(72, poses, 1))
+
+    def forward(self, x_BFCHW):
+        planes_NCHW = with_coordinates(x_BFCHW.flatten(0, 1))
+        h_ND = self.frame_head(self.body(planes_NCHW).flatten(1))
+        return self.time(h_ND.unflatten(0, x_BFCHW.shape[:2]).transpose(1, 2)).transpose(1, 2)
+
+
+def over_frames(module: nn.Module, x_BFCHW: torch.Tensor) -> torch.Tensor:
+    """Apply an image module to every frame of (B,F,...) clips."""
+    return module(x_BFCHW.flatten(0, 1)).unflatten(0, x_BFCHW.shape[:2])
+
+
+def with_coordinates(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Append two planes that hold each pixel's place in [-1, 1]."""
+    B, _, H, W = x_BCHW.shape
+    y = torch.linspace(-1, 1, H)[None, None, :, None].expand(B, 1, H, W)
+    x = torch.linspace(-1, 1, W)[None, None, None, :].expand(B, 1, H, W)
+    return torch.cat([x_BCHW, y, x], 1)

@@ -1,0 +1,93 @@
+"""Rendered portraits with their truth: what the nets of preset `tiny` learn.
+
+Letters: B F H W C, N videos of the pool, I people, A attributes, K labels, L landmarks x 2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from evoid_jax.data import portraits
+from evoid_jax.data.people import FACE, HEAD_Y
+from evoid_jax.sidecars import tiny
+
+
+class Pool(NamedTuple):
+    """Rendered people and videos, uint8, with their truth."""
+
+    video_NFHWC: torch.Tensor
+    person_N: torch.Tensor
+    reference_IHWC: torch.Tensor
+    attribute_IA: torch.Tensor
+    landmark_NFL: torch.Tensor
+    motion_N: torch.Tensor
+    seen_NF: torch.Tensor  # the whole head is in the picture
+    label_NK: torch.Tensor  # action, background, camera, third of amplitude, side
+    prompts: list[list[str]]
+
+
+def make_pool(people, videos: int) -> Pool:
+    """Render `videos` scenes of each person, with four wordings of each prompt."""
+    people = list(people)
+    scenes = [portraits.scene(i, seed) for i in people for seed in range(videos)]
+    truths = [portraits.truth(s, tiny.FRAMES) for s in scenes]
+    references = [portraits.reference(portraits.identity(i)) for i in people]
+    x_NF, y_NF = (np.stack([t[key] for t in truths]) for key in ("head_x", "head_y"))
+    seen_NF = (np.abs(x_NF - 0.5) < 0.33) & (np.abs(y_NF - 0.5) < 0.4)
+    return Pool(
+        torch.from_numpy(np.stack([portraits.render(s, tiny.FRAMES) for s in scenes])),
+        torch.arange(len(people)).repeat_interleave(videos),
+        torch.from_numpy(np.stack(references)),
+        tiny.visible(torch.from_numpy(np.stack([portraits.identity(i) for i in people]))),
+        torch.from_numpy(np.stack([landmarks(t) for t in truths])),
+        torch.tensor([t["motion_amplitude"] for t in truths]),
+        torch.from_numpy(seen_NF),
+        torch.tensor([labels(s) for s in scenes]),
+        [[portraits.prompt(s, seed) for seed in range(4)] for s in scenes],
+    )
+
+
+def labels(scene: portraits.Scene) -> list[int]:
+    return [
+        portraits.ACTIONS.index(scene.action),
+        portraits.BACKGROUNDS.index(scene.background),
+        portraits.CAMERAS.index(scene.camera),
+        (scene.amplitude > 0.5) + (scene.amplitude > 0.75),
+        int(scene.side > 0),
+    ]
+
+
+def landmarks(t: dict) -> np.ndarray:
+    """(F, 16) float32: x, y of head, crown, nose, hand, mouth corner, lip, lid and brow.
+
+    In half heads and in the world, without the camera: the landmarks of truth's motion_amplitude.
+    """
+    x, y = ((t["head_x"] - 0.5) / t["zoom"] + t["pan"], (t["head_y"] - 0.5) / t["zoom"])
+    hand_x, hand_y = (t["hand_x"] - 0.5) / t["zoom"] + t["pan"], (t["hand_y"] - 0.5) / t["zoom"]
+    x, y, hand_x, hand_y = (v / FACE for v in (x, y - HEAD_Y, hand_x, hand_y - HEAD_Y))
+    still = np.zeros_like(x)
+    points = (
+        (x, y),
+        (x + np.sin(t["head_angle"]), y - np.cos(t["head_angle"])),
+        (x + 0.25 * t["turn"], y + 0.2 * t["pitch"]),
+        (hand_x, hand_y),
+        (0.16 * t["smile"], 0.2 * t["smile"]),
+        (still, 0.3 * t["mouth"]),
+        (still, 0.26 * t["eyes"]),
+        (still, 0.3 * t["brows"]),
+    )
+    return np.stack([v for xy in points for v in xy], 1).astype(np.float32)
+
+
+def floats(x_BFHWC: torch.Tensor) -> torch.Tensor:
+    """uint8 BFHWC -> float [0, 1] BFCHW."""
+    return x_BFHWC.permute(0, 1, 4, 2, 3).float().div(255).contiguous()
+
+
+def signed(x_BFCHW: torch.Tensor) -> torch.Tensor:
+    """[0, 1] -> [-1, 1], channels last in memory: the faster layout for convolutions on CPUs."""
+    flat = (x_BFCHW * 2 - 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return flat.unflatten(0, x_BFCHW.shape[:2])

@@ -1,0 +1,263 @@
+"""Preset `tiny`: the paper's seven objective rewards as small stand-ins, and two monitors.
+
+Each reward has the role and the name of the paper's, not its weights: nets of about 0.1 M
+parameters trained by train_tiny.py on the portrait world of data/portraits.py, where they know
+people, places and faults; on real footage their numbers mean little. `flow` alone is the real
+thing (flow.py).
+
+A score is a clipped affine map of raw, (raw - low) / (high - low). low and high are measured on
+people who are in no training set and stored in each file: for the encoders, low is a stranger's
+or a wrong prompt's raw and high a true clip's; for the quality nets, low is the worst damage and
+high a faultless clip. So mid-quality clips sit inside [0, 1], where the score still has a slope.
+Monitors are never rewards: nets of their own that see the world's truth in training.
+Letters: B videos, F frames, C H W, N = B*F, A attributes, L landmarks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from evoid_jax.data.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
+from evoid_jax.sidecars import flow, nets
+from evoid_jax.sidecars.preset import Column, Preset, Reward
+from evoid_jax.sidecars.wire import Batch
+
+FOLDER = Path(__file__).resolve().parent.parent / "assets" / "rewards"
+VERSION = "tiny-1"
+FRAMES = 9  # longer clips are read at this many evenly spaced frames (flow: every frame)
+LANDMARKS = 8
+NETS = {
+    "arcface": lambda: nets.ArcEncoder(),
+    "curricularface": lambda: nets.CurricularEncoder(),
+    "gme": lambda: nets.TextVideo(),
+    "aesthetic": lambda: nets.FrameQuality(),
+    "qalign": lambda: nets.TemporalQuality(),
+    "naturalness": lambda: nets.Naturalness(),
+    "identity": lambda: nets.Attributes(len(ATTRIBUTES)),
+    "motion": lambda: nets.Pose(2 * LANDMARKS),
+}
+ABOUT = {
+    "arcface": "stand-in: residual encoder trained with the ArcFace loss on drawn people; mean "
+    "over frames of max(0, cosine) to the reference, then affine",
+    "curricularface": "stand-in: plain convolutional encoder trained with the CurricularFace loss "
+    "on drawn people; mean over frames of max(0, cosine) to the reference, then affine",
+    "gme": "stand-in: two towers (hashed words, frames) trained contrastively; cosine, then affine",
+    "aesthetic": "stand-in: regression on graded blur, noise, cast, wash-out, blocks, ghosts; mean "
+    "over frames",
+    "qalign": "stand-in: regression on graded shuffles, freezes, jitter, flicker, boiling, morphs",
+    "naturalness": "stand-in: regression on graded warps, displaced, wiped or doubled features",
+    "flow": "OpenCV Farneback; raw is OpenS2V's |signed mean|, score the mean length m/(m+0.8 px)",
+}
+MONITORS = {
+    "identity": "1 - attribute error / a stranger's error, by an independent regressor",
+    "motion": "mean step of the fastest landmark, in half heads a frame, by a pose regressor",
+}
+
+
+class Clips(NamedTuple):
+    """Prepared videos of equal length at 64x64; floats are in [-1, 1]."""
+
+    x_BFCHW: torch.Tensor  # channels last in memory, as the camera wrote them
+    all_frames: list[np.ndarray]  # uint8 FHWC, every frame, for optical flow
+    reference_BCHW: torch.Tensor
+    prompts: list[str]
+    attributes: list[np.ndarray | None]
+
+
+class Trained(NamedTuple):
+    """A net in eval mode, its raw values at score 0 and 1, and its file's digest."""
+
+    net: nn.Module
+    low: float
+    high: float
+    extra: dict
+    sha256: str
+
+
+def load(folder: str | Path = FOLDER) -> Preset:
+    """Load the nets of preset `tiny`.
+
+    Raises:
+      FileNotFoundError: a net's file is missing; the message tells how to train it.
+    """
+    nets_of = {name: read_net(Path(folder), name) for name in NETS}
+    scorers = {
+        "arcface": lambda c: face(nets_of["arcface"], c),
+        "curricularface": lambda c: face(nets_of["curricularface"], c),
+        "gme": lambda c: text(nets_of["gme"], c),
+        "aesthetic": lambda c: picture(nets_of["aesthetic"], c),
+        "qalign": lambda c: clip_quality(nets_of["qalign"], c, shortest=3),
+        "naturalness": lambda c: clip_quality(nets_of["naturalness"], c, shortest=1),
+        "flow": motion_flow,
+    }
+    digests = {name: trained.sha256 for name, trained in nets_of.items()}
+    digests["flow"] = hashlib.sha256(Path(flow.__file__).read_bytes()).hexdigest()
+    versions = dict.fromkeys(scorers, VERSION) | {"flow": f"opencv-{cv2.__version__}"}
+    rewards = [Reward(n, versions[n], digests[n], ABOUT[n], scorers[n]) for n in scorers]
+    watchers = {
+        "identity": lambda c: identity(nets_of["identity"], c),
+        "motion": lambda c: motion(nets_of["motion"], c),
+    }
+    monitors = [Reward(n, VERSION, digests[n], MONITORS[n], watchers[n]) for n in watchers]
+    return Preset("tiny", tuple(rewards), tuple(monitors), prepare)
+
+
+def write_net(folder: Path, name: str, net: nn.Module, low: float, high: float, extra: dict):
+    """Write a net as fp16 safetensors with the raw values at score 0 and 1, or other numbers."""
+    tensors = {
+        key: (value.half() if value.is_floating_point() else value).contiguous()
+        for key, value in net.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    meta = {"format": "pt", "name": name, "version": VERSION}
+    meta |= {"low": repr(float(low)), "high": repr(float(high)), "extra": json.dumps(extra)}
+    save_file(tensors, folder / f"{name}.safetensors", meta)
+
+
+def read_net(folder: Path, name: str) -> Trained:
+    """Read a net that `write_net` wrote."""
+    file = folder / f"{name}.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; python -m evoid_jax.sidecars.train_tiny")
+    with safe_open(file, framework="pt") as reader:
+        tensors = {key: reader.get_tensor(key).float() for key in reader.keys()}  # noqa: SIM118
+        meta = reader.metadata()
+    net = NETS[name]()
+    missing, unexpected = net.load_state_dict(tensors, strict=False)
+    wrong = [k for k in missing if not k.endswith("num_batches_tracked")] + unexpected
+    if wrong:
+        raise ValueError(f"{file} does not fit its net: {wrong[0]}")
+    net = net.eval().to(memory_format=torch.channels_last)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    extra = json.loads(meta["extra"])
+    return Trained(net, float(meta["low"]), float(meta["high"]), extra, digest)
+
+
+def prepare(batch: Batch) -> Iterable[tuple[list[int], Clips]]:
+    """Crop to squares of 64x64, thin to 9 frames, and group the videos by frame count."""
+    groups: dict[int, list[int]] = {}
+    for i, video in enumerate(batch.videos):
+        if video is not None:
+            groups.setdefault(min(len(video), FRAMES), []).append(i)
+    for count, indices in groups.items():
+        small = [to_square(batch.videos[i]) for i in indices]
+        thin = [v[np.linspace(0, len(v) - 1, count).round().astype(int)] for v in small]
+        yield (
+            indices,
+            Clips(
+                to_float(np.stack(thin)),
+                small,
+                to_float(to_square(batch.references[indices])[:, None])[:, 0],
+                [batch.prompts[i] for i in indices],
+                [batch.attributes[i] for i in indices],
+            ),
+        )
+
+
+def to_square(frames_FHWC: np.ndarray, size: int = nets.SIZE) -> np.ndarray:
+    """Cut the middle square and resize it by area. uint8 in and out."""
+    height, width = frames_FHWC.shape[1:3]
+    if (height, width) == (size, size):
+        return frames_FHWC
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = frames_FHWC[:, top : top + side, left : left + side]
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    return np.stack(
+        [cv2.resize(np.ascontiguousarray(f), (size, size), None, 0, 0, how) for f in cut]
+    )
+
+
+def to_float(video_BFHWC: np.ndarray) -> torch.Tensor:
+    """uint8 BFHWC -> float [-1, 1] BFCHW."""
+    x_BFHWC = torch.from_numpy(np.array(video_BFHWC)).float() / 127.5 - 1
+    return x_BFHWC.permute(0, 1, 4, 2, 3)
+
+
+@torch.inference_mode()
+def face(trained: Trained, c: Clips) -> Column:
+    reference_BD = trained.net(c.reference_BCHW)
+    frame_BFD = nets.over_frames(trained.net, c.x_BFCHW)
+    cos_BF = (frame_BFD * reference_BD[:, None]).sum(2)
+    return column(trained, cos_BF.clamp(min=0).mean(1))
+
+
+@torch.inference_mode()
+def text(trained: Trained, c: Clips) -> Column:
+    ids_BS = torch.tensor([nets.hash_tokens(p) for p in c.prompts])
+    cos_B = (trained.net.video(c.x_BFCHW) * trained.net.text(ids_BS)).sum(1)
+    empty_B = (ids_BS > 0).sum(1) == 0
+    reasons = ["gme: the prompt has no words" if e else None for e in empty_B.tolist()]
+    return column(trained, torch.where(empty_B, torch.nan, cos_B), reasons)
+
+
+@torch.inference_mode()
+def picture(trained: Trained, c: Clips) -> Column:
+    return column(trained, nets.over_frames(trained.net, c.x_BFCHW).mean(1))
+
+
+@torch.inference_mode()
+def clip_quality(trained: Trained, c: Clips, shortest: int) -> Column:
+    if c.x_BFCHW.shape[1] < shortest:
+        raise ValueError(f"needs {shortest} frames or more; got {c.x_BFCHW.shape[1]}")
+    return column(trained, trained.net(c.x_BFCHW))
+
+
+def motion_flow(c: Clips) -> Column:
+    flows = [flow.farneback(v) for v in c.all_frames]
+    raw_B, score_B = (np.array([f(v) for v in flows]) for f in (flow.amplitude, flow.score))
+    return Column(raw_B, score_B, [None] * len(flows))
+
+
+@torch.inference_mode()
+def identity(trained: Trained, c: Clips) -> Column:
+    """1 - weighted attribute error over a stranger's; truth where given, else the reference's."""
+    seen_BA = nets.over_frames(trained.net, c.x_BFCHW).median(1).values
+    guess_BA = trained.net(c.reference_BCHW)
+    rows = zip(c.attributes, guess_BA, strict=True)
+    true_BA = torch.stack([g if a is None else visible(torch.tensor(a)) for a, g in rows])
+    weight_A, stranger_A = (torch.tensor(trained.extra[k]) for k in ("weights", "stranger"))
+    error_B = ((seen_BA - true_BA).abs() / stranger_A[None] * weight_A[None]).sum(1)
+    raw_B = (1 - error_B / weight_A.sum()).clamp(0, 1).double().numpy()
+    return Column(raw_B, raw_B, [None] * len(raw_B))
+
+
+@torch.inference_mode()
+def motion(trained: Trained, c: Clips) -> Column:
+    if c.x_BFCHW.shape[1] < 2:
+        raise ValueError(f"needs 2 frames or more; got {c.x_BFCHW.shape[1]}")
+    raw_B = amplitude(trained.net(c.x_BFCHW)).double().numpy()
+    return Column(raw_B, raw_B, [None] * len(raw_B))
+
+
+def amplitude(landmarks_BFL: torch.Tensor) -> torch.Tensor:
+    """Mean over steps of the largest landmark displacement; L holds x, y of each landmark."""
+    steps_BFL2 = landmarks_BFL.diff(dim=1).unflatten(2, (LANDMARKS, 2))
+    return steps_BFL2.norm(dim=3).amax(2).mean(1)
+
+
+def visible(attributes_XA: torch.Tensor) -> torch.Tensor:
+    """What can be seen of the attributes: glasses and a beard are worn or not."""
+    planes = list(attributes_XA.float().unbind(-1))
+    for name, threshold in (("glasses", GLASSES_FROM), ("beard", BEARD_FROM)):
+        i = ATTRIBUTES.index(name)
+        planes[i] = (planes[i] > threshold).float()
+    return torch.stack(planes, -1)
+
+
+def column(trained: Trained, raw_B: torch.Tensor, reasons: list | None = None) -> Column:
+    """Map raw to [0, 1] by the file's low and high."""
+    raw_B = raw_B.double().numpy()
+    score_B = np.clip((raw_B - trained.low) / (trained.high - trained.low), 0, 1)
+    return Column(raw_B, score_B, reasons or [None] * len(raw_B))

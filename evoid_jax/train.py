@@ -1,0 +1,319 @@
+"""EvoID: evolve an identity-preserving video model from rewards.
+
+    python -m evoid_jax.train --config=configs/evoid.py:tiny --workdir=runs/tiny
+
+A run started again in the same workdir goes on from its newest checkpoint. The loop is `evolution`.
+
+Letters: B videos of a step, P pairs, M metrics, G groups, R reference frames, T H W C latents.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from jax.sharding import Mesh
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from evoid_jax import checkpoint, config, evolve, flow, heldout, metrics, report, rollout, sharding
+from evoid_jax.data import pairs
+from evoid_jax.models import lora
+from evoid_jax.rewards import fuse, table
+from evoid_jax.rewards.panel import Panel
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:tiny.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; resumed when it exists.")
+
+
+class Run(NamedTuple):
+    """Everything that does not change while the run goes on."""
+
+    cfg: config.Config
+    workdir: Path
+    mesh: Mesh
+    frozen: rollout.Frozen
+    data: pairs.Pairs
+    panel: Panel
+    solver: flow.Table
+    text_rows: int | None  # S of every prompt; None: each batch's own
+
+
+class Memory(NamedTuple):
+    """What the host remembers from step to step; saved with every checkpoint."""
+
+    attention: list[float] | None  # averaged over steps; None before the first answer
+    deviations: list[list[float]]  # per step and metric: the scores' usual spread within a pair
+
+
+def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> evolve.State:
+    """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
+    cfg, first = run.cfg, int(state.step)
+    bar = tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, desc="evolution")
+    for step in bar:
+        clock = Clock()
+        batch = heldout.prepare(run, pairs.batch(run.data, step, cfg.data.pairs), seeds(cfg, step))
+        tickets, clean = [], []
+        for part in heldout.parts(run, batch):
+            clean.append(heldout.sample(run, state.stable, batch, part))
+            clock.lap("rollout", clean[-1])
+            video = rollout.decode(run.frozen, clean[-1][:, batch.references :])
+            clock.lap("decode", video)
+            tickets.append(run.panel.submit(video, part))
+        raw, scores, valid = heldout.collect(run, tickets)
+        memory, fused = fuse_scores(run, memory, scores, valid, batch.pair_B)
+        clock.lap("score")
+        scored = to_device(run, batch, jnp.concatenate(clean), fused)
+        state, terms = evolve.train_step(
+            state,
+            run.frozen.wan_params,
+            scored,
+            cfg=cfg,
+            wan=run.frozen.wan,
+            mesh=run.mesh,
+            references=batch.references,
+        )
+        terms = check(step, jax.device_get(terms))
+        clock.lap("train")
+        writer.write(step, record(terms, raw, scores, fused, memory, clock.stop()))
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
+            checkpoint.save(saved, step + 1, state, memory._asdict())
+    return state
+
+
+class Fused(NamedTuple):
+    """One step's rewards."""
+
+    reward_B: np.ndarray
+    valid_B: np.ndarray
+    normalised_BM: np.ndarray
+    valid_BM: np.ndarray
+    weights_M: np.ndarray
+
+
+def priors(cfg: config.Reward) -> np.ndarray:
+    """Return prior_M: the table's, or uniform; none for the preference where that is off."""
+    prior_M, *_ = table.arrays()
+    if cfg.uniform:
+        prior_M = np.ones_like(prior_M)
+    if not cfg.preference:
+        prior_M[table.NAMES.index("vqscore")] = 0
+    return prior_M
+
+
+def fuse_scores(run: Run, memory: Memory, scores, valid, pair_B) -> tuple[Memory, Fused]:
+    """Normalise within pairs, let the judge move the weights, and unify (paper, section 3.3)."""
+    cfg = run.cfg.reward
+    _, group_M, floor_M = table.arrays()
+    history = [*memory.deviations, fuse.deviation(scores, pair_B).tolist()]
+    floor_M = np.maximum(floor_M, cfg.floor * np.median(history, axis=0)).astype(np.float32)
+    normalised = fuse.normalize(scores, valid, pair_B, cfg.clip, floor_M)
+    plain_B, any_B = fuse.unify(normalised, valid, priors(cfg), group_M)
+    attention = memory.attention
+    if cfg.dynamic:
+        answer_G, answered = run.panel.attention(pair_B, plain_B, any_B)
+        if answered:
+            keep = cfg.attention_memory if attention is not None else 0.0
+            old = np.zeros(len(table.GROUPS)) if attention is None else np.array(attention)
+            attention = (keep * old + (1 - keep) * answer_G).tolist()
+    gamma = cfg.gamma if attention is not None else 0.0
+    s_G = np.array(attention if attention is not None else [0.0] * len(table.GROUPS), np.float32)
+    weights_M = fuse.final_weights(priors(cfg), group_M, s_G, cfg.tau, gamma)
+    reward_B, valid_B = fuse.unify(normalised, valid, weights_M, group_M)
+    fused = Fused(*map(np.asarray, (reward_B, valid_B, normalised, valid, weights_M)))
+    return Memory(attention, history), fused
+
+
+def to_device(run: Run, batch: heldout.Prepared, clean, fused: Fused) -> evolve.Scored:
+    """Lay a step's videos and rewards out on the mesh for the update."""
+    of_video = clean, batch.pair_B, fused.reward_B, fused.valid_B.astype(np.float32)
+    of_pair = sharding.replicate((batch.text_PSE, batch.control_PTHWC), run.mesh)
+    return evolve.Scored(*sharding.place_batch(of_video, run.mesh), *of_pair)
+
+
+def seeds(cfg: config.Config, step: int) -> np.ndarray:
+    """Return (P, N) integer seeds of a step's videos, its own for every run, step and video."""
+    state = np.random.SeedSequence([cfg.seed, step])
+    count = cfg.data.pairs, cfg.data.seeds
+    return (state.generate_state(count[0] * count[1]) >> 1).astype(np.int32).reshape(count)
+
+
+def check(step: int, terms: dict) -> dict[str, float]:
+    """Return the terms as floats; raise where the loss is not finite."""
+    terms = {name: float(x) for name, x in terms.items()}
+    bad = [name for name, x in terms.items() if not np.isfinite(x)]
+    if bad:
+        raise FloatingPointError(
+            f"step {step}: {', '.join(bad)} is not finite. Start again from the last checkpoint "
+            "with a smaller config.train.lr, or config.dtype=float32"
+        )
+    return terms
+
+
+def record(terms, raw, scores, fused: Fused, memory: Memory, seconds) -> dict:
+    """Return one step's line of metrics.jsonl."""
+    mean = lambda x_BM: [
+        x[v].mean() if v.any() else np.nan for x, v in zip(x_BM.T, ok_M, strict=True)
+    ]
+    ok_M = fused.valid_BM.T
+    named = lambda x_BM: dict(zip(table.NAMES, mean(x_BM), strict=True))
+    drift = ("evo_stb", "evo_init", "evo_t2v")
+    valid_B = fused.valid_B
+    return {
+        "loss": {name: terms[name] for name in ("total", "policy", "t2v", "self")},
+        "reward": {
+            "unified": fused.reward_B[valid_B].mean() if valid_B.any() else np.nan,
+            "raw": named(raw),
+            "score": named(scores),
+            "normalised": named(fused.normalised_BM),
+        },
+        "weights": dict(zip(table.NAMES, fused.weights_M, strict=True)),
+        "attention": dict(zip(table.GROUPS, memory.attention or [np.nan] * 3, strict=True)),
+        "drift": {name: terms[name] for name in drift},
+        "grad_norm": terms["grad_norm"],
+        "valid_fraction": fused.valid_BM.mean(),
+        "seconds": seconds,
+    }
+
+
+class Clock:
+    """Seconds per phase of one step."""
+
+    def __init__(self):
+        self.start = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str, wait_for=None) -> None:
+        """Add the time since the last lap to `phase`, once `wait_for` has been computed."""
+        jax.block_until_ready(wait_for)
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
+
+    def stop(self) -> dict[str, float]:
+        return self.seconds | {"total": time.perf_counter() - self.start}
+
+
+@contextmanager
+def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
+    """Load the model and the data and start the scorers; stop these at the end."""
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
+    data = pairs.open_pairs(
+        cfg.data.source, cfg.data.dir, "evolution", cfg.seed, str(Path(cfg.data.cache).expanduser())
+    )
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
+    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat)
+    rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
+    wan = frozen.wan.clone(lora_scale=cfg.lora.alpha / cfg.lora.rank)
+    weights = sharding.place_weights(frozen.wan_params, mesh)
+    frozen = frozen._replace(wan=wan, wan_params=weights)
+    rows = text_rows(frozen, data, mesh)
+    r = cfg.rollout
+    solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)
+    with Panel(cfg.reward, mesh, cfg.video.fps, workdir / "logs") as panel:
+        yield Run(cfg, workdir, mesh, frozen, data, panel, solver, rows)
+
+
+def text_rows(frozen: rollout.Frozen, data: pairs.Pairs, mesh: Mesh) -> int:
+    """Return how many rows every prompt gets, so that no step compiles anew.
+
+    On accelerators all that the model was made for: nothing to weigh, and fused attention needs no
+    bias. On the CPU as many as the longest prompt has, with room for those of other data.
+    """
+    full = frozen.wan.config.text_len
+    if mesh.devices.flat[0].platform != "cpu":
+        return full
+    prompts = sorted({row.prompt for row in data}, key=len)[-64:]
+    longest = max(len(ids) for ids in frozen.tokenizer(prompts)["input_ids"])
+    return min(full, -(-(longest + 8) // 8) * 8)
+
+
+def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory]:
+    """Return the newest checkpoint's state, or a fresh one."""
+    cfg, wan = run.cfg, run.frozen.wan
+    start = None
+    if cfg.lora.init:  # files hold adapters of scale 1
+        unscale = lambda path, x: x / wan.lora_scale if path[-1].key == "b" else x
+        start = lora.load(cfg.lora.init, wan.config)
+        start = jax.tree_util.tree_map_with_path(unscale, start)
+    state = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
+    state = sharding.replicate(state, run.mesh)
+    found = checkpoint.restore(saved, state)
+    if found is None:
+        return state, Memory(None, [])
+    logging.info("resuming after step %d", int(found[0].step))
+    return found[0], Memory(**found[1])
+
+
+def remember_config(cfg: config.Config, workdir: Path) -> None:
+    """Write config.json; refuse a workdir that belongs to other settings.
+
+    The number of steps may change, so that a finished run can be made longer.
+    """
+    path, now = workdir / "config.json", config.to_dict(cfg) | {"digest": config.digest(cfg)}
+    if path.is_file():
+        free = {"steps", "digest", "save_every", "keep", "tensorboard", "wandb"}
+        old = json.loads(path.read_text())
+        changed = [k for k in now if k not in free and json.loads(json.dumps(now[k])) != old.get(k)]
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run with another config.{changed[0]}: "
+                f"{old.get(changed[0])}. Use another --workdir, or remove this one"
+            )
+    metrics.write_text(path, json.dumps(now, indent=2) + "\n")
+
+
+def export(run: Run, state: evolve.State) -> Path:
+    """Write the evolved adapter as diffusers loads it."""
+    file = run.workdir / "export" / "pytorch_lora_weights.safetensors"
+    about = {
+        "base_model": Path(run.cfg.model).name,
+        "rank": str(run.cfg.lora.rank),
+        "step": str(int(state.step)),
+        "config_digest": config.digest(run.cfg),
+    }
+    lora.save(file, jax.device_get(state.evolving), run.cfg.lora.alpha, about)
+    return file
+
+
+def train(cfg: config.Config, workdir: Path) -> Path:
+    """Run everything: evolution, export, held-out proof, report. Returns the report's path."""
+    began = time.perf_counter()
+    workdir.mkdir(parents=True, exist_ok=True)
+    remember_config(cfg, workdir)
+    saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
+    with open_run(cfg, workdir) as run:
+        state, memory = begin(run, saved)
+        start = int(state.step)
+        log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
+        with metrics.Writer(workdir, start, cfg.steps, **log) as writer:
+            state = evolution(run, state, memory, saved, writer)
+        export(run, state)
+        heldout.prove(run, state, began)
+    checkpoint.close(saved)
+    return report.write(workdir)
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if WORKDIR.value is None:
+        raise app.UsageError("--workdir=FOLDER is needed: where the run is kept")
+    try:
+        cfg = config.from_dict(CONFIG.value.to_dict())
+        path = train(cfg, Path(WORKDIR.value))
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"report: {path.resolve()}")
+
+
+if __name__ == "__main__":
+    app.run(main)

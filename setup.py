@@ -1,0 +1,29 @@
+"""Package metadata; requirements live in requirements*.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def requirements(name: str) -> list[str]:
+    lines = (HERE / name).read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith(("#", "-r"))]
+
+
+setup(
+    name="evoid_jax",
+    version="0.1.0",
+    description="Reinforced evolution of identity-preserving video diffusion models, in JAX",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["evoid_jax", "evoid_jax.*"]),
+    package_data={"evoid_jax": ["assets/**/*"]},
+    install_requires=requirements("requirements.txt"),
+    extras_require={
+        "sidecars": requirements("requirements-sidecars.txt"),
+        "test": requirements("requirements-test.txt"),
+        "log": ["tensorboardX", "wandb"],
+    },
+)

@@ -1,0 +1,206 @@
+"""The evolutionary update: its gradient is that of the four-term loss, and its laws."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evoid_jax import config, evolve, losses, sharding
+from evoid_jax.models import wan as wan_model
+
+VIDEOS, PAIRS = 4, 2
+SIZES = dict(num_attention_heads=2, attention_head_dim=16, num_layers=2, ffn_dim=48, text_dim=24)
+WAN = wan_model.Wan(
+    wan_model.WanConfig(**SIZES, freq_dim=32, vace_layers=(0,), in_channels=4, out_channels=4)
+)
+CFG = config.Config(
+    lora=config.Lora(rank=4, alpha=4.0),
+    train=config.Train(lr=1e-2, timesteps=2, videos_per_device=VIDEOS, ema_decay=0.75),
+)
+
+
+def change(cfg, part, **values):
+    return dataclasses.replace(cfg, **{part: dataclasses.replace(getattr(cfg, part), **values)})
+
+
+@pytest.fixture(scope="module")
+def base():
+    return wan_model.init(jax.random.key(0), WAN)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def drifted(base, cfg=CFG):
+    """A state some steps into a run: both adapters are off zero, and apart."""
+    state = evolve.init(cfg, base, WAN.config)
+    move = lambda key: lambda x: x + 0.05 * jax.random.normal(jax.random.key(key), x.shape)
+    return state._replace(
+        evolving=jax.tree.map(move(1), state.evolving), stable=jax.tree.map(move(2), state.stable)
+    )
+
+
+def scored(valid=(1, 1, 1, 1), reward=(0.9, 0.1, 0.6, 0.4)):
+    keys = jax.random.split(jax.random.key(5), 3)
+    return evolve.Scored(
+        clean_BTHWC=jax.random.normal(keys[0], (VIDEOS, 3, 4, 4, 4)),
+        pair_B=jnp.array([0, 0, 1, 1]),
+        reward_B=jnp.array(reward, jnp.float32),
+        valid_B=jnp.array(valid, jnp.float32),
+        text_PSE=jax.random.normal(keys[1], (PAIRS, 5, 24)),
+        control_PTHWC=jax.random.normal(keys[2], (PAIRS, 3, 4, 4, 96)),
+    )
+
+
+def close(a, b, rtol=1e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        scale = max(float(jnp.abs(y).max()), 1e-12)
+        np.testing.assert_allclose(np.asarray(x) / scale, np.asarray(y) / scale, atol=rtol)
+
+
+def accumulate(state, base, data, mesh, cfg=CFG):
+    return jax.jit(
+        lambda s, b, d: evolve.accumulate(s, b, d, cfg=cfg, wan=WAN, mesh=mesh, references=1)
+    )(state, base, data)
+
+
+def test_gradient_is_that_of_the_four_terms(base):
+    """Written out as the paper prints it, with every role computed in one differentiated function."""
+    state, data = drifted(base), scored()
+    keys = jax.random.split(jax.random.key(9), 2)
+    noise = jax.random.normal(keys[0], data.clean_BTHWC.shape)
+    t_B = jnp.array([0.3, 0.3, 0.8, 0.8])
+    text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
+    share_B = jnp.full(VIDEOS, 0.25)
+
+    def paper(evolving):
+        t = t_B[:, None, None, None, None]
+        x_t, v = (1 - t) * data.clean_BTHWC + t * noise, (noise - data.clean_BTHWC)[:, 1:]
+
+        def see(lora):
+            args = x_t, 1000 * t_B, text
+            hints = wan_model.hints(WAN, base, lora, *args, control)
+            return wan_model.velocity(WAN, base, lora, *args, hints)[:, 1:]
+
+        v_evo, v_stb, v_ini = see(evolving), see(state.stable), see(None)
+        v_t2v = wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
+        loss_B = losses.policy(v_evo, v_stb, v, data.reward_B, 1.0)
+        loss_B += 0.01 * losses.anchor(v_evo, v_t2v) + 0.2 * losses.anchor(v_evo, v_ini)
+        return loss_B.mean()
+
+    sample, cond = (data.clean_BTHWC, noise, t_B), (text, control)
+    grads, terms = jax.jit(
+        lambda s: evolve.objective(
+            s, base, sample, cond, data.reward_B, share_B, cfg=CFG, wan=WAN, references=1
+        )
+    )(state)
+    value, want = jax.jit(jax.value_and_grad(paper))(state.evolving)
+    np.testing.assert_allclose(terms["total"], value, rtol=1e-5)
+    close(grads, want, 2e-5)
+
+
+def test_step_moves_evolving_and_stable_follows(base, mesh):
+    state, data = drifted(base), scored()
+    before = jax.tree.map(np.array, (state.evolving, state.stable))
+    frozen = jax.tree.map(np.array, base)
+    new, terms = evolve.train_step(state, base, data, cfg=CFG, wan=WAN, mesh=mesh, references=1)
+    assert int(new.step) == 1 and terms["grad_norm"] > 0
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (new.evolving, before[0])))]
+    assert max(moved) <= 1.2e-2 and min(moved) > 1e-3  # Adam's first step is the learning rate
+    close(new.stable, jax.tree.map(lambda s, e: 0.75 * s + 0.25 * e, before[1], new.evolving))
+    jax.tree.map(np.testing.assert_array_equal, base, frozen)
+
+
+def test_parts_of_the_batch_add_up_to_the_whole(base, mesh):
+    state, data = drifted(base), scored(valid=(1, 0, 1, 1))
+    whole = accumulate(state, base, data, mesh)
+    for each in (1, 2):
+        cfg = change(CFG, "train", videos_per_device=each)
+        close(accumulate(state, base, data, mesh, cfg), whole, 1e-4)
+
+
+def test_video_without_reward_trains_nothing(base, mesh):
+    state = drifted(base)
+    one = scored(valid=(1, 1, 0, 1), reward=(0.9, 0.1, 0.0, 0.4))
+    other = scored(valid=(1, 1, 0, 1), reward=(0.9, 0.1, 1.0, 0.4))
+    found = accumulate(state, base, one, mesh)
+    close(found, accumulate(state, base, other, mesh), 1e-7)
+    counted = accumulate(state, base, scored(reward=(0.9, 0.1, 0.0, 0.4)), mesh)
+    assert abs(float(found[1]["policy"] - counted[1]["policy"])) > 1e-4
+
+
+def test_nothing_valid_changes_nothing_but_the_step(base, mesh):
+    state = drifted(base)
+    before = jax.tree.map(np.array, state)
+    new, _ = evolve.train_step(
+        state, base, scored(valid=(0, 0, 0, 0)), cfg=CFG, wan=WAN, mesh=mesh, references=1
+    )
+    assert int(new.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, new._replace(step=before.step), before)
+
+
+def test_neutral_rewards_at_the_start_give_no_force(base, mesh):
+    """R = 1/2 and v_evo = v_stb = v_init: with no teacher every term is at its minimum."""
+    cfg = change(CFG, "loss", lambda_t2v=0.0)
+    grads, terms = accumulate(
+        evolve.init(cfg, base, WAN.config), base, scored(reward=(0.5,) * 4), mesh, cfg
+    )
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+    assert float(terms["evo_stb"]) == 0 and float(terms["self"]) == 0
+
+
+def test_opposite_rewards_give_opposite_forces(base, mesh):
+    """On policy, with no anchors, dL/dv is -2 beta (2R - 1)(v - v_stb)."""
+    cfg = change(CFG, "loss", lambda_t2v=0.0, lambda_self=0.0)
+    state = evolve.init(cfg, base, WAN.config)
+    good = accumulate(state, base, scored(reward=(1.0,) * 4), mesh, cfg)[0]
+    bad = accumulate(state, base, scored(reward=(0.0,) * 4), mesh, cfg)[0]
+    close(good, jax.tree.map(jnp.negative, bad), 1e-4)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(good)) > 1e-5
+
+
+def test_reference_slot_is_not_trained_on(base, mesh):
+    """The velocity at the reference frame does not enter; only its content is seen."""
+    state, data = drifted(base), scored()
+    text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
+    t_B, share_B = jnp.full(VIDEOS, 0.5), jnp.full(VIDEOS, 0.25)
+    noise = jnp.ones_like(data.clean_BTHWC)
+
+    def found(shift):  # x0 and noise move against each other: x_t stays, the target v moves
+        at = jnp.zeros_like(noise).at[:, 0].set(shift)
+        sample = data.clean_BTHWC - at, noise + at, t_B
+        return evolve.objective(
+            state,
+            base,
+            sample,
+            (text, control),
+            data.reward_B,
+            share_B,
+            cfg=CFG,
+            wan=WAN,
+            references=1,
+        )
+
+    close(jax.jit(found)(1.0), jax.jit(found)(0.0), 2e-5)
+
+
+def test_vace_blocks_learn_when_asked(base, mesh):
+    cfg = change(CFG, "lora", targets="main+vace")
+    state = drifted(base, cfg)
+    grads, _ = accumulate(state, base, scored(), mesh, cfg)
+    assert float(jnp.abs(grads["vace_blocks"]["attn1"]["to_q"]["a"]).max()) > 0
+
+
+def test_times_are_one_per_part_of_the_list_and_shared_by_a_pair():
+    cfg = change(CFG, "train", timesteps=4, grid=20, shift=5.0)
+    t_PK = np.asarray(evolve.times(jax.random.key(0), 50, cfg))
+    grid = 5 * (1 - np.arange(20) / 20) / (1 + 4 * (1 - np.arange(20) / 20))
+    assert t_PK.shape == (50, 4)
+    for k in range(4):
+        part = grid[5 * k : 5 * k + 5].astype(np.float32)
+        assert np.isclose(t_PK[:, k, None], part[None], atol=1e-6).any(1).all()
+        assert len(np.unique(t_PK[:, k])) > 1

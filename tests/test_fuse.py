@@ -1,0 +1,232 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from evoid_jax.rewards import fuse, table
+
+P7 = np.array([0.125, 0.125, 0.15, 0.18, 0.09, 0.30, 0.03])
+G7 = np.array([0, 0, 1, 2, 2, 2, 2])
+P8, G8 = np.append(P7, 0.30), np.append(G7, 2)
+WEIGHTS = {  # name: prior, group, attention, tau, gamma, final weights
+    "A": (
+        P7, G7, (2, 3, 8), 1, 0.5,
+        [0.109375, 0.109375, 0.2, 0.174375, 0.0871875, 0.290625, 0.0290625],
+    ),
+    "B": (
+        P7, G7, (0, 0, 0), 1, 0.5,
+        [0.145833, 0.145833, 0.241667, 0.14, 0.07, 0.233333, 0.023333],
+    ),
+    "C": (P7, G7, (2, 3, 8), 1, 0.0, P7),
+    "D": (P7, G7, (0, 0, 10), 0, 1.0, [0, 0, 0, 0.3, 0.15, 0.5, 0.05]),
+    "E": (
+        P8, G8, (8, 2, 5), 1, 0.5,
+        [0.173077, 0.173077, 0.141026, 0.102564, 0.051282, 0.170940, 0.017094, 0.170940],
+    ),
+    "G": (np.ones(7), G7, (2, 3, 8), 1, 0.5, [0.118304, 0.118304, 0.196429] + [0.141741] * 4),
+}  # fmt: skip
+compiled = jax.jit(fuse.normalize)
+EIGHT = [0.60, 0.62, 0.65, 0.70, 0.55, 0.64, 0.66, 0.58]
+
+
+def normalize(column, valid=None, group=None, clip=2.0, floor=0.0):
+    """Normalise one metric given as a plain list."""
+    column = np.asarray(column, np.float32)[:, None]
+    valid = np.ones(column.shape, bool) if valid is None else np.asarray(valid, bool)[:, None]
+    group = np.zeros(len(column), int) if group is None else np.asarray(group)
+    return np.asarray(compiled(column, valid, group, clip, np.array([floor])))[:, 0]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_by_hand(name):
+    prior, group, attention, tau, gamma, want = WEIGHTS[name]
+    got = fuse.final_weights(prior, group, np.array(attention), tau, gamma)
+    np.testing.assert_allclose(got, want, atol=6e-7)
+    np.testing.assert_allclose(np.sum(got), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "clip,want",
+    [
+        (5.0, [0.444223, 0.488845, 0.555777, 0.667331, 0.332669, 0.533466, 0.578088, 0.399601]),
+        (2.0, [0.360558, 0.472112, 0.639442, 0.918327, 0.081673, 0.583665, 0.695219, 0.249004]),
+    ],
+)
+def test_rewards_by_hand(clip, want):
+    """The vectors divide by std + 1e-4; ours by max(std, floor): undo that 0.22 %."""
+    got = normalize(EIGHT, clip=clip)
+    np.testing.assert_allclose((got - 0.5) * 0.04472136 / 0.04482136 + 0.5, want, atol=2e-6)
+
+
+def test_pairs_do_not_mix():
+    got = normalize([1, 2, 3, 10, 10, 10], group=[0, 0, 0, 1, 1, 1], clip=5.0)
+    np.testing.assert_allclose(got, [0.377526, 0.5, 0.622474, 0.5, 0.5, 0.5], atol=1e-6)
+
+
+def test_equal_scores_give_one_half_exactly():
+    """Whatever their value and number; a plain mean of three 0.1 is not 0.1 in float32."""
+    values_M = np.array([0.0, 0.1, 1 / 3, 0.7, 1e6, -2.3e-7], np.float32)
+    group_B = np.repeat(np.arange(5), [1, 2, 3, 7, 8])
+    scores_BM = np.tile(values_M, (21, 1)) + 0.37 * group_B[:, None].astype(np.float32)
+    got = fuse.normalize(scores_BM, np.ones((21, 6), bool), group_B, 2.0, np.zeros(6))
+    np.testing.assert_array_equal(got, np.full((21, 6), 0.5, np.float32))
+
+
+def test_floor_quiets_noise():
+    noisy = normalize([0.5, 0.5001], floor=0.01)
+    np.testing.assert_allclose(noisy, [0.5 - 0.00125, 0.5 + 0.00125], atol=1e-5)
+    np.testing.assert_allclose(normalize([0.5, 0.5001], clip=1.0), [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30, 0.0])
+def test_invalid_entries_touch_nothing(junk):
+    alone = normalize([0.1, 0.4, 0.9])
+    got = normalize([0.1, junk, 0.4, junk, 0.9], valid=[1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(got[[0, 2, 4]], alone)
+    np.testing.assert_array_equal(got[[1, 3]], [0.5, 0.5])
+
+
+def test_one_member_and_none():
+    np.testing.assert_array_equal(normalize([0.3, 0.8], valid=[1, 0]), [0.5, 0.5])
+    np.testing.assert_array_equal(normalize([np.nan, np.nan], valid=[0, 0]), [0.5, 0.5])
+    np.testing.assert_array_equal(normalize([0.3, np.nan]), [0.5, 0.5])  # claims to be valid
+
+
+def draw(seed=0, videos=12, metrics=4):
+    rng = np.random.default_rng(seed)
+    scores_BM = rng.normal(size=(videos, metrics)).astype(np.float32)
+    return scores_BM, rng.random((videos, metrics)) < 0.8, rng.integers(0, 3, videos)
+
+
+def test_normalize_laws():
+    scores_BM, valid_BM, group_B = draw()
+    floor_M = np.zeros(4, np.float32)
+    base = np.asarray(fuse.normalize(scores_BM, valid_BM, group_B, 2.0, floor_M))
+    assert base.min() >= 0 and base.max() <= 1
+    for scale, shift in [(3.0, 5.0), (1e-6, 0.0), (1e6, -1e6)]:  # a metric's unit is its own affair
+        moved = fuse.normalize(scores_BM * scale + shift, valid_BM, group_B, 2.0, floor_M)
+        np.testing.assert_allclose(moved, base, atol=1e-5)
+    order = np.random.default_rng(1).permutation(12)
+    shuffled = fuse.normalize(scores_BM[order], valid_BM[order], group_B[order], 2.0, floor_M)
+    np.testing.assert_allclose(shuffled, base[order], atol=1e-6)
+    keys_B = np.array([2**40, -7, 2**40 + 2**32])[group_B]  # any distinct ints name the pairs
+    np.testing.assert_array_equal(fuse.normalize(scores_BM, valid_BM, keys_B, 2.0, floor_M), base)
+    for pair in range(3):
+        for m in range(4):
+            rows = np.flatnonzero((group_B == pair) & valid_BM[:, m])
+            ranks = np.argsort(scores_BM[rows, m])
+            assert np.all(np.diff(base[rows, m][ranks]) >= 0)
+            if base[rows, m].min(initial=1) > 0 and base[rows, m].max(initial=0) < 1:
+                np.testing.assert_allclose(base[rows, m].mean(), 0.5, atol=1e-6)
+
+
+def test_weights_laws():
+    weights = lambda s, tau=1.0, gamma=0.5, prior=P7: np.asarray(
+        fuse.final_weights(prior, G7, np.array(s, np.float32), tau, gamma)
+    )
+    np.testing.assert_allclose(weights((2, 3, 8), prior=P7 * 40), weights((2, 3, 8)), atol=1e-6)
+    got = weights((9, 1, 0.5))
+    np.testing.assert_allclose(got[3:] / got[3], P7[3:] / P7[3], rtol=1e-5)  # priors inside a group
+    more = weights((9, 1, 5))
+    assert np.all(more[3:] > got[3:]) and np.all(more[:3] < got[:3])
+    np.testing.assert_allclose(weights((0, 0, 0), tau=0.0), P7, atol=1e-6)
+    np.testing.assert_allclose(weights((0, 0, 0), tau=0.0, gamma=1.0), P7, atol=1e-6)
+    np.testing.assert_allclose(weights((7, 0, 1), tau=1e6, gamma=1.0)[2], 1 / 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [(5, 5, 5), (0, 10, 0)])
+def test_a_group_without_prior_takes_no_share(attention):
+    prior = np.where(G7 == 1, 0, P7)
+    got = np.asarray(fuse.final_weights(prior, G7, np.array(attention), 0.0, 1.0))
+    np.testing.assert_allclose(got.sum(), 1, atol=1e-6)
+    assert got[2] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention_G": np.array([1.0, -1.0, 2.0])},
+        {"attention_G": np.array([1.0, np.nan, 2.0])},
+        {"attention_G": np.array([1.0, np.inf, 2.0])},
+        {"gamma": 1.5},
+        {"tau": -1.0},
+        {"prior_M": np.zeros(7)},
+        {"prior_M": -P7},
+        {"group_M": G7 + 1},
+    ],
+)
+def test_bad_weights_arguments_are_refused(change):
+    good = {"prior_M": P7, "group_M": G7, "attention_G": np.ones(3), "tau": 1.0, "gamma": 0.5}
+    with pytest.raises(ValueError, match="got"):
+        fuse.final_weights(**(good | change))
+
+
+def test_unify_by_hand():
+    weights_M, group_M = np.array([0.2, 0.3, 0.1, 0.4]), np.array([0, 0, 1, 2])
+    rewards_BM = np.tile(np.array([[1.0, 0.5, 0.2, 0.6]], np.float32), (5, 1))
+    valid_BM = np.array(
+        [[1, 1, 1, 1], [0, 1, 1, 1], [1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]], bool
+    )
+    rewards_BM[~valid_BM] = np.nan
+    reward_B, valid_B = fuse.unify(rewards_BM, valid_BM, weights_M, group_M)
+    want = [
+        0.2 * 1 + 0.3 * 0.5 + 0.1 * 0.2 + 0.4 * 0.6,
+        0.5 * 0.5 + 0.1 * 0.2 + 0.4 * 0.6,  # metric 1 carries the whole group's .5
+        (0.2 * 1 + 0.3 * 0.5 + 0.4 * 0.6) / 0.9,  # group 1 is gone
+        0.6,
+        0.5,
+    ]
+    np.testing.assert_allclose(reward_B, want, atol=1e-6)
+    np.testing.assert_array_equal(valid_B, [True, True, True, True, False])
+
+
+def test_unify_laws():
+    scores_BM, valid_BM, group_B = draw(metrics=7)
+    rewards_BM = fuse.normalize(scores_BM, valid_BM, group_B, 2.0, np.zeros(7))
+    weights_M = fuse.final_weights(P7, G7, np.array([2.0, 3.0, 8.0]), 1.0, 0.5)
+    reward_B, valid_B = fuse.unify(rewards_BM, valid_BM, weights_M, G7)
+    assert np.all((reward_B >= 0) & (reward_B <= 1)) and np.all(valid_B)
+    ones_B, _ = fuse.unify(np.ones((12, 7)), valid_BM, weights_M, G7)
+    np.testing.assert_allclose(ones_B, 1, atol=1e-6)  # whatever is missing, weights sum to one
+    order = np.array([6, 2, 0, 5, 1, 3, 4])
+    same_B, _ = fuse.unify(rewards_BM[:, order], valid_BM[:, order], weights_M[order], G7[order])
+    np.testing.assert_allclose(same_B, reward_B, atol=1e-6)
+    names_B, _ = fuse.unify(rewards_BM, valid_BM, weights_M, np.array([9, -3, 40])[G7])
+    np.testing.assert_array_equal(names_B, reward_B)
+    better_B, _ = fuse.unify(rewards_BM.at[:, 3].add(0.1), valid_BM, weights_M, G7)
+    np.testing.assert_array_equal(better_B > reward_B, valid_BM[:, 3])
+
+
+def test_only_worthless_rewards_are_no_reward():
+    reward_B, valid_B = fuse.unify(np.ones((1, 2)), np.ones((1, 2)), np.array([0.0, 0.0]), [0, 1])
+    assert reward_B[0] == 0.5 and not valid_B[0]
+    reward_B, valid_B = fuse.unify(
+        np.array([[0.9, 0.2, 0.7]]), np.array([[0, 1, 1]]), np.array([0.5, 0.0, 0.5]), [0, 0, 1]
+    )
+    assert valid_B[0]
+    np.testing.assert_allclose(reward_B, [0.7], atol=1e-6)
+
+
+def test_under_jit_everything_is_the_same():
+    scores_BM, valid_BM, group_B = draw(metrics=7)
+    scores_BM[~valid_BM] = np.nan
+
+    def whole(scores_BM, valid_BM, group_B, attention_G):
+        rewards_BM = fuse.normalize(scores_BM, valid_BM, group_B, 2.0, np.full(7, 0.01))
+        weights_M = fuse.final_weights(P7, G7, attention_G, 1.0, 0.5)
+        return fuse.unify(rewards_BM, valid_BM, weights_M, G7)
+
+    args = [jnp.asarray(x) for x in (scores_BM, valid_BM, group_B, [2.0, 3.0, 8.0])]
+    for plain, compiled in zip(whole(*args), jax.jit(whole)(*args), strict=True):
+        np.testing.assert_allclose(plain, compiled, atol=1e-6)
+        assert np.all(np.isfinite(compiled))
+
+
+def test_the_table():
+    prior_M, group_M, floor_M = table.arrays()
+    np.testing.assert_allclose(prior_M, P8, atol=1e-7)
+    np.testing.assert_array_equal(group_M, G8)
+    assert floor_M.shape == (8,) and table.NAMES[-1] == "vqscore"
+    np.testing.assert_allclose(prior_M[:7].sum(), 1, atol=1e-6)
+    one = table.arrays(table.METRICS[2:3])
+    np.testing.assert_array_equal(one[1], [1])

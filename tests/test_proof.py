@@ -1,0 +1,179 @@
+"""Facts about the held-out statistics: hand arithmetic and laws of the paired bootstrap."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evoid_jax import proof
+
+NAN = float("nan")
+
+
+def test_total_is_the_prior_weighted_mean_of_what_is_there():
+    scores = [[0.2, 0.8], [0.2, NAN], [NAN, NAN], [NAN, 0.8], [np.inf, 0.8]]
+    # (1 * 0.2 + 3 * 0.8) / 4 = 0.65
+    expected = [0.65, 0.2, NAN, 0.8, 0.8]
+    np.testing.assert_allclose(proof.total(scores, [1, 3]), expected, rtol=1e-12)
+
+
+def test_total_ignores_the_scale_of_the_prior_and_zero_priors():
+    scores = np.random.default_rng(0).random((5, 3))
+    np.testing.assert_allclose(
+        proof.total(scores, [0.1, 0.2, 0.0]), proof.total(scores[:, :2], [1, 2]), rtol=1e-12
+    )
+    assert np.isnan(proof.total([[NAN, 0.5]], [1.0, 0.0])).all()
+
+
+@pytest.mark.parametrize("prior", [[1.0], [1.0, -0.5], [0.0, 0.0], [NAN, 1.0]])
+def test_total_rejects_bad_priors(prior):
+    with pytest.raises(ValueError, match="prior"):
+        proof.total([[0.1, 0.2]], prior)
+
+
+def test_identical_arms_differ_by_nothing():
+    scores = np.random.default_rng(1).random(40)
+    assert proof.paired_bootstrap(scores, scores) == (0.0, 0.0, 0.0)
+
+
+def test_shift_is_the_delta_and_has_no_width():
+    base = np.random.default_rng(2).random(64)
+    result = proof.paired_bootstrap(base, base + 0.25, cluster_B=np.arange(64) // 2)
+    np.testing.assert_allclose(result, (0.25, 0.25, 0.25), rtol=1e-12)
+
+
+def test_two_clusters_by_hand():
+    # Clusters with deltas 0 and 1: a resample has mean 0, 1/2 or 1 (1/4, 1/2, 1/4).
+    delta, lo, hi = proof.paired_bootstrap([0, 0, 0, 0], [0, 0, 1, 1], cluster_B=[7, 7, 9, 9])
+    assert (delta, lo, hi) == (0.5, 0.0, 1.0)
+
+
+def test_clusters_of_unequal_size_weigh_by_pairs():
+    # delta = (1 + 0 + 0 + 0) / 4, not the mean of the cluster means (1/2)
+    delta, lo, hi = proof.paired_bootstrap([0] * 4, [1, 0, 0, 0], cluster_B=["a", "b", "b", "b"])
+    assert (delta, lo, hi) == (0.25, 0.0, 1.0)
+
+
+def test_one_cluster_gives_no_interval():
+    delta, lo, hi = proof.paired_bootstrap([0.1, 0.2], [0.3, 0.4], cluster_B=[5, 5])
+    assert delta == pytest.approx(0.2)
+    assert np.isnan([lo, hi]).all()
+
+
+def test_order_of_pairs_and_names_of_clusters_do_not_matter():
+    rng = np.random.default_rng(3)
+    base, evolved, cluster = rng.random(30), rng.random(30), np.arange(30) // 3
+    order = rng.permutation(30)
+    names = np.array([f"id{7 * c % 10}" for c in cluster])
+    expected = proof.paired_bootstrap(base, evolved, cluster_B=cluster)
+    shuffled = proof.paired_bootstrap(base[order], evolved[order], cluster_B=cluster[order])
+    assert shuffled == expected
+    assert proof.paired_bootstrap(base, evolved, cluster_B=names) == expected
+    assert proof.paired_bootstrap(base[order], evolved[order]) == proof.paired_bootstrap(
+        base, evolved
+    )
+
+
+def test_nan_pairs_are_dropped():
+    base, evolved = np.array([0.1, NAN, 0.3, 0.5]), np.array([0.2, 0.9, NAN, 0.8])
+    expected = proof.paired_bootstrap(base[[0, 3]], evolved[[0, 3]])
+    assert proof.paired_bootstrap(base, evolved) == expected
+    assert expected[0] == pytest.approx(0.2)
+    assert np.isnan(proof.paired_bootstrap([NAN], [0.5])).all()
+
+
+def test_interval_of_a_known_mean():
+    # Normal deltas: the interval is close to mean +- 1.96 sd / sqrt(n).
+    delta_B = np.random.default_rng(4).normal(0.1, 0.3, 400)
+    delta, lo, hi = proof.paired_bootstrap(np.zeros(400), delta_B)
+    half = 1.96 * delta_B.std() / 20
+    assert delta == pytest.approx(delta_B.mean(), rel=1e-12)
+    np.testing.assert_allclose([lo, hi], [delta - half, delta + half], atol=0.004)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(200):
+        face = np.repeat(rng.normal(0.05, 0.1, 32), 2)  # both seeds of a face share its effect
+        delta_B = face + rng.normal(0, 0.02, 64)
+        _, lo, hi = proof.paired_bootstrap(
+            np.zeros(64), delta_B, resamples=400, cluster_B=np.arange(64) // 2
+        )
+        hits += lo <= 0.05 <= hi
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_clusters_widen_the_interval_of_dependent_pairs():
+    delta_B = np.repeat(np.random.default_rng(6).normal(0, 1, 32), 2)
+    _, lo, hi = proof.paired_bootstrap(np.zeros(64), delta_B)
+    _, low, high = proof.paired_bootstrap(np.zeros(64), delta_B, cluster_B=np.arange(64) // 2)
+    assert (high - low) / (hi - lo) == pytest.approx(2**0.5, rel=0.1)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="one shape"):
+        proof.paired_bootstrap([0.1, 0.2], [0.1])
+    with pytest.raises(ValueError, match="one shape"):
+        proof.paired_bootstrap([0.1, 0.2], [0.1, 0.2], cluster_B=[1])
+
+
+def small_summary():
+    return proof.summary(
+        names=("arcface", "gme"),
+        prior_M=[1.0, 3.0],
+        base_BM=[[0.2, 0.4], [0.4, 0.6], [0.5, NAN], [0.3, 0.5]],
+        evolved_BM=[[0.4, 0.5], [NAN, 0.7], [0.7, 0.9], [0.5, 0.6]],
+        cluster_B=[0, 0, 1, 1],
+        monitor_base={"identity": [0.5, None, 0.5, 0.5], "motion": [1, 1, 1, 1]},
+        monitor_evolved={"identity": [0.6, 0.9, 0.6, 0.6], "motion": [1, 1, 1, 1]},
+        steps=20,
+        seconds={"train": 600.0, "total": 700.0},
+    )
+
+
+def test_summary_by_hand():
+    got = small_summary()
+    # arcface over videos 0, 2, 3; gme over 0, 1, 3; totals .35 .6 .5 .45 -> .475 .7 .7 .575
+    assert got["base"] == pytest.approx({"arcface": 1 / 3, "gme": 0.5, "total": 0.475})
+    assert got["evolved"] == pytest.approx({"arcface": 1.6 / 3, "gme": 0.6, "total": 0.6125})
+    assert got["delta_total"] == pytest.approx(0.1375)
+    assert got["failures"] == {
+        "base": {"arcface": 0, "gme": 1},
+        "evolved": {"arcface": 1, "gme": 0},
+    }
+    assert got["delta"]["gme"]["mean"] == pytest.approx(0.1)
+    assert got["delta"]["gme"]["pairs"] == 3
+    assert (got["pairs"], got["pairs_dropped"], got["identities"]) == (4, 0, 2)
+    assert got["monitor"]["base"] == pytest.approx({"identity": 0.5, "motion": 1.0})
+    assert got["monitor"]["evolved"] == pytest.approx({"identity": 0.6, "motion": 1.0})
+    assert got["monitor_delta"]["identity"]["pairs"] == 3
+    assert (got["steps"], got["seconds"]["train"]) == (20, 600.0)
+
+
+def test_summary_adds_up():
+    got = small_summary()
+    for name, row in got["delta"].items():
+        assert got["evolved"][name] - got["base"][name] == pytest.approx(row["mean"])
+        assert row["ci95"][0] - 1e-12 <= row["mean"] <= row["ci95"][1] + 1e-12
+    assert got["delta_total"] == got["delta"]["total"]["mean"]
+    assert got["delta_total_ci95"] == got["delta"]["total"]["ci95"]
+
+
+def test_summary_of_a_reward_that_always_failed_is_null_and_counted():
+    got = proof.summary(
+        ("a", "b"), [1, 1], [[NAN, 0.5]] * 4, [[0.5, 0.75]] * 4, [0, 0, 1, 1], {}, {}, 1, {}
+    )
+    assert got["base"]["a"] is None
+    assert got["delta"]["a"] == {"mean": None, "ci95": [None, None], "pairs": 0}
+    assert got["failures"]["base"] == {"a": 4, "b": 0}
+    assert got["delta_total"] == pytest.approx(0.25)
+
+
+def test_summary_wants_a_column_per_reward():
+    with pytest.raises(ValueError, match=r"expected scores \(1, 2\)"):
+        proof.summary(("a", "b"), [1, 1], [[0.1]], [[0.1]], [0], {}, {}, 1, {})
+
+
+def test_written_summary_is_strict_json(tmp_path):
+    file = proof.write_json(tmp_path / "summary.json", {"x": NAN, "y": np.float32(0.5)})
+    assert json.loads(file.read_text(), parse_constant=pytest.fail) == {"x": None, "y": 0.5}
