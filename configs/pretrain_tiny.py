@@ -1,6 +1,6 @@
 """The tiny base: every size and length of its pretraining. About 1.5 hours on two cores.
 
-    python -m evoid_jax.pretrain --config=configs/pretrain_tiny.py --out=evoid_jax/assets/tiny
+python -m evoid_jax.pretrain --config=configs/pretrain_tiny.py --out=evoid_jax/assets/tiny
 """
 
 import ml_collections
@@ -15,10 +15,8 @@ def get_config() -> ml_collections.ConfigDict:
     cfg.text = dict(d_model=64, d_kv=16, num_heads=4, d_ff=128, num_layers=2, vocab_size=768)
     cfg.text_train = dict(steps=500, batch=128, lr=2e-3, warmup=50)
 
-    cfg.vae = dict(base_dim=8, dim_mult=(1, 2, 4, 4), num_res_blocks=1, z_dim=16)
-    cfg.vae_train = dict(
-        steps=1600, whole_steps=100, batch=8, crop=32, frames=5, lr=3e-3, warmup=50, kl=1e-4
-    )
+    cfg.vae = dict(base_dim=8, dim_mult=(1, 2, 6, 10), num_res_blocks=1, z_dim=16)
+    cfg.vae_train = dict(steps=3500, whole_steps=150, batch=6, crop=32, lr=3e-3, warmup=50, kl=1e-4)
 
     cfg.wan = dict(
         num_attention_heads=4,

@@ -84,7 +84,7 @@ def train_step(
     grads, terms = accumulate(
         state, base, scored, cfg=cfg, wan=wan, mesh=mesh, references=references
     )
-    terms["grad_norm"] = optax.global_norm(grads)
+    terms["grad_norm"] = optax.tree.norm(grads)
     updates, opt = optimizer(cfg).update(grads, state.opt, state.evolving)
     evolving = optax.apply_updates(state.evolving, updates)
     stable = optax.incremental_update(evolving, state.stable, 1 - cfg.train.ema_decay)

@@ -198,8 +198,7 @@ def train_vae(cfg, world: World, config: vae.VAEConfig):
         i = rng.integers(0, len(world.video_BFHWC), count)
         if step % 4 == 0 and not whole:  # reference faces are encoded as videos of one frame
             return (unit(world.reference_BHWC[i][:, None][window]),)
-        start = rng.integers(0, cfg.frames - train.frames + 1)
-        return (unit(world.video_BFHWC[i, start : start + train.frames][window]),)
+        return (unit(world.video_BFHWC[i][window]),)
 
     params = vae.init(jax.random.key(cfg.seed + 2), config)
     bias = params["quant_conv"]["bias"]  # latents start nearly without noise, or the decoder learns

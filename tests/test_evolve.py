@@ -27,7 +27,8 @@ def change(cfg, part, **values):
 
 @pytest.fixture(scope="module")
 def base():
-    return wan_model.init(jax.random.key(0), WAN)
+    fresh = wan_model.init(jax.random.key(0), WAN)  # shaken: its VACE hints are zero
+    return jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.key(7), x.shape), fresh)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,11 @@ def scored(valid=(1, 1, 1, 1), reward=(0.9, 0.1, 0.6, 0.4)):
     )
 
 
-def close(a, b, rtol=1e-5):
+def close(a, b, tolerance=1e-5):
+    """Compare two trees leaf by leaf, in relative L2."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        scale = max(float(jnp.abs(y).max()), 1e-12)
-        np.testing.assert_allclose(np.asarray(x) / scale, np.asarray(y) / scale, atol=rtol)
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        assert np.linalg.norm(x - y) <= tolerance * max(np.linalg.norm(y), 1e-12)
 
 
 def accumulate(state, base, data, mesh, cfg=CFG):
@@ -100,7 +102,7 @@ def test_gradient_is_that_of_the_four_terms(base):
     )(state)
     value, want = jax.jit(jax.value_and_grad(paper))(state.evolving)
     np.testing.assert_allclose(terms["total"], value, rtol=1e-5)
-    close(grads, want, 2e-5)
+    close(grads, want, 5e-5)
 
 
 def test_step_moves_evolving_and_stable_follows(base, mesh):
@@ -185,7 +187,7 @@ def test_reference_slot_is_not_trained_on(base, mesh):
             references=1,
         )
 
-    close(jax.jit(found)(1.0), jax.jit(found)(0.0), 2e-5)
+    close(jax.jit(found)(1.0), jax.jit(found)(0.0), 1e-4)
 
 
 def test_vace_blocks_learn_when_asked(base, mesh):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tiny_pipeline
@@ -12,7 +13,8 @@ from absl import flags
 from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, PROMPTS, WIDTH, photo
 
-from evoid_jax import generate, media
+from evoid_jax import generate, media, rollout
+from evoid_jax.models import lora
 
 SHAPE = 1, 16, 3, HEIGHT // 8, WIDTH // 8  # of the video's latents
 SIZE = [f"--frames={FRAMES}", f"--height={HEIGHT}", f"--width={WIDTH}"]
@@ -75,6 +77,36 @@ def test_seed_reference_order_scheduler_and_shift_matter(folder, tmp_path):
     np.testing.assert_array_equal(video, run([*base, "--seed=0", "--reference_order=diffusers"]))
     for flag in ("--seed=1", "--reference_order=vace", "--scheduler=euler", "--shift=9"):
         assert (video != run([*base, flag])).any(), flag
+
+
+def test_an_adapter_acts_as_in_diffusers(folder, tmp_path):
+    frozen = rollout.load(folder)
+    adapter = lora.init(jax.random.key(0), frozen.wan_params, frozen.wan.config, rank=4)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    names = [f"--latents={tmp_path}/latents.npy", f"--noise={tmp_path}/noise.npy", "--steps=2"]
+    args = arguments(folder, tmp_path, *names)
+    noise = np.random.default_rng(1).standard_normal((1, 16, 4, *SHAPE[3:])).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+
+    def latents(*more):
+        run([*args, *more])
+        return np.load(tmp_path / "latents.npy")
+
+    plain = latents()
+    lora.save(file, adapter, 4.0)
+    np.testing.assert_allclose(latents(f"--lora={file}"), plain, atol=1e-5)  # fresh: no change
+    shake = lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape)
+    adapter = jax.tree.map(shake, adapter)
+    lora.save(file, adapter, 8.0)
+    ours = latents(f"--lora={file}")
+    assert np.abs(ours - plain).max() > 1e-2
+
+    pipe = tiny_pipeline.load(folder)
+    pipe.load_lora_weights(tmp_path)
+    call = dict(prompt=PROMPTS[0], height=HEIGHT, width=WIDTH, num_frames=FRAMES)
+    call |= dict(num_inference_steps=2, latents=torch.tensor(noise), output_type="latent")
+    theirs = pipe(**call, reference_images=[Image.open(tmp_path / "0.png")]).frames.numpy()
+    assert np.linalg.norm(ours - theirs) <= 1e-4 * np.linalg.norm(theirs)
 
 
 def test_the_models_own_defaults_come_before_ours(tmp_path):

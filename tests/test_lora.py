@@ -124,12 +124,13 @@ def test_saved_adapters_give_diffusers_our_velocity(params, inputs, tmp_path, ta
     adapters.save(file, lora, ALPHA, {"reward": "0.61"})
     names = ["vae", "text_encoder", "tokenizer", "scheduler"]
     pipe = WanVACEPipeline(transformer=torch_model(), **dict.fromkeys(names))
-    pipe.load_lora_weights(tmp_path)
+    pipe.load_lora_weights(tmp_path, adapter_name="evolved")
     want = torch_velocity(pipe.transformer, *inputs)
     got = our_velocity(params, lora, *inputs, lora_scale=ALPHA / RANK)
     assert relative(got, want) <= 1e-5
     assert relative(our_velocity(params, None, *inputs), want) > 1e-3
-    held = {k: x.numpy() for k, x in get_peft_model_state_dict(pipe.transformer).items()}
+    peft_tensors = get_peft_model_state_dict(pipe.transformer, adapter_name="evolved")
+    held = {name: x.numpy() for name, x in peft_tensors.items()}
     assert_trees_equal(adapters.from_peft(held, TINY), adapters.load(file, TINY))
 
 

@@ -62,7 +62,7 @@ def torch_moments(model, x_BFHWC):
 
 def torch_decode(model, z_BTHWC):
     with torch.no_grad():
-        y = model.decode(torch.tensor(z_BTHWC).permute(0, 4, 1, 2, 3)).sample
+        y = model.decode(torch.tensor(z_BTHWC).float().permute(0, 4, 1, 2, 3)).sample
     return y.permute(0, 2, 3, 4, 1).numpy()
 
 
@@ -89,9 +89,9 @@ def test_chunks_change_no_number(chunk):
     params = vae.init(jax.random.key(0), SMALL)
     x = video(17)  # 5 latent frames: the first, then 4 chunks of 1, or 2 of 2
     latents = encode(params, SMALL, x, None)
-    assert relative(encode(params, SMALL, x, chunk), latents) <= 1e-6
+    assert relative(encode(params, SMALL, x, chunk), latents) <= 5e-6
     whole = decode(params, SMALL, latents, None)
-    assert relative(decode(params, SMALL, latents, chunk), whole) <= 1e-6
+    assert relative(decode(params, SMALL, latents, chunk), whole) <= 5e-6
 
 
 def test_a_rest_shorter_than_the_chunk_is_computed():
@@ -99,7 +99,7 @@ def test_a_rest_shorter_than_the_chunk_is_computed():
     latents = jax.random.normal(jax.random.key(1), (1, 4, 2, 3, 16))
     whole = decode(params, SMALL, latents, None)
     assert decode(params, SMALL, latents, 2).shape == (1, 13, 8, 12, 3)
-    assert relative(decode(params, SMALL, latents, 2), whole) <= 1e-6
+    assert relative(decode(params, SMALL, latents, 2), whole) <= 5e-6
 
 
 def test_cpu_forms_equal_the_direct_forms(monkeypatch):
@@ -108,9 +108,9 @@ def test_cpu_forms_equal_the_direct_forms(monkeypatch):
     pixels = decode(params, SMALL, latents, None)
     monkeypatch.setattr(vae, "_on_cpu", lambda: False)
     direct = jax.jit(lambda x: vae.encode(params, SMALL, x))(video(9))
-    assert relative(direct, latents) <= 2e-6
+    assert relative(direct, latents) <= 5e-6
     direct = jax.jit(lambda z: vae.decode(params, SMALL, z))(latents)
-    assert relative(direct, pixels) <= 2e-6
+    assert relative(direct, pixels) <= 5e-6
 
 
 def test_conv_forms_agree_in_value_and_gradient():
@@ -133,7 +133,7 @@ def test_first_latent_is_the_image_alone_and_later_frames_cannot_change_it():
     from_x, from_y = encode(params, SMALL, x, None), encode(params, SMALL, y, None)
     np.testing.assert_array_equal(from_x[:, :2], from_y[:, :2])
     assert relative(from_y[:, 2:], from_x[:, 2:]) > 1e-3
-    assert relative(encode(params, SMALL, x[:, :1], None), from_x[:, :1]) <= 1e-6
+    assert relative(encode(params, SMALL, x[:, :1], None), from_x[:, :1]) <= 5e-6
 
 
 def test_long_frames_attend_one_at_a_time_with_the_same_numbers(monkeypatch):
@@ -141,7 +141,7 @@ def test_long_frames_attend_one_at_a_time_with_the_same_numbers(monkeypatch):
     x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 8))
     together = vae._attention(params, x)
     monkeypatch.setattr(vae, "ATTENTION_LOGITS", 0)
-    assert relative(vae._attention(params, x), together) <= 1e-6
+    assert relative(vae._attention(params, x), together) <= 5e-6
 
 
 def test_our_folder_loads_in_diffusers_and_returns(tmp_path):

@@ -247,6 +247,7 @@ def test_config_round_trips_through_json():
         ({"vace_layers": [1, 2]}, "start at 0"),
         ({"vace_layers": [0, 3]}, "stay under num_layers 3"),
         ({"num_layers": None}, "num_layers"),
+        ({"vace_layers": None}, "WanVACETransformer3DModel without vace_layers"),
     ],
 )
 def test_unsupported_configs_are_named(change, message):

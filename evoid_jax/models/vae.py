@@ -171,19 +171,17 @@ def rules(config: VAEConfig) -> list[Rule]:
 
 @functools.partial(jax.jit, static_argnames="config")  # one program, not one a shape
 def init(key: jax.Array, config: VAEConfig) -> dict:
-    """Draw fresh parameters, U(+-1/sqrt(fan_in)) as PyTorch's convolutions; norms are ones."""
+    """Draw fresh parameters: kernels of variance 1/fan_in, biases zero, norms one."""
     flat = {}
     for i, (name, shape) in enumerate(_layers(config).items()):
         path = tuple(name.split("."))
         if len(shape) == 1:
             flat[(*path, "gamma")] = jnp.ones(shape)
             continue
-        kernel_key, bias_key = jax.random.split(jax.random.fold_in(key, i))
-        bound = 1 / math.sqrt(math.prod(shape[:-1]))
-        flat[(*path, "kernel")] = jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)
-        flat[(*path, "bias")] = jax.random.uniform(
-            bias_key, shape[-1:], minval=-bound, maxval=bound
-        )
+        bound = math.sqrt(3 / math.prod(shape[:-1]))
+        draw = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound)
+        flat[(*path, "kernel")] = draw
+        flat[(*path, "bias")] = jnp.zeros(shape[-1:])
     return traverse_util.unflatten_dict(flat)
 
 

@@ -62,11 +62,9 @@ class WanConfig:
     text_len: int = 512
 
     def __post_init__(self):
-        rising = all(a < b for a, b in zip(self.vace_layers, self.vace_layers[1:], strict=False))
-        first_last_ok = not self.vace_layers or (
-            self.vace_layers[0] == 0 and self.vace_layers[-1] < self.num_layers
-        )
-        if not (rising and first_last_ok):
+        layers = list(self.vace_layers)
+        rising = layers == sorted(set(layers))
+        if layers and not (rising and layers[0] == 0 and layers[-1] < self.num_layers):
             raise ValueError(
                 f"vace_layers {self.vace_layers}: expected rising layer numbers that start at 0 "
                 f"and stay under num_layers {self.num_layers}"
@@ -94,6 +92,8 @@ class WanConfig:
         values = {key: value for key, value in config.items() if key in known and value is not None}
         if name == "WanTransformer3DModel":
             values["vace_layers"] = ()
+        elif not values.get("vace_layers"):
+            raise ValueError(f"{name} without vace_layers")
         values |= {k: tuple(values[k]) for k in ("vace_layers", "patch_size") if k in values}
         try:
             return cls(**values)

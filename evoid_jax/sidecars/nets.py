@@ -153,40 +153,49 @@ class Naturalness(nn.Module):
 
 
 class Attributes(nn.Module):
-    """Monitor `identity`: wide kernels, dilation, attention over space. -> (B, attributes)."""
+    """Monitor `identity`: wide kernels, dilation, a dense map of 8x8. -> (B, attributes)."""
 
-    def __init__(self, attributes: int, heads: int = 6):
+    def __init__(self, attributes: int):
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(5, 16, 5, 2, 2), nn.GELU(), nn.Conv2d(16, 32, 5, 2, 2), nn.GELU()
+        self.body = nn.Sequential(
+            wide(5, 16, 5, 2), wide(16, 32, 5, 2), wide(32, 48, 3, 1, 2), nn.Conv2d(48, 24, 1)
         )
-        self.wide = nn.Sequential(
-            nn.Conv2d(32, 48, 3, 1, 2, 2), nn.GELU(), nn.Conv2d(48, 48, 3, 1, 4, 4), nn.GELU()
+        self.head = nn.Sequential(
+            nn.Linear(24 * 64, 80), nn.BatchNorm1d(80), nn.GELU(), nn.Linear(80, attributes)
         )
-        self.look = nn.Conv2d(48, heads, 1)
-        self.head = nn.Sequential(nn.Linear(80 * heads, 64), nn.GELU(), nn.Linear(64, attributes))
 
     def forward(self, x_BCHW):
-        h_BCHW = self.stem(with_coordinates(x_BCHW))
-        g_BCHW = self.wide(h_BCHW)
-        look_BNL = self.look(g_BCHW).flatten(2).softmax(2)
-        seen_BLC = torch.cat([h_BCHW, g_BCHW], 1).flatten(2).transpose(1, 2)
-        return self.head((look_BNL @ seen_BLC).flatten(1))
+        h_BCHW = F.avg_pool2d(self.body(with_coordinates(x_BCHW)), 2)
+        return self.head(h_BCHW.flatten(1))
 
 
 class Pose(nn.Module):
-    """Monitor `motion`: where landmarks are in each frame, neighbours seen. -> (B,F,poses)."""
+    """Monitor `motion`: landmarks of each frame, seen with its change. -> (B,F,poses)."""
 
     def __init__(self, poses: int):
         super().__init__()
-        self.body = nn.Sequential(conv(5, 16, 2), conv(16, 32, 2), conv(32, 48, 2), conv(48, 24))
-        self.frame_head = nn.Sequential(nn.Linear(24 * 64, 72), nn.ReLU())
-        self.time = nn.Sequential(nn.Conv1d(72, 72, 3, 1, 1), nn.ReLU(), nn.Conv1d(72, poses, 1))
+        self.body = nn.Sequential(conv(5, 16, 2), conv(16, 32, 2), conv(32, 48, 2), conv(48, 32, 2))
+        self.frame_head = nn.Linear(32 * 16, 64)
+        self.time = nn.Sequential(
+            nn.Conv1d(128, 96, 3, 1, 1), nn.ReLU(), nn.Conv1d(96, 96, 3, 1, 1), nn.ReLU()
+        )
+        self.clip = nn.Linear(192, 96)
+        self.head = nn.Conv1d(96, poses, 1)
 
     def forward(self, x_BFCHW):
         planes_NCHW = with_coordinates(x_BFCHW.flatten(0, 1))
-        h_ND = self.frame_head(self.body(planes_NCHW).flatten(1))
-        return self.time(h_ND.unflatten(0, x_BFCHW.shape[:2]).transpose(1, 2)).transpose(1, 2)
+        h_BFD = self.frame_head(self.body(planes_NCHW).flatten(1)).unflatten(0, x_BFCHW.shape[:2])
+        step_BFD = torch.cat([h_BFD[:, 1:] - h_BFD[:, :-1], torch.zeros_like(h_BFD[:, :1])], 1)
+        z_BDF = self.time(torch.cat([h_BFD, step_BFD], 2).transpose(1, 2))
+        clip_BD = self.clip(torch.cat([z_BDF.mean(2), z_BDF.amax(2)], 1))
+        return self.head(F.relu(z_BDF + clip_BD[:, :, None])).transpose(1, 2)
+
+
+def wide(c_in: int, c_out: int, kernel: int, stride: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution of any kernel and dilation, batch norm, GELU."""
+    pad = dilation * (kernel // 2)
+    core = nn.Conv2d(c_in, c_out, kernel, stride, pad, dilation, bias=False)
+    return nn.Sequential(core, nn.BatchNorm2d(c_out), nn.GELU())
 
 
 def over_frames(module: nn.Module, x_BFCHW: torch.Tensor) -> torch.Tensor:

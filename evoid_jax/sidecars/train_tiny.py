@@ -37,7 +37,7 @@ STEPS = {
     "qalign": (420, 24),
     "naturalness": (420, 24),
     "identity": (900, 64),
-    "motion": (420, 24),
+    "motion": (560, 40),
 }
 
 
@@ -204,18 +204,20 @@ def train_attributes(net, pool: Pool, steps: int, batch: int, g):
         x_BCHW, who_B = some_faces(pool, batch, g)
         return F.smooth_l1_loss(net(x_BCHW), pool.attribute_IA[who_B], beta=0.1)
 
-    fit([net], steps, loss, 2e-3)
+    fit([net], steps, loss, 4e-3)
 
 
 def train_pose(net, pool: Pool, steps: int, batch: int, g):
-    """Where the landmarks are and, ten times as much, how far they move between frames."""
+    """Where the landmarks are, how they move between frames, and how far the fastest goes."""
 
     def loss(step):
         rows, x = some_clips(pool, batch, g)
-        guess_BFL = net(signed(corrupt.soften(x, g, 0.7)))
+        guess_BFL = net(signed(corrupt.soften(x, g, 0.4)))
         true_BFL = pool.landmark_NFL[rows]
         place = F.smooth_l1_loss(guess_BFL, true_BFL, beta=0.1)
-        return place + 10 * F.smooth_l1_loss(guess_BFL.diff(dim=1), true_BFL.diff(dim=1), beta=0.1)
+        step = F.smooth_l1_loss(guess_BFL.diff(dim=1), true_BFL.diff(dim=1), beta=0.02)
+        total = F.smooth_l1_loss(tiny.amplitude(guess_BFL), pool.motion_N[rows], beta=0.02)
+        return place + 4 * step + total
 
     fit([net], steps, loss)
 

@@ -1,0 +1,59 @@
+"""Where arrays live: the mesh, the table of weights, batches in parts."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import PartitionSpec as P
+
+from evoid_jax import sharding
+from evoid_jax.models import wan as wan_model
+
+
+FOUR = SimpleNamespace(shape={"data": 1, "fsdp": 4, "context": 1})  # all that a spec asks for
+
+
+def shapes():
+    config = wan_model.WanConfig(2, 16, 2, 64, text_dim=24, vace_layers=(0,))
+    wan = wan_model.Wan(config)
+    tree = jax.eval_shape(lambda key: wan_model.init(key, wan), jax.random.key(0))
+    return {"/".join(k): v.shape for k, v in traverse_util.flatten_dict(tree).items()}
+
+
+def test_every_weight_has_exactly_one_rule_and_big_ones_are_split():
+    specs = {path: sharding.weight_spec(path, shape, FOUR) for path, shape in shapes().items()}
+    split = {path for path, spec in specs.items() if "fsdp" in spec}
+    assert split == {p for p in specs if p.endswith("kernel") and "patch_embedding" not in p}
+    assert specs["blocks/attn1/to_q/kernel"] == P(None, "fsdp", None)
+    assert specs["time_proj/kernel"] == P("fsdp", None)
+
+
+def test_unknown_weight_is_an_error():
+    with pytest.raises(ValueError, match="blocks/new: 0 sharding rules|0 sharding rules fit"):
+        sharding.weight_spec("blocks/new", (2, 8, 8), FOUR)
+
+
+def test_mesh_sizes_must_multiply_to_the_devices():
+    devices = jax.devices()[:1]
+    assert sharding.make_mesh(devices=devices).shape == {"data": 1, "fsdp": 1, "context": 1}
+    with pytest.raises(ValueError, match="needs 6 devices, there are 1"):
+        sharding.make_mesh(data=3, fsdp=2, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("videos", "each", "parts"), [(32, 32, 1), (32, 5, 8), (6, 4, 2), (7, 2, 7)]
+)
+def test_parts_are_equal_and_no_larger_than_asked(videos, each, parts):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    assert sharding.parts_of(videos, each, mesh) == parts
+
+
+def test_split_keeps_every_video_once():
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    x = jnp.arange(24).reshape(12, 2)
+    found = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
+    assert found.shape == (3, 4, 2)
+    np.testing.assert_array_equal(np.sort(np.asarray(found).ravel()), np.arange(24))

@@ -1,0 +1,137 @@
+"""One life: train 2, resume to 4, equals 4 straight, bit for bit; and a run leaves what it says."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from configs import evoid
+from evoid_jax import checkpoint, config, evolve, train
+from evoid_jax.data import portraits
+from evoid_jax.media import write_image
+from evoid_jax.models import wan as wan_model
+from evoid_jax.models import weights
+from evoid_jax.rewards import table
+
+SMALL = {
+    "save_every": 2,
+    "data": {"pairs": 2, "seeds": 2, "heldout_identities": 2, "heldout_seeds": 1},
+    "rollout": {"steps": 2},
+    "train": {"timesteps": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def settings(cache, steps, **changes):
+    cfg = evoid.get_config("tiny")
+    for values in (SMALL, {"steps": steps, "data": {"cache": cache}}, changes):
+        cfg.update(values)
+    return config.from_dict(cfg.to_dict())
+
+
+def state_of(workdir, cfg):
+    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
+    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
+    found = checkpoint.open_folder(workdir / "checkpoints", 2)
+    like = evolve.init(cfg, base, model)
+    state, host = checkpoint.restore(found, like)
+    checkpoint.close(found)
+    return state, host
+
+
+def lines(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def runs(cache, tmp_path_factory):
+    straight, resumed = (tmp_path_factory.mktemp(name) for name in ("straight", "resumed"))
+    train.train(settings(cache, 4), straight)
+    train.train(settings(cache, 2), resumed)
+    train.train(settings(cache, 4), resumed)
+    return straight, resumed
+
+
+def test_resumed_run_equals_a_straight_one_bit_for_bit(runs, cache):
+    straight, resumed = runs
+    cfg = settings(cache, 4)
+    (a, host_a), (b, host_b) = state_of(straight, cfg), state_of(resumed, cfg)
+    assert int(a.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert host_a == host_b
+    assert lines(straight) == lines(resumed)
+    assert [row["step"] for row in lines(resumed)] == [0, 1, 2, 3]
+
+
+def test_it_moved_and_the_evolving_leads_the_stable(runs, cache):
+    state, _ = state_of(runs[0], settings(cache, 4))
+    for tree in (state.evolving, state.stable):
+        assert max(float(abs(x).max()) for x in jax.tree.leaves(tree["blocks"]["attn1"])) > 0
+    first, *_, last = lines(runs[0])
+    assert first["drift"]["evo_stb"] == 0 == first["drift"]["evo_init"]
+    assert last["drift"]["evo_stb"] > 0 and last["drift"]["evo_init"] > 0
+    assert all(row["grad_norm"] > 0 for row in (first, last))
+
+
+def test_metrics_hold_what_a_reader_needs(runs):
+    for row in lines(runs[0]):
+        assert set(row["reward"]["score"]) == set(table.NAMES) == set(row["weights"])
+        assert abs(sum(row["weights"].values()) - 1) < 1e-5
+        assert all(0 <= x <= 1 for x in row["reward"]["score"].values())
+        assert 0 <= row["reward"]["unified"] <= 1 and row["valid_fraction"] == 1
+        loss = row["loss"]
+        total = loss["policy"] + 0.01 * loss["t2v"] + 0.2 * loss["self"]
+        assert abs(loss["total"] - total) < 1e-5
+        assert set(row["attention"]) == set(table.GROUPS)
+
+
+def test_a_run_leaves_what_it_says(runs):
+    workdir = runs[0]
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["steps"] == 4 and set(summary["base"]) == {*table.NAMES, "total"}
+    lo, hi = summary["delta_total_ci95"]
+    assert lo <= summary["delta_total"] <= hi
+    assert set(summary["monitor"]["base"]) == {"identity", "motion"}
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 4
+    for name in ("heldout_00_base.mp4", "heldout_00_evolved.mp4", "heldout_00_reference.png"):
+        assert (workdir / "samples" / name).stat().st_size > 500
+    assert "<video" in (workdir / "report.html").read_text()
+    with safe_open(workdir / "export" / "pytorch_lora_weights.safetensors", "numpy") as file:
+        assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in file.keys()  # noqa: SIM118
+
+
+def test_workdir_of_another_run_is_refused(runs, cache):
+    with pytest.raises(ValueError, match="holds a run with another config.loss"):
+        train.train(settings(cache, 4, loss={"beta": 0.5}), runs[0])
+
+
+def test_users_own_folder_through_the_command_line(tmp_path, cache):
+    for i in range(2):
+        write_image(tmp_path / f"{i}.png", portraits.reference(portraits.identity(i), 80))
+    pairs = [{"image": f"{i}.png", "prompt": f"A person number {i} waves."} for i in range(2)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    command = [sys.executable, "-m", "evoid_jax.train", "--config=configs/evoid.py:tiny"]
+    command += [f"--config.data.dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
+    flat = {
+        f"{a}.{b}": v for a, part in SMALL.items() if a != "save_every" for b, v in part.items()
+    }
+    command += [f"--config.{key}={value}" for key, value in (flat | {"steps": 1}).items()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "report: " in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["heldout"] == "training pairs, new seeds"
+    (tmp_path / "prompts.jsonl").write_text('{"image": "9.png", "prompt": "x"}')
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert failed.returncode != 0
+    assert "prompts.jsonl" in failed.stderr and "9.png" in failed.stderr
+    assert "Traceback" not in failed.stderr
