@@ -18,7 +18,7 @@ TINY = {
     "video": {"frames": 9, "height": 64, "width": 64, "fps": 8},
     "rollout": {"shift": 3.0, "videos_per_device": 32},
     # A run is 20 steps instead of 200, of a model 40 times narrower: the step must be larger.
-    "train": {"lr": 1e-3, "videos_per_device": 32, "remat": False, "shift": 3.0},
+    "train": {"lr": 1e-3, "videos_per_device": 32, "shift": 3.0},
 }
 
 VACE_1_3B = {

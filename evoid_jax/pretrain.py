@@ -298,7 +298,7 @@ def split(params) -> tuple[dict, dict]:
 
 
 def latent_batches(cfg, data: Latents, train):
-    """Return step -> (video, reference, text): random videos, some of them with the empty prompt."""
+    """Return step -> (video, reference, text): random videos, some with the empty prompt."""
 
     def batch_fn(step):
         rng = np.random.default_rng((cfg.seed, step))
@@ -344,7 +344,9 @@ def control_of(data: Latents, reference_BTHWC):
 
 
 def train_vace(cfg, data: Latents, wan, params):
-    """Train the VACE blocks by flow matching, everything else frozen."""
+    """Train the VACE blocks by flow matching from copies of main blocks, all else frozen."""
+    layers = np.array(wan.config.vace_layers)
+    params["vace_blocks"] |= jax.tree.map(lambda x: x[layers], params["blocks"])
     main, vace = split(params)
 
     def loss_fn(vace, key, video, reference, text):
@@ -379,8 +381,8 @@ def write_model(folder: Path, config, params, rules, name: str, dtype) -> None:
     weights.write_tensors(folder / name, {k: v.astype(dtype) for k, v in tensors.items()})
 
 
-def write_pipeline(out: Path) -> None:
-    """Write what makes the folder a WanVACEPipeline: its index and its scheduler."""
+def write_pipeline(cfg, out: Path) -> None:
+    """Write what makes the folder a WanVACEPipeline, and the sizes that `generate` starts from."""
     index = {
         "_class_name": "WanVACEPipeline",
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
@@ -405,6 +407,8 @@ def write_pipeline(out: Path) -> None:
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     path = out / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(scheduler, indent=2) + "\n")
+    sizes = {"frames": cfg.frames, "height": cfg.size, "width": cfg.size, "fps": cfg.fps}
+    (out / "evoid.json").write_text(json.dumps(sizes, indent=2) + "\n")
 
 
 def run(cfg, out: Path, workdir: Path, until: str) -> None:
@@ -431,7 +435,7 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     data = Latents(**stage(workdir, "latents", made))
     if until == "latents":
         return
-    wan = wan_model.Wan(wan_config(cfg), remat=False)
+    wan = wan_model.Wan(wan_config(cfg))  # remat is faster on a CPU too
     params = stage(workdir, "t2v", lambda: train_t2v(cfg, data, wan))
     if until == "t2v":
         return
@@ -442,7 +446,7 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     write_model(out / "vae", coder_cfg, coder, vae.rules(coder_cfg), weights_name, np.float32)
     rules = umt5.rules(text_cfg)
     write_model(out / "text_encoder", text_cfg, text, rules, "model.safetensors", np.float32)
-    write_pipeline(out)
+    write_pipeline(cfg, out)
 
 
 def main(argv) -> None:

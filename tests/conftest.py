@@ -6,7 +6,8 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import jax  # noqa: E402
+import jax
+import torch
 
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
     tempfile.gettempdir(), "evoid_jax_compile_cache"
@@ -15,3 +16,5 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+torch.set_num_threads(1)  # on a busy machine its threads wait for each other

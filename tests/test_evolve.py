@@ -71,7 +71,7 @@ def accumulate(state, base, data, mesh, cfg=CFG):
 
 
 def test_gradient_is_that_of_the_four_terms(base):
-    """Written out as the paper prints it, with every role computed in one differentiated function."""
+    """Written out as the paper prints it, every role in one differentiated function."""
     state, data = drifted(base), scored()
     keys = jax.random.split(jax.random.key(9), 2)
     noise = jax.random.normal(keys[0], data.clean_BTHWC.shape)
@@ -111,7 +111,7 @@ def test_step_moves_evolving_and_stable_follows(base, mesh):
     frozen = jax.tree.map(np.array, base)
     new, terms = evolve.train_step(state, base, data, cfg=CFG, wan=WAN, mesh=mesh, references=1)
     assert int(new.step) == 1 and terms["grad_norm"] > 0
-    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (new.evolving, before[0])))]
+    moved = jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), new.evolving, before[0]))
     assert max(moved) <= 1.2e-2 and min(moved) > 1e-3  # Adam's first step is the learning rate
     close(new.stable, jax.tree.map(lambda s, e: 0.75 * s + 0.25 * e, before[1], new.evolving))
     jax.tree.map(np.testing.assert_array_equal, base, frozen)

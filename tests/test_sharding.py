@@ -12,7 +12,6 @@ from jax.sharding import PartitionSpec as P
 from evoid_jax import sharding
 from evoid_jax.models import wan as wan_model
 
-
 FOUR = SimpleNamespace(shape={"data": 1, "fsdp": 4, "context": 1})  # all that a spec asks for
 
 
