@@ -17,10 +17,14 @@ from tqdm import tqdm
 
 from evoid_jax import media, proof, rollout, sharding
 from evoid_jax.data import pairs
+from evoid_jax.models import lora
 from evoid_jax.rewards import panel, table
 
 SHOWN = 12  # held-out videos that are kept as mp4
 SEED = 2**20  # held-out seeds start here, the same for every run
+
+
+_merge = jax.jit(lora.merge)
 
 
 class Prepared(NamedTuple):
@@ -76,9 +80,12 @@ def sample(run, adapter, batch: Prepared, part: jax.Array) -> jax.Array:
     v, rows = run.cfg.video, jax.device_get(part)
     shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
     seed_B, pair_B = sharding.place_batch((batch.seed_B[rows], batch.pair_B[rows]), run.mesh)
+    base = run.frozen.wan_params
+    if run.cfg.dtype == "float32":  # saves the adapter's matmuls; in bfloat16 it would round it off
+        base, adapter = _merge(base, adapter, run.frozen.wan.lora_scale), None
     return rollout.sample(
         run.frozen.wan,
-        run.frozen.wan_params,
+        base,
         adapter,
         batch.text_PSE[pair_B],
         batch.null_1SE,

@@ -10,6 +10,7 @@ Letters: B videos of a step, P pairs, M metrics, G groups, R reference frames, T
 from __future__ import annotations
 
 import json
+import logging as std_logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,15 +73,16 @@ def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> e
         memory, fused = fuse_scores(run, memory, scores, valid, batch.pair_B)
         clock.lap("score")
         scored = to_device(run, batch, jnp.concatenate(clean), fused)
-        state, terms = evolve.train_step(
-            state,
-            run.frozen.wan_params,
-            scored,
-            cfg=cfg,
-            wan=run.frozen.wan,
-            mesh=run.mesh,
-            references=batch.references,
-        )
+        with jax.transfer_guard("disallow"):  # a hidden copy between host and device is a bug
+            state, terms = evolve.train_step(
+                state,
+                run.frozen.wan_params,
+                scored,
+                cfg=cfg,
+                wan=run.frozen.wan,
+                mesh=run.mesh,
+                references=batch.references,
+            )
         terms = check(step, jax.device_get(terms))
         clock.lap("train")
         writer.write(step, record(terms, raw, scores, fused, memory, clock.stop()))
@@ -249,26 +251,26 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory
     found = checkpoint.restore(saved, state)
     if found is None:
         return state, Memory(None, [])
-    logging.info("resuming after step %d", int(found[0].step))
+    print(f"resuming after step {int(found[0].step)}")
     return found[0], Memory(**found[1])
 
 
-def remember_config(cfg: config.Config, workdir: Path) -> None:
-    """Write config.json; refuse a workdir that belongs to other settings.
+def check_workdir(cfg: config.Config, workdir: Path) -> None:
+    """Refuse a workdir that belongs to other settings.
 
     The number of steps may change, so that a finished run can be made longer.
     """
-    path, now = workdir / "config.json", config.to_dict(cfg) | {"digest": config.digest(cfg)}
-    if path.is_file():
-        free = {"steps", "digest", "save_every", "keep", "tensorboard", "wandb"}
-        old = json.loads(path.read_text())
-        changed = [k for k in now if k not in free and json.loads(json.dumps(now[k])) != old.get(k)]
-        if changed:
+    path = workdir / "config.json"
+    if not path.is_file():
+        return
+    free = {"steps", "save_every", "keep", "tensorboard", "wandb"}
+    old, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_dict(cfg)))
+    for key in now.keys() - free:
+        if now[key] != old.get(key):
             raise ValueError(
-                f"{workdir} holds a run with another config.{changed[0]}: "
-                f"{old.get(changed[0])}. Use another --workdir, or remove this one"
+                f"{workdir} holds a run with another config.{key}: {old.get(key)}, now {now[key]}. "
+                "Use another --workdir, or remove this one"
             )
-    metrics.write_text(path, json.dumps(now, indent=2) + "\n")
 
 
 def export(run: Run, state: evolve.State) -> Path:
@@ -288,10 +290,12 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     """Run everything: evolution, export, held-out proof, report. Returns the report's path."""
     began = time.perf_counter()
     workdir.mkdir(parents=True, exist_ok=True)
-    remember_config(cfg, workdir)
+    check_workdir(cfg, workdir)
     saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
     with open_run(cfg, workdir) as run:
         state, memory = begin(run, saved)
+        settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
+        metrics.write_text(workdir / "config.json", json.dumps(settings, indent=2) + "\n")
         start = int(state.step)
         log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
         with metrics.Writer(workdir, start, cfg.steps, **log) as writer:
@@ -302,11 +306,21 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     return report.write(workdir)
 
 
+def quiet() -> None:
+    """Keep libraries' routine messages off the terminal, and compiled programs for the next run."""
+    for name in ("httpx", "httpx2", "openai"):
+        std_logging.getLogger(name).setLevel(std_logging.WARNING)
+    logging.set_verbosity(logging.WARNING)
+    cache = Path("~/.cache/evoid_jax/compiled").expanduser()
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if WORKDIR.value is None:
         raise app.UsageError("--workdir=FOLDER is needed: where the run is kept")
+    quiet()
     try:
         cfg = config.from_dict(CONFIG.value.to_dict())
         path = train(cfg, Path(WORKDIR.value))
