@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Start a reward sidecar that trainers on other machines reach by URL.
+#   launch/sidecar.sh [PRESET] [PORT]        then  --config.reward.sidecars="('http://HOST:8100',)"
+# Its environment needs requirements-sidecars.txt; it never imports jax.
+set -euo pipefail
+exec python -m evoid_jax.sidecars.serve --preset "${1:-tiny}" --host 0.0.0.0 --port "${2:-8100}"
