@@ -443,7 +443,7 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     weights_name = "diffusion_pytorch_model.safetensors"
     rules = wan_model.rules(wan.config)
     write_model(out / "transformer", wan.config, params, rules, weights_name, np.float16)
-    write_model(out / "vae", coder_cfg, coder, vae.rules(coder_cfg), weights_name, np.float32)
+    write_model(out / "vae", coder_cfg, coder, vae.rules(coder_cfg), weights_name, np.float16)
     rules = umt5.rules(text_cfg)
     write_model(out / "text_encoder", text_cfg, text, rules, "model.safetensors", np.float32)
     write_pipeline(cfg, out)

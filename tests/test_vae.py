@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evoid_jax.models import vae, weights
+from evoid_jax.models import vae, vae_layers, weights
 
 TINY = vae.VAEConfig(base_dim=8, num_res_blocks=1)
 DEEP = vae.VAEConfig(base_dim=4, num_res_blocks=2)
@@ -106,7 +106,7 @@ def test_cpu_forms_equal_the_direct_forms(monkeypatch):
     params = vae.init(jax.random.key(0), SMALL)
     latents = encode(params, SMALL, video(9), None)
     pixels = decode(params, SMALL, latents, None)
-    monkeypatch.setattr(vae, "_on_cpu", lambda: False)
+    monkeypatch.setattr(vae_layers, "_on_cpu", lambda: False)
     direct = jax.jit(lambda x: vae.encode(params, SMALL, x))(video(9))
     assert relative(direct, latents) <= 5e-6
     direct = jax.jit(lambda z: vae.decode(params, SMALL, z))(latents)
@@ -122,7 +122,10 @@ def test_conv_forms_agree_in_value_and_gradient():
     def value_and_gradients(conv):
         return jax.value_and_grad(lambda p, x: jnp.sum(conv(p, x) * weigh), (0, 1))(p, x)
 
-    flat, cube = value_and_gradients(vae.conv3d_flat), value_and_gradients(vae.conv3d_cube)
+    flat, cube = (
+        value_and_gradients(vae_layers.conv3d_flat),
+        value_and_gradients(vae_layers.conv3d_cube),
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), flat, cube)
 
 
@@ -139,9 +142,15 @@ def test_first_latent_is_the_image_alone_and_later_frames_cannot_change_it():
 def test_long_frames_attend_one_at_a_time_with_the_same_numbers(monkeypatch):
     params = vae.init(jax.random.key(0), SMALL)["decoder"]["mid_block"]["attentions"]["0"]
     x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 8))
-    together = vae._attention(params, x)
-    monkeypatch.setattr(vae, "ATTENTION_LOGITS", 0)
-    assert relative(vae._attention(params, x), together) <= 5e-6
+    together = vae_layers.attention(params, x)
+    monkeypatch.setattr(vae_layers, "ATTENTION_LOGITS", 0)
+    assert relative(vae_layers.attention(params, x), together) <= 5e-6
+
+
+def test_the_norm_of_nothing_has_a_gradient():
+    p, x = {"gamma": jnp.ones(4)}, jnp.zeros((1, 4))
+    np.testing.assert_array_equal(vae_layers.norm(p, x), x)
+    assert np.isfinite(jax.grad(lambda x: vae_layers.norm(p, x).sum())(x)).all()
 
 
 def test_our_folder_loads_in_diffusers_and_returns(tmp_path):

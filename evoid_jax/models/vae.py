@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
+from evoid_jax.models import vae_layers
 from evoid_jax.models.weights import CONV, Layout, Rule
 
 # Statistics of the released Wan2.1 latents (diffusers autoencoder_kl_wan.py, config defaults).
@@ -26,8 +27,6 @@ WAN_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
 WAN_MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
 WAN_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743)
 WAN_STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
-
-ATTENTION_LOGITS = 2**26  # above this many, the mid-block attention runs frame by frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,230 +168,52 @@ def rules(config: VAEConfig) -> list[Rule]:
     return found
 
 
-@functools.partial(jax.jit, static_argnames="config")  # one program, not one a shape
+@functools.partial(jax.jit, static_argnames="config")
 def init(key: jax.Array, config: VAEConfig) -> dict:
-    """Draw fresh parameters: kernels of variance 1/fan_in, biases zero, norms one."""
-    flat = {}
-    for i, (name, shape) in enumerate(_layers(config).items()):
-        path = tuple(name.split("."))
-        if len(shape) == 1:
-            flat[(*path, "gamma")] = jnp.ones(shape)
-            continue
-        bound = math.sqrt(3 / math.prod(shape[:-1]))
-        draw = jax.random.uniform(jax.random.fold_in(key, i), shape, minval=-bound, maxval=bound)
-        flat[(*path, "kernel")] = draw
-        flat[(*path, "bias")] = jnp.zeros(shape[-1:])
-    return traverse_util.unflatten_dict(flat)
-
-
-# --- Layers. `memory` maps a convolution's name to the last two frames it saw; it is empty before
-# the first chunk, and each convolution replaces its own entry.
-
-
-def _bias(p: dict, y: jax.Array) -> jax.Array:
-    return y + p["bias"].reshape((1,) * (y.ndim - 1) + (-1,))
-
-
-def _point(p: dict, x: jax.Array) -> jax.Array:
-    """Apply a 1x1 or 1x1x1 convolution."""
-    kernel = p["kernel"].reshape(p["kernel"].shape[-2:])
-    return _bias(p, jnp.einsum("...c,cd->...d", x, kernel))
-
-
-def _slide(x_BTHWC: jax.Array, kernel: jax.Array, stride: int, pad: tuple[int, int]) -> jax.Array:
-    """Slide a 3x3 kernel over each frame; `pad` zeros before and after, in height and width."""
-    b, t, *frame = x_BTHWC.shape
-    y = lax.conv_general_dilated(
-        x_BTHWC.reshape(b * t, *frame),
-        kernel,
-        (stride, stride),
-        (pad, pad),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y.reshape(b, t, *y.shape[1:])
-
-
-def _taps(x_BTHWC: jax.Array, stride: int = 1) -> jax.Array:
-    """Lay the three frames of each causal window side by side on the channel axis."""
-    t = x_BTHWC.shape[1]
-    return jnp.concatenate([x_BTHWC[:, j : t - 2 + j : stride] for j in range(3)], axis=-1)
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
-
-
-def conv3d_flat(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Convolve 3x3x3 (time valid, space same) as one 2-D convolution, 3 to 5 times faster on CPU.
-
-    Output channels are padded to a multiple of 4: the gradient for 3 of them takes twice as long.
-    """
-    kernel = p["kernel"]
-    c_out = kernel.shape[-1]
-    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*kernel.shape[1:3], -1, c_out)
-    flat = jnp.pad(flat, ((0, 0), (0, 0), (0, 0), (0, -c_out % 4)))
-    return _bias(p, _slide(_taps(x_BTHWC), flat, 1, (1, 1))[..., :c_out])
-
-
-def conv3d_cube(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Convolve 3x3x3 (time valid, space same) directly."""
-    y = lax.conv_general_dilated(
-        x_BTHWC,
-        p["kernel"],
-        (1, 1, 1),
-        ((0, 0), (1, 1), (1, 1)),
-        dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
-    )
-    return _bias(p, y)
-
-
-def _remember(x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Prepend the two frames before this chunk (zeros before the video) and store the last two."""
-    zeros = jnp.zeros_like(x_BTHWC, shape=(x_BTHWC.shape[0], 2, *x_BTHWC.shape[2:]))
-    x_BTHWC = jnp.concatenate([memory.get(name, zeros), x_BTHWC], axis=1)
-    memory[name] = x_BTHWC[:, -2:]
-    return x_BTHWC
-
-
-def _causal(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Apply a causal 3x3x3 convolution."""
-    alone = x_BTHWC.shape[1] == 1 and name not in memory
-    padded = _remember(x_BTHWC, memory, name)
-    if alone:  # the first frame meets only the kernel's last tap; the others multiply zeros
-        return _bias(p, _slide(x_BTHWC, p["kernel"][2], 1, (1, 1)))
-    return (conv3d_flat if _on_cpu() else conv3d_cube)(p, padded)
-
-
-def _norm(p: dict, x: jax.Array) -> jax.Array:
-    """Scale each position's channels to length sqrt(C) times gamma, in float32."""
-    x32 = x.astype(jnp.float32)
-    length = jnp.maximum(jnp.sqrt(jnp.sum(x32 * x32, axis=-1, keepdims=True)), 1e-12)
-    gamma = p["gamma"].reshape((1,) * (x.ndim - 1) + (-1,))
-    return (x32 / length).astype(x.dtype) * math.sqrt(x.shape[-1]) * gamma
-
-
-def _residual(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    skip = _point(p["conv_shortcut"], x_BTHWC) if "conv_shortcut" in p else x_BTHWC
-    h = _causal(p["conv1"], jax.nn.silu(_norm(p["norm1"], x_BTHWC)), memory, f"{name}.conv1")
-    h = _causal(p["conv2"], jax.nn.silu(_norm(p["norm2"], h)), memory, f"{name}.conv2")
-    return h + skip
-
-
-def _attend(q_BLC: jax.Array, k_BLC: jax.Array, v_BLC: jax.Array) -> jax.Array:
-    logits = jnp.einsum("blc,bmc->blm", q_BLC, k_BLC, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits / math.sqrt(q_BLC.shape[-1]), axis=-1)
-    return jnp.einsum("blm,bmc->blc", weights.astype(v_BLC.dtype), v_BLC)
-
-
-def _attention(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Attend within each frame with one head as wide as the features."""
-    b, t, h, w, c = x_BTHWC.shape
-    qkv = _point(p["to_qkv"], _norm(p["norm"], x_BTHWC)).reshape(b * t, h * w, 3 * c)
-    q, k, v = jnp.split(qkv, 3, axis=-1)
-    if b * t * (h * w) ** 2 <= ATTENTION_LOGITS:
-        y = _attend(q, k, v)
-    else:
-        y = lax.map(lambda one: _attend(*(x[None] for x in one))[0], (q, k, v))
-    return x_BTHWC + _point(p["proj"], y.reshape(b, t, h, w, c))
-
-
-def _middle(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    x_BTHWC = _residual(p["resnets"]["0"], x_BTHWC, memory, f"{name}.0")
-    x_BTHWC = _attention(p["attentions"]["0"], x_BTHWC)
-    return _residual(p["resnets"]["1"], x_BTHWC, memory, f"{name}.1")
-
-
-def _windows(p: dict, x_BTHWC: jax.Array, stride: int) -> jax.Array:
-    """Apply a (3,1,1) convolution without padding: a matmul over windows of three frames."""
-    kernel = p["kernel"].reshape(-1, p["kernel"].shape[-1])
-    return _bias(p, jnp.einsum("...c,cd->...d", _taps(x_BTHWC, stride), kernel))
-
-
-def _down(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Halve space, and time where there is a time_conv; the video's first frame passes by it."""
-    resample = p["resample"]["1"]
-    x_BTHWC = _bias(resample, _slide(x_BTHWC, resample["kernel"], 2, (0, 1)))
-    if "time_conv" not in p:
-        return x_BTHWC
-    last = memory.get(name)
-    memory[name] = x_BTHWC[:, -1:]
-    if last is not None:
-        return _windows(p["time_conv"], jnp.concatenate([last, x_BTHWC], axis=1), 2)
-    if x_BTHWC.shape[1] == 1:
-        return x_BTHWC
-    return jnp.concatenate([x_BTHWC[:, :1], _windows(p["time_conv"], x_BTHWC, 2)], axis=1)
-
-
-def upsample_repeat(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Repeat every pixel 2x2, then convolve 3x3."""
-    x_BTHWC = jnp.repeat(jnp.repeat(x_BTHWC, 2, axis=2), 2, axis=3)
-    return _bias(p, _slide(x_BTHWC, p["kernel"], 1, (1, 1)))
-
-
-def upsample_phases(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Do the same before repeating, 2 to 5 times faster on CPU.
-
-    An output pixel of even row sees the source rows -1, 0, 0 and one of odd row 0, 0, 1, so each of
-    the four phases is a 3x3 convolution of the source with sums of the kernel's taps.
-    """
-    b, t, h, w, c = x_BTHWC.shape
-    seen = jnp.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
-    seen = seen.astype(x_BTHWC.dtype)  # phase, source row, tap
-    phases = jnp.einsum("pai,qbj,ijcd->abcpqd", seen, seen, p["kernel"]).reshape(3, 3, c, -1)
-    y = _slide(x_BTHWC, phases, 1, (1, 1)).reshape(b, t, h, w, 2, 2, -1)
-    return _bias(p, y.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, 2 * h, 2 * w, -1))
-
-
-def _double_time(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Turn each frame into two; the two halves of the channels are the even and odd frame."""
-    b, t, h, w, c = x_BTHWC.shape
-    y = _windows(p, _remember(x_BTHWC, memory, name), 1).reshape(b, t, h, w, 2, c)
-    return jnp.moveaxis(y, 4, 2).reshape(b, 2 * t, h, w, c)
-
-
-def _up(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Double time where there is a time_conv, then space.
-
-    The video's first frame passes by the time_conv, which never sees it: its window over the next
-    frames starts with zeros.
-    """
-    if "time_conv" in p:
-        first = name not in memory
-        if first:
-            memory[name] = jnp.zeros_like(x_BTHWC, shape=(x_BTHWC.shape[0], 2, *x_BTHWC.shape[2:]))
-            head, x_BTHWC = x_BTHWC[:, :1], x_BTHWC[:, 1:]
-        if x_BTHWC.shape[1]:
-            x_BTHWC = _double_time(p["time_conv"], x_BTHWC, memory, name)
-        if first:
-            x_BTHWC = jnp.concatenate([head, x_BTHWC], axis=1)
-    return (upsample_phases if _on_cpu() else upsample_repeat)(p["resample"]["1"], x_BTHWC)
-
-
-def _head(p: dict, x_BTHWC: jax.Array, memory: dict) -> jax.Array:
-    return _causal(p["conv_out"], jax.nn.silu(_norm(p["norm_out"], x_BTHWC)), memory, "out")
+    """Draw fresh parameters, U(+-1/sqrt(fan_in)) as PyTorch's convolutions; norms are ones."""
+    leaves = {}  # path: shape and bound
+    for name, shape in _layers(config).items():
+        if len(shape) > 1:
+            bound = 1 / math.sqrt(math.prod(shape[:-1]))
+            leaves[(*name.split("."), "kernel")] = (shape, bound)
+            leaves[(*name.split("."), "bias")] = (shape[-1:], bound)
+    sizes = [math.prod(shape) for shape, _ in leaves.values()]
+    # One draw for all: a generator for each leaf takes XLA minutes to compile.
+    draw = jax.random.uniform(key, (sum(sizes),), minval=-1.0)
+    flat, start = {}, 0
+    for (path, (shape, bound)), size in zip(leaves.items(), sizes, strict=True):
+        flat[path] = draw[start : start + size].reshape(shape) * bound
+        start += size
+    norms = {(*n.split("."), "gamma"): s for n, s in _layers(config).items() if len(s) == 1}
+    return traverse_util.unflatten_dict(flat | {p: jnp.ones(s) for p, s in norms.items()})
 
 
 def _encoder(params: dict, x_BFHWC: jax.Array, memory: dict) -> jax.Array:
     p = params["encoder"]
-    x = _causal(p["conv_in"], x_BFHWC, memory, "in")
+    x = vae_layers.causal(p["conv_in"], x_BFHWC, memory, "in")
     for i in range(len(p["down_blocks"])):
         block = p["down_blocks"][str(i)]
-        layer = _residual if "conv1" in block else _down
+        layer = vae_layers.residual if "conv1" in block else vae_layers.down
         x = layer(block, x, memory, f"down.{i}")
-    return _point(params["quant_conv"], _head(p, _middle(p["mid_block"], x, memory, "mid"), memory))
+    return vae_layers.point(
+        params["quant_conv"],
+        vae_layers.head(p, vae_layers.middle(p["mid_block"], x, memory, "mid"), memory),
+    )
 
 
 def _decoder(params: dict, z_BTHWC: jax.Array, memory: dict) -> jax.Array:
     p = params["decoder"]
-    x = _causal(p["conv_in"], _point(params["post_quant_conv"], z_BTHWC), memory, "in")
-    x = _middle(p["mid_block"], x, memory, "mid")
+    x = vae_layers.causal(
+        p["conv_in"], vae_layers.point(params["post_quant_conv"], z_BTHWC), memory, "in"
+    )
+    x = vae_layers.middle(p["mid_block"], x, memory, "mid")
     for i in range(len(p["up_blocks"])):
         block = p["up_blocks"][str(i)]
         for j in range(len(block["resnets"])):
-            x = _residual(block["resnets"][str(j)], x, memory, f"up.{i}.{j}")
+            x = vae_layers.residual(block["resnets"][str(j)], x, memory, f"up.{i}.{j}")
         if "upsamplers" in block:
-            x = _up(block["upsamplers"]["0"], x, memory, f"up.{i}.time")
-    return _head(p, x, memory)
+            x = vae_layers.up(block["upsamplers"]["0"], x, memory, f"up.{i}.time")
+    return vae_layers.head(p, x, memory)
 
 
 # --- Whole sequences and chunks.
