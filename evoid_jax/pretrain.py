@@ -185,7 +185,7 @@ def train_vae(cfg, world: World, config: vae.VAEConfig):
         noise = jax.random.normal(key, mean.shape)
         shift, scale = (jnp.asarray(x).reshape(1, 1, 1, 1, -1) for x in latent_scale(config))
         z = (mean + jnp.exp(0.5 * logvar) * noise - shift) / scale
-        error = vae.decode(params, config, z) - video_BFHWC
+        error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
         return jnp.abs(error).mean() + 2 * (error**2).mean() + train.kl * kl.mean()
 
@@ -425,7 +425,8 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     print(f"VAE PSNR on held-out portraits: {quality:.2f} dB")
     if until == "vae":
         return
-    umt5.train_tokenizer(world.prompts, out / "tokenizer", cfg.text.vocab_size)
+    if not (out / "tokenizer" / "tokenizer.json").is_file():  # the text stage depends on it
+        umt5.train_tokenizer(world.prompts, out / "tokenizer", cfg.text.vocab_size)
     tokenizer = umt5.load_tokenizer(out / "tokenizer")
     text_cfg = text_config(cfg, len(tokenizer))
     text = stage(workdir, "text", lambda: train_text(cfg, world, out / "tokenizer"))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from evoid_jax import media
 from evoid_jax.data import portraits
 from evoid_jax.sidecars import flow, margins, preset, serve, tiny, wire
 
@@ -88,20 +89,20 @@ def test_raw_body_gets_every_reward_in_the_unit_interval(http, world):
 
 def test_a_broken_mp4_is_null_with_a_reason_and_the_others_score(http, world):
     videos, references, prompts, _, _ = world
-    good = wire.write_mp4(videos[0])
-    files = [good, b"no video", good[: len(good) // 3], wire.write_mp4(videos[3])]
+    good = media.encode(videos[0], 8)
+    files = [good, b"no video", good[: len(good) // 3], media.encode(videos[3], 8)]
     body = wire.encode_mp4(files, references[:4], prompts[:4])
     reply = http.post("/score", content=body).json()
     for column in reply["scores"].values():
         for i, broken in enumerate((False, True, True, False)):
             assert (column["score"][i] is None) == broken
             assert (column["raw"][i] is None) == broken
-            assert ("mp4" in (column["reason"][i] or "")) == broken
+            assert ("not a video" in (column["reason"][i] or "")) == broken
 
 
 def test_mp4_and_raw_of_the_same_videos_score_nearly_alike(http, world):
     videos, references, prompts = (part[:4] for part in world[:3])
-    files = [wire.write_mp4(v) for v in videos]
+    files = [media.encode(v, 8) for v in videos]
     replies = [
         http.post("/score", content=body).json()
         for body in (
@@ -115,7 +116,7 @@ def test_mp4_and_raw_of_the_same_videos_score_nearly_alike(http, world):
 
 def test_videos_of_other_sizes_and_lengths_score(http, world):
     video = np.stack([cv2.resize(f, (160, 120)) for f in portraits.render(world[4][0], 20, 96)])
-    files = [wire.write_mp4(video), wire.write_mp4(world[0][1])]
+    files = [media.encode(video, 8), media.encode(world[0][1], 8)]
     references = np.stack([cv2.resize(r, (96, 96)) for r in world[1][:2]])
     reply = http.post("/score", content=wire.encode_mp4(files, references, world[2][:2])).json()
     assert all(s is not None for c in reply["scores"].values() for s in c["score"])

@@ -27,9 +27,11 @@ SMALL = vae.VAEConfig(
     base_dim=4, num_res_blocks=1, dim_mult=(1, 2, 2), temperal_downsample=(True, True)
 )
 
-encode = jax.jit(vae.encode, static_argnums=(1, 3))
-moments = jax.jit(vae.moments, static_argnums=(1, 3))
-decode = jax.jit(vae.decode, static_argnums=(1, 3))
+# Whole programs for tiny arrays: nearly all the time is LLVM's, so ask it for less.
+FAST = {"xla_backend_optimization_level": 0}
+encode = jax.jit(vae.encode, static_argnums=(1, 3), compiler_options=FAST)
+moments = jax.jit(vae.moments, static_argnums=(1, 3), compiler_options=FAST)
+decode = jax.jit(vae.decode, static_argnums=(1, 3), compiler_options=FAST)
 
 
 def relative(x, reference) -> float:
@@ -100,9 +102,9 @@ def test_cpu_forms_equal_the_direct_forms(monkeypatch):
     latents = encode(params, SMALL, video(13), None)
     pixels = decode(params, SMALL, latents, None)
     monkeypatch.setattr(vae_layers, "_on_cpu", lambda: False)
-    direct = jax.jit(lambda x: vae.encode(params, SMALL, x))(video(13))
+    direct = jax.jit(lambda x: vae.encode(params, SMALL, x), compiler_options=FAST)(video(13))
     assert relative(direct, latents) <= 5e-6
-    direct = jax.jit(lambda z: vae.decode(params, SMALL, z))(latents)
+    direct = jax.jit(lambda z: vae.decode(params, SMALL, z), compiler_options=FAST)(latents)
     assert relative(direct, pixels) <= 5e-6
 
 
@@ -113,7 +115,7 @@ def test_conv_forms_agree_in_value_and_gradient():
     weigh = jax.random.normal(keys[2], (2, 3, 6, 4, 3))
 
     def value_and_gradients(conv):
-        return jax.value_and_grad(lambda p, x: jnp.sum(conv(p, x) * weigh), (0, 1))(p, x)
+        return jax.jit(jax.value_and_grad(lambda p, x: jnp.sum(conv(p, x) * weigh), (0, 1)))(p, x)
 
     flat, cube = (
         value_and_gradients(vae_layers.conv3d_flat),

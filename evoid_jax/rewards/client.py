@@ -17,6 +17,7 @@ import httpx2
 import numpy as np
 import tenacity
 
+from evoid_jax import media
 from evoid_jax.rewards import table
 from evoid_jax.rewards.local import Local, start_judge, start_local, start_sidecar
 from evoid_jax.sidecars import wire
@@ -215,7 +216,7 @@ def _ask(job: _Job, video_BFHWC, reference_BHWC, prompts, attributes, options: O
     args = (reference_BHWC, prompts, attributes, list(job.names), job.monitors, options.fps)
     try:
         if options.mp4:
-            files = [wire.write_mp4(video_FHWC, options.fps) for video_FHWC in video_BFHWC]
+            files = [media.encode(video_FHWC, options.fps) for video_FHWC in video_BFHWC]
             body = wire.encode_mp4(files, *args)
         else:
             body = wire.encode(video_BFHWC, *args)

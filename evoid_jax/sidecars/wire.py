@@ -1,4 +1,4 @@
-"""The bytes of POST /score: read by the server, written by clients and tests; numpy and PyAV only.
+"""The bytes of POST /score: read by the server, written by clients and tests; numpy only.
 
 A body is a 4-byte little-endian header length, that many bytes of JSON, then raw bytes:
 format "raw": videos uint8 (B,F,H,W,3), then references uint8 (B,h,w,3);
@@ -8,14 +8,14 @@ Letters: B videos, F frames, H W height and width, A attributes.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import struct
 from typing import NamedTuple
 
-import av
 import numpy as np
+
+from evoid_jax import media
 
 LARGEST_HEADER = 16 * 2**20
 
@@ -122,36 +122,6 @@ def decode(body: bytes) -> Batch:
     return Batch(videos, reasons, references, prompts, attributes, fps, rewards, monitors)
 
 
-def read_mp4(data: bytes) -> np.ndarray:
-    """Decode an mp4 to uint8 FHWC.
-
-    Raises:
-      ValueError: not a video, or no frame in it.
-    """
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    except (av.FFmpegError, IndexError, OSError) as error:
-        raise ValueError(f"cannot decode the mp4 ({len(data)} bytes): {error}") from error
-    if not frames:
-        raise ValueError(f"the mp4 ({len(data)} bytes) holds no frame")
-    return np.stack(frames)
-
-
-def write_mp4(video_FHWC: np.ndarray, fps: int = 8) -> bytes:
-    """Encode uint8 frames (even height and width) as H.264, visually lossless."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "10"})
-        stream.height, stream.width = video_FHWC.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for image in video_FHWC:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
-
-
 def _header(body: bytes) -> tuple[dict, memoryview]:
     if len(body) < 4:
         raise ValueError(f"expected a 4-byte header length, got a body of {len(body)} bytes")
@@ -226,7 +196,7 @@ def _split_mp4(payload: memoryview, lengths: list[int]):
     start = 0
     for length in lengths:
         try:
-            videos.append(read_mp4(bytes(payload[start : start + length])))
+            videos.append(media.read(bytes(payload[start : start + length]))[0])
             reasons.append(None)
         except ValueError as error:
             videos.append(None)
