@@ -13,10 +13,12 @@ def get_config() -> ml_collections.ConfigDict:
     cfg.frames, cfg.size, cfg.fps = 9, 64, 8
 
     cfg.text = dict(d_model=64, d_kv=16, num_heads=4, d_ff=128, num_layers=2, vocab_size=768)
-    cfg.text_train = dict(steps=500, batch=128, lr=2e-3, warmup=50)
+    cfg.text_train = dict(steps=500, batch=128, lr=2e-3, muon_lr=0.02, warmup=50)
 
     cfg.vae = dict(base_dim=8, dim_mult=(1, 2, 6, 10), num_res_blocks=1, z_dim=16)
-    cfg.vae_train = dict(steps=3500, whole_steps=150, batch=6, crop=32, lr=3e-3, warmup=50, kl=1e-4)
+    cfg.vae_train = dict(
+        steps=5000, whole_steps=150, batch=6, crop=32, lr=3e-3, muon_lr=0.05, warmup=50, kl=1e-4
+    )
 
     cfg.wan = dict(
         num_attention_heads=4,

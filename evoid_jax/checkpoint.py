@@ -52,7 +52,7 @@ def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:
     Args:
       like: a state of the wanted shapes, dtypes and shardings; its values are not used.
     Raises:
-      RuntimeError: there are steps, and none could be read.
+      OSError: there are steps, and none could be read.
     """
     steps = sorted(checkpoints.manager.all_steps(), reverse=True)
     reasons = []
@@ -64,7 +64,7 @@ def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:
             logging.warning("checkpoint skipped, %s", reason)
             reasons.append(reason)
     if reasons:
-        raise RuntimeError(
+        raise OSError(
             f"no checkpoint in {checkpoints.folder} could be read; move the folder away to start "
             f"anew. " + "; ".join(reasons)
         )

@@ -31,9 +31,6 @@ from evoid_jax.models import lora
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.panel import Panel
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:tiny.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run is kept; resumed when it exists.")
-
 
 class Run(NamedTuple):
     """Everything that does not change while the run goes on."""
@@ -318,16 +315,17 @@ def quiet() -> None:
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    if WORKDIR.value is None:
-        raise app.UsageError("--workdir=FOLDER is needed: where the run is kept")
     quiet()
     try:
-        cfg = config.from_dict(CONFIG.value.to_dict())
-        path = train(cfg, Path(WORKDIR.value))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        cfg = config.from_dict(flags.FLAGS.config.to_dict())
+        path = train(cfg, Path(flags.FLAGS.workdir))
+    except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"error: {error}") from error
     print(f"report: {path.resolve()}")
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:tiny.")
+    flags.mark_flag_as_required("config")
+    flags.DEFINE_string("workdir", None, "Run folder; resumed when it exists.", required=True)
     app.run(main)

@@ -311,7 +311,7 @@ def test_a_local_server_that_fails_shows_its_log(tmp_path, monkeypatch, module, 
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(ConnectionError, match=words):
         local.start_local(module, [], tmp_path / "logs", timeout=5.0)
 
 

@@ -152,7 +152,7 @@ def test_a_dead_judge():
     assert not np.any(valid_B) and asker.failures == 2
     attention_G, ok = asker.attention(*world(), np.zeros(2), np.array([0.1, 0.9]))
     assert not ok and not np.any(attention_G)
-    with pytest.raises(RuntimeError, match="no judge at"):
+    with pytest.raises(ConnectionError, match="no judge at"):
         asker.check()
 
 
@@ -211,7 +211,7 @@ def test_the_heuristic_says_what_it_is(heuristic):
         model="gpt", messages=[{"role": "user", "content": parts}], response_format=judge.GRADES
     )
     assert json.loads(answer.text)["model"] == "heuristic"
-    with pytest.raises(RuntimeError, match="not 'qwen'"):
+    with pytest.raises(ConnectionError, match="not 'qwen'"):
         judge.Judge(str(heuristic._client.base_url), model="qwen").check()
 
 

@@ -72,7 +72,7 @@ class Judge(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
-class SidecarError(RuntimeError):
+class SidecarError(ConnectionError):
     """A sidecar that cannot be used, and why."""
 
 

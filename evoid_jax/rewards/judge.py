@@ -112,13 +112,13 @@ class Judge:
         self.failures = 0  # questions without a usable answer, since the start
 
     def check(self) -> None:
-        """Raise RuntimeError unless the server answers and has the model."""
+        """Raise ConnectionError unless the server answers and has the model."""
         try:
             names = [model.id for model in self._client.models.list()]
         except openai.OpenAIError as error:
-            raise RuntimeError(f"no judge at {self._client.base_url}: {error}") from error
+            raise ConnectionError(f"no judge at {self._client.base_url}: {error}") from error
         if self.model not in names:
-            raise RuntimeError(f"{self._client.base_url} serves {names}, not {self.model!r}")
+            raise ConnectionError(f"{self._client.base_url} serves {names}, not {self.model!r}")
 
     def vqscore(
         self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]

@@ -75,7 +75,7 @@ def start_local(
     stops it. Its output goes to log_dir/NAME.log.
 
     Raises:
-      RuntimeError: it ended, or was not ready in `timeout` seconds; shows the end of its log.
+      ConnectionError: it ended, or was not ready in `timeout` seconds; shows the end of its log.
     """
     log_dir = Path(log_dir).resolve()
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _await(server: Local, port_file: Path, timeout: float) -> None:
         else:
             time.sleep(0.05)
             continue
-        raise RuntimeError(
+        raise ConnectionError(
             f"{server.name} {why}; the end of {server.log_file}:\n{server.tail() or '(empty)'}"
         )
 

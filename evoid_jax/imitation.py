@@ -1,0 +1,305 @@
+"""The stages of pretraining by imitation: text encoder, VAE, T2V main blocks, VACE blocks.
+
+Each stage is a function of what was rendered or encoded before it and returns parameters. The main
+blocks are frozen before the VACE blocks are trained, so VACE is the T2V model plus an adapter.
+
+Letters: B videos, F pixel frames, T H W C latents, S text tokens, E text width, R references (1),
+K labels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+from flax import traverse_util
+from tqdm import tqdm
+
+from evoid_jax import flow
+from evoid_jax.data import portraits
+from evoid_jax.models import umt5, vae
+from evoid_jax.models import wan as wan_model
+
+
+class World(NamedTuple):
+    """The rendered pretraining world."""
+
+    video_BFHWC: np.ndarray  # uint8
+    reference_BHWC: np.ndarray  # uint8
+    prompts: list[str]  # two per video: prompts[2 i] and prompts[2 i + 1]
+    labels_BK: np.ndarray  # action, background, camera
+    targets_BK: np.ndarray  # amplitude and identity attributes, in [0, 1]
+
+
+class Latents(NamedTuple):
+    """The world as the transformer sees it: normalised latents and text embeddings."""
+
+    video_BTHWC: np.ndarray
+    reference_BTHWC: np.ndarray  # T = 1
+    blank_THWC: np.ndarray  # the encoding of the mid-grey video, VACE's "nothing here"
+    text_BSE: np.ndarray  # two per video
+    null_SE: np.ndarray  # the empty prompt
+
+
+def unit(pixels: np.ndarray) -> np.ndarray:
+    """Map uint8 pixels to float32 in [-1, 1]."""
+    return pixels.astype(np.float32) / 127.5 - 1
+
+
+def optimizer(train) -> optax.GradientTransformation:
+    """Muon for the kernels of a transformer or VAE, AdamW for the rest, one cosine for both.
+
+    On these small convolutional nets Muon (https://kellerjordan.github.io/posts/muon) is what makes
+    training feasible on a CPU: 500 steps of it take the VAE to 19 dB, of AdamW to 11.
+
+    Args:
+      train: has steps, warmup, lr (of AdamW) and muon_lr.
+    """
+
+    def cosine(lr: float):
+        return optax.warmup_cosine_decay_schedule(0.0, lr, train.warmup, train.steps, lr * 0.02)
+
+    tx = optax.contrib.muon(
+        cosine(train.muon_lr),
+        weight_decay=1e-4,
+        adam_weight_decay=1e-4,
+        adam_learning_rate=cosine(train.lr),
+        muon_weight_dimension_numbers=lambda p: jax.tree_util.tree_map_with_path(_matrix, p),
+    )
+    return optax.chain(optax.clip_by_global_norm(1.0), tx)
+
+
+def _matrix(path, x) -> optax.contrib.MuonDimensionNumbers | None:
+    """Tell which axes of a leaf make a matrix: the last is the output, a stack's first is none."""
+    names = [entry.key for entry in path]
+    if names[-1] != "kernel" or x.shape[-1] < 8:
+        return None
+    first = 1 if names[0].endswith("blocks") else 0
+    return optax.contrib.MuonDimensionNumbers(tuple(range(first, x.ndim - 1)), x.ndim - 1)
+
+
+def fit(name: str, loss_fn, params, batch_fn, train, seed: int):
+    """Minimise `loss_fn(params, key, *batch)`; return the averaged parameters.
+
+    Args:
+      batch_fn: step -> tuple of arrays.
+      train: has steps and what `optimizer` needs.
+    """
+    tx = optimizer(train)
+
+    @jax.jit
+    def update(params, ema, opt, step, batch):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        loss, grads = jax.value_and_grad(loss_fn)(params, key, *batch)
+        updates, opt = tx.update(grads, opt, params)
+        params = optax.apply_updates(params, updates)
+        decay = jnp.minimum((1.0 + step) / (10.0 + step), 0.99)
+        ema = optax.incremental_update(params, ema, 1 - decay)
+        return params, ema, opt, loss
+
+    ema, opt, smooth = params, tx.init(params), None
+    bar = tqdm(range(train.steps), desc=name, mininterval=5, dynamic_ncols=True)
+    for step in bar:
+        params, ema, opt, loss = update(params, ema, opt, step, batch_fn(step))
+        smooth = float(loss) if smooth is None else 0.95 * smooth + 0.05 * float(loss)
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+    return jax.device_get(ema)
+
+
+# --- text
+
+
+def train_text(cfg, world: World, folder: Path):
+    """Train the text encoder to tell from a prompt what the scene holds.
+
+    The heads (action, background, camera, amplitude, attributes) are thrown away afterwards.
+    """
+    tokenizer = umt5.load_tokenizer(folder)
+    config = text_config(cfg, len(tokenizer))
+    ids_BS, mask_BS = umt5.tokenize(tokenizer, world.prompts)
+    labels_BK, targets_BK = (np.repeat(x, 2, axis=0) for x in (world.labels_BK, world.targets_BK))
+    counts = [len(portraits.ACTIONS), len(portraits.BACKGROUNDS), len(portraits.CAMERAS)]
+    keys = jax.random.split(jax.random.key(cfg.seed + 1), 5)
+    widths = [*counts, targets_BK.shape[1]]
+    heads = {
+        f"head_{i}": jax.random.normal(keys[i], (config.d_model, width)) * config.d_model**-0.5
+        for i, width in enumerate(widths)
+    }
+
+    def loss_fn(params, key, ids_BS, mask_BS, labels_BK, targets_BK):
+        x_BSE = umt5.encode(params["umt5"], config, ids_BS, mask_BS)
+        x_BE = x_BSE.sum(1) / mask_BS.sum(1, keepdims=True)
+        out = [x_BE @ params["heads"][f"head_{i}"] for i in range(4)]
+        loss = jnp.mean((out[3] - targets_BK) ** 2)
+        for i in range(3):
+            picked = optax.softmax_cross_entropy_with_integer_labels(out[i], labels_BK[:, i])
+            loss += picked.mean()
+        return loss
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        i = rng.integers(0, len(ids_BS), cfg.text_train.batch)
+        return ids_BS[i], mask_BS[i], labels_BK[i], targets_BK[i]
+
+    params = {"umt5": umt5.init(keys[4], config), "heads": heads}
+    return fit("text", loss_fn, params, batch_fn, cfg.text_train, cfg.seed)["umt5"]
+
+
+def text_config(cfg, vocab_size: int) -> umt5.UMT5Config:
+    """Return the text encoder's config for a tokenizer of `vocab_size` entries."""
+    return umt5.UMT5Config(**(dict(cfg.text) | {"vocab_size": vocab_size}))
+
+
+# --- VAE
+
+
+def train_vae(cfg, world: World, config: vae.VAEConfig):
+    """Train the VAE: absolute and squared error of the pixels, and a small KL."""
+    train = cfg.vae_train
+
+    def loss_fn(params, key, video_BFHWC):
+        mean, logvar = vae.moments(params, config, video_BFHWC)
+        noise = jax.random.normal(key, mean.shape)
+        shift, scale = (jnp.asarray(x).reshape(1, 1, 1, 1, -1) for x in latent_scale(config))
+        z = (mean + jnp.exp(0.5 * logvar) * noise - shift) / scale
+        error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
+        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
+        return jnp.abs(error).mean() + 2 * (error**2).mean() + train.kl * kl.mean()
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        whole = step >= train.steps - train.whole_steps
+        size, count = (cfg.size, train.batch // 2) if whole else (train.crop, train.batch)
+        top, left = rng.integers(0, cfg.size - size + 1, 2)
+        window = np.s_[..., top : top + size, left : left + size, :]
+        i = rng.integers(0, len(world.video_BFHWC), count)
+        if step % 4 == 0 and not whole:  # reference faces are encoded as videos of one frame
+            return (unit(world.reference_BHWC[i][:, None][window]),)
+        return (unit(world.video_BFHWC[i][window]),)
+
+    params = vae.init(jax.random.key(cfg.seed + 2), config)
+    bias = params["quant_conv"]["bias"]  # latents start nearly without noise, or the decoder learns
+    params["quant_conv"]["bias"] = bias.at[config.z_dim :].set(-6.0)  # to do without them
+    return fit("vae", loss_fn, params, batch_fn, train, cfg.seed)
+
+
+def latent_scale(config: vae.VAEConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation that normalise the latents, each (C,)."""
+    return np.array(config.latents_mean, np.float32), np.array(config.latents_std, np.float32)
+
+
+def vae_config(cfg, mean=None, std=None) -> vae.VAEConfig:
+    """Return the VAE's config; latent statistics are zero and one until they are measured."""
+    z = cfg.vae.z_dim
+    return vae.VAEConfig(
+        **dict(cfg.vae),
+        latents_mean=tuple(mean if mean is not None else [0.0] * z),
+        latents_std=tuple(std if std is not None else [1.0] * z),
+    )
+
+
+# --- transformer
+
+
+def noisy(key, x0, shift: float):
+    """Noise `x0` at shifted uniform times; return (x_t, velocity, t in [0, 1])."""
+    k_t, k_noise = jax.random.split(key)
+    u_B = jax.random.uniform(k_t, x0.shape[:1])
+    t_B = shift * u_B / (1 + (shift - 1) * u_B)
+    noise = jax.random.normal(k_noise, x0.shape)
+    t = t_B.reshape(-1, 1, 1, 1, 1)
+    return flow.add_noise(x0, noise, t), flow.velocity(x0, noise), t_B
+
+
+def wan_config(cfg) -> wan_model.WanConfig:
+    """Return the transformer's config: Wan2.1-VACE with the sizes of `cfg.wan`."""
+    return wan_model.WanConfig(
+        **dict(cfg.wan),
+        in_channels=cfg.vae.z_dim,
+        out_channels=cfg.vae.z_dim,
+        text_dim=cfg.text.d_model,
+        freq_dim=256,
+        vace_in_channels=2 * cfg.vae.z_dim + 64,
+    )
+
+
+def is_vace(path: tuple[str, ...]) -> bool:
+    """Tell whether a leaf belongs to the VACE adapter."""
+    return path[0].startswith("vace_")
+
+
+def split(params) -> tuple[dict, dict]:
+    """Return (main, vace) halves of the transformer's parameters."""
+    flat = traverse_util.flatten_dict(params)
+    main = {k: v for k, v in flat.items() if not is_vace(k)}
+    vace = {k: v for k, v in flat.items() if is_vace(k)}
+    return traverse_util.unflatten_dict(main), traverse_util.unflatten_dict(vace)
+
+
+def latent_batches(cfg, data: Latents, train):
+    """Return step -> (video, reference, text): random videos, some with the empty prompt."""
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        i = rng.integers(0, len(data.video_BTHWC), train.batch)
+        text_BSE = data.text_BSE[2 * i + rng.integers(0, 2, train.batch)]
+        dropped = rng.random(train.batch) < train.text_dropout
+        text_BSE[dropped] = data.null_SE
+        return data.video_BTHWC[i], data.reference_BTHWC[i], text_BSE
+
+    return batch_fn
+
+
+def train_t2v(cfg, data: Latents, wan):
+    """Train the main blocks by flow matching, half of the time with the portrait as first frame.
+
+    VACE puts reference frames before the video; sequences of that kind must not be new to the main
+    blocks when they are frozen.
+    """
+
+    def loss_fn(params, key, video, reference, text):
+        k_plain, k_led = jax.random.split(key)
+        half = video.shape[0] // 2
+        led = jnp.concatenate([reference[half:], video[half:]], axis=1)
+        loss = 0.0
+        for k, x0, t in ((k_plain, video[:half], text[:half]), (k_led, led, text[half:])):
+            x_t, v, t_B = noisy(k, x0, cfg.t2v_train.shift)
+            pred = wan_model.velocity(wan, params, None, x_t, 1000 * t_B, t)
+            loss += 0.5 * jnp.mean((pred - v) ** 2)
+        return loss
+
+    params, vace = split(wan_model.init(jax.random.key(cfg.seed + 3), wan))
+    batch_fn = latent_batches(cfg, data, cfg.t2v_train)
+    return fit("t2v", loss_fn, params, batch_fn, cfg.t2v_train, cfg.seed) | vace
+
+
+def control_of(data: Latents, reference_BTHWC):
+    """Return VACE's control for one reference: [z_ref, 0, 0 x 64], then [Z0, Z0, 1 x 64]."""
+    b, _, h, w, _ = reference_BTHWC.shape
+    blank = jnp.broadcast_to(data.blank_THWC[None], (b, *data.blank_THWC.shape))
+    zeros, ones = jnp.zeros_like(reference_BTHWC), jnp.ones((b, blank.shape[1], h, w, 64))
+    head = jnp.concatenate([reference_BTHWC, zeros, jnp.zeros((b, 1, h, w, 64))], axis=-1)
+    return jnp.concatenate([head, jnp.concatenate([blank, blank, ones], axis=-1)], axis=1)
+
+
+def train_vace(cfg, data: Latents, wan, params):
+    """Train the VACE blocks by flow matching from copies of main blocks, all else frozen."""
+    layers = np.array(wan.config.vace_layers)
+    params["vace_blocks"] |= jax.tree.map(lambda x: x[layers], params["blocks"])
+    main, vace = split(params)
+
+    def loss_fn(vace, key, video, reference, text):
+        x0 = jnp.concatenate([reference, video], axis=1)
+        x_t, v, t_B = noisy(key, x0, cfg.vace_train.shift)
+        whole, control = main | vace, control_of(data, reference)
+        hints = wan_model.hints(wan, whole, None, x_t, 1000 * t_B, text, control)
+        pred = wan_model.velocity(wan, whole, None, x_t, 1000 * t_B, text, hints)
+        return jnp.mean((pred - v) ** 2)
+
+    batch_fn = latent_batches(cfg, data, cfg.vace_train)
+    return main | fit("vace", loss_fn, vace, batch_fn, cfg.vace_train, cfg.seed)
