@@ -76,6 +76,7 @@ class Train:
     """The evolutionary update."""
 
     lr: float = 1e-4  # AdamW (paper)
+    lr_end: float = 1.0  # share of lr left at the last step, falling linearly; 1 is constant
     b1: float = 0.9  # b1 .. clip_norm: NFT and identity-grpo
     b2: float = 0.999
     eps: float = 1e-8
@@ -220,6 +221,7 @@ def _checks(c: Config):
     yield not 1 <= t.timesteps <= t.grid, many
     shares = {
         "config.train.ema_decay": t.ema_decay,
+        "config.train.lr_end": t.lr_end,
         "config.reward.gamma": c.reward.gamma,
         "config.reward.attention_memory": c.reward.attention_memory,
     }

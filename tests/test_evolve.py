@@ -206,3 +206,15 @@ def test_times_are_one_per_part_of_the_list_and_shared_by_a_pair():
         part = grid[5 * k : 5 * k + 5].astype(np.float32)
         assert np.isclose(t_PK[:, k, None], part[None], atol=1e-6).any(1).all()
         assert len(np.unique(t_PK[:, k])) > 1
+
+
+def test_the_rate_falls_linearly_to_its_share():
+    """Adam's update of a constant gradient is the rate itself."""
+    settings = config.Train(lr=0.1, lr_end=0.5, weight_decay=0.0)
+    tx = evolve.optimizer(config.Config(steps=4, train=settings))
+    weight, rates = {"a": jnp.zeros(1)}, []
+    opt = tx.init(weight)
+    for _ in range(6):
+        update, opt = tx.update({"a": jnp.ones(1)}, opt, weight)
+        rates.append(-float(update["a"][0]))
+    np.testing.assert_allclose(rates, [0.1, 0.0875, 0.075, 0.0625, 0.05, 0.05], rtol=1e-5)
