@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
         num_layers=6,
         vace_layers=(0, 2, 4),
     )
-    cfg.t2v_train = dict(steps=1800, batch=32, lr=2e-3, warmup=50, text_dropout=0.1, shift=3.0)
-    cfg.vace_train = dict(steps=700, batch=32, lr=1e-3, warmup=50, text_dropout=0.1, shift=3.0)
+    flow = dict(batch=32, lr=2e-3, muon_lr=0.02, warmup=50, text_dropout=0.1, shift=3.0)
+    cfg.t2v_train = dict(flow, steps=2800)
+    cfg.vace_train = dict(flow, steps=800, lr=1e-3)
     return cfg

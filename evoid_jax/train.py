@@ -294,6 +294,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
         settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
         metrics.write_text(workdir / "config.json", json.dumps(settings, indent=2) + "\n")
         start = int(state.step)
+        began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
         log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
         with metrics.Writer(workdir, start, cfg.steps, **log) as writer:
             state = evolution(run, state, memory, saved, writer)
