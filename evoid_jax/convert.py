@@ -27,7 +27,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import app, flags
+from absl import app, flags, logging
 
 from evoid_jax import checkpoint, config, evolve, rollout
 from evoid_jax.models import lora, pipeline, wan, weights
@@ -88,9 +88,7 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
     start = lora.load(cfg.lora.init, model) if cfg.lora.init else None
     folder = (workdir / "checkpoints").absolute()
-    # read only: a run may be at work in there
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    saved = checkpoint.Checkpoints(ocp.CheckpointManager(folder, options=options), folder)
+    saved = checkpoint.Checkpoints(_read_only(folder), folder)
     found = checkpoint.restore(saved, evolve.init(cfg, shapes, model, start))
     checkpoint.close(saved)
     if found is None:
@@ -101,6 +99,16 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
     about |= {"base_model": base.name, "step": str(int(state.step)), "role": role}
     about |= {"config_digest": config.digest(cfg)}
     return Adapter(lora.to_peft(tree, cfg.lora.alpha, cfg.lora.rank), about), base
+
+
+def _read_only(folder: Path) -> ocp.CheckpointManager:
+    """Open checkpoints without touching them: a run may be at work in there."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns of being what it was asked to be
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    manager = ocp.CheckpointManager(folder, options=options)
+    logging.set_verbosity(level)
+    return manager
 
 
 def write_adapter(adapter: Adapter, to: str, dst: str | Path, dtype: str) -> Path:
@@ -169,7 +177,11 @@ def _follows(part: str, path: tuple[str, ...], dtype: str) -> bool:
 
 
 def _rounded(tensor: Tensor, dtype: np.dtype) -> Tensor:
-    return tensor._replace(dtype=dtype, read=lambda: tensor.read().astype(dtype))
+    def read():
+        with np.errstate(over="ignore"):  # what overflows is found, and named, when it is written
+            return tensor.read().astype(dtype)
+
+    return tensor._replace(dtype=dtype, read=read)
 
 
 def card(about: dict[str, str], base: str) -> bytes:

@@ -273,7 +273,7 @@ def write_tensors(
     """
     held = {k: x if isinstance(x, Tensor) else _held(k, x) for k, x in tensors.items()}
     order = sorted(held, key=lambda key: (list(NAMES).index(held[key].dtype), key))
-    header, end = {"__metadata__": {"format": "pt"} | (metadata or {})}, 0
+    header, end = {"__metadata__": {"format": "pt"} | dict(sorted((metadata or {}).items()))}, 0
     for key in order:
         offsets = [end, end := end + held[key].nbytes]
         about = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
