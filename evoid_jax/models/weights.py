@@ -14,7 +14,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,8 +117,7 @@ def to_tensors(params: dict, rules: list[Rule]) -> dict[str, np.ndarray]:
 
 def shapes(init: Callable[[], dict]) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Return path: shape of the parameters that `init()` would make; nothing is computed."""
-    flat = traverse_util.flatten_dict(jax.eval_shape(init))
-    return {path: leaf.shape for path, leaf in flat.items()}
+    return {k: x.shape for k, x in traverse_util.flatten_dict(jax.eval_shape(init)).items()}
 
 
 def expected(rules: list[Rule], shapes: dict) -> dict[str, tuple[int, ...]]:
@@ -166,12 +165,11 @@ def read_config(folder: str | Path) -> dict:
 def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file, not read yet, and its metadata.
 
-    The file is a length (8 bytes, little-endian), a JSON header, then the bytes. Read here because
-    the library's numpy reader knows no bfloat16 and copies every tensor.
+    Read here because the library's numpy reader knows no bfloat16 and copies every tensor.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not a safetensors file, or cut off, or of a type that weights do not have.
+      ValueError: not a safetensors file, cut off, or of a type that weights do not have.
     """
     file = Path(file)
     if not file.is_file():
@@ -209,11 +207,10 @@ def _map(file: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.
 
 
 def open_folder(folder: str | Path, pattern: str = "*") -> dict[str, Tensor]:
-    """Return the tensors of a model folder, one file or shards with an index; none is read yet.
+    """Return the tensors of a folder's PATTERN.safetensors or shards with an index; reads none.
 
-    pattern: of the files' names, before `.safetensors`.
     Raises:
-      FileNotFoundError: the folder has no safetensors, or the index names an absent shard.
+      FileNotFoundError: the folder has no such safetensors, or the index names an absent shard.
       ValueError: as `read_header`; or index and shards disagree.
     """
     folder, tensors = Path(folder), {}
@@ -245,7 +242,7 @@ def read_tensors(folder: str | Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """Give a place to write, which becomes `path` at the end, and vanishes on any error."""
+    """Give a place to write, which becomes `path` at the end and vanishes on any error."""
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(part)
@@ -267,9 +264,7 @@ def write_tensors(
 ) -> None:
     """Write one safetensors file, tensor by tensor, byte for byte as the library would.
 
-    Raises:
-      ValueError: a tensor holds NaN or infinity.
-      OSError: the disk is full, and the like. Then no file is left behind.
+    Raises ValueError (NaN or infinity) or OSError (a full disk), and leaves no file behind.
     """
     held = {k: x if isinstance(x, Tensor) else _held(k, x) for k, x in tensors.items()}
     order = sorted(held, key=lambda key: (list(NAMES).index(held[key].dtype), key))
@@ -359,17 +354,15 @@ def _gather(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedShardi
 
 def _grow(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding, bar):
     """Make a stack in a buffer on the devices, from slices in torch's layout."""
-    zeros = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
     source = torch_sharding(sharding, rule.layout, len(stack[0].shape))
-    buffer, sound = zeros(), []
+    buffer, sound = _zeros(shape, dtype, sharding)(), []
     for i, tensor in enumerate(stack):
         x = tensor.read()
         cut = lambda at, x=x: np.ascontiguousarray(x[at])
         layer = jax.make_array_from_callback(tensor.shape, source, cut)
-        buffer, finite = _put(buffer, layer, np.int32(i), rule.layout.to_jax, sharding)
+        buffer, finite = _put(rule.layout.to_jax, sharding)(buffer, layer, np.int32(i))
         sound.append(finite)
-        if i:
-            sound[-2].block_until_ready()  # two layers in flight, no more
+        sound[max(i - 1, 0)].block_until_ready()  # two layers in flight, no more
         bar.update(tensor.nbytes)
     for tensor, finite in zip(stack, sound, strict=True):
         if not finite:
@@ -377,14 +370,21 @@ def _grow(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding
     return buffer
 
 
-@partial(jax.jit, donate_argnums=0, static_argnums=(3, 4))
-def _put(buffer, layer, i, to_jax, sharding: NamedSharding):
-    """Write a layer into a stack in place; also tell whether all of it is finite."""
-    x = to_jax(layer).astype(buffer.dtype)
-    buffer = jax.lax.dynamic_update_index_in_dim(buffer, x, i, 0)
-    buffer = jax.lax.with_sharding_constraint(buffer, sharding)
+@cache
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
+    return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
+
+
+@cache
+def _put(to_jax, sharding: NamedSharding):
+    """Return a function that writes a layer into a stack, in place, and tells if it is finite."""
+
+    def put(buffer, layer, i):
+        x = to_jax(layer).astype(buffer.dtype)
+        return jax.lax.dynamic_update_index_in_dim(buffer, x, i, 0), jnp.isfinite(x).all()
+
     everywhere = NamedSharding(sharding.mesh, P())
-    return buffer, jax.lax.with_sharding_constraint(jnp.isfinite(x).all(), everywhere)
+    return jax.jit(put, donate_argnums=0, out_shardings=(sharding, everywhere))
 
 
 def torch_sharding(sharding: NamedSharding, layout: Layout, ndim: int) -> NamedSharding:
