@@ -285,7 +285,6 @@ def write_tensors(
 
 
 def _held(key: str, x: np.ndarray) -> Tensor:
-    x = np.asarray(x)
     return Tensor(x.dtype, x.shape, lambda: x, f"tensor {key}")
 
 
