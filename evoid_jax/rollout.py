@@ -18,13 +18,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+from jax.sharding import NamedSharding
 from PIL import Image
 
-from evoid_jax import flow
-from evoid_jax.models import umt5, vae, wan, weights
+from evoid_jax import flow, sharding
+from evoid_jax.models import pipeline, umt5, vae, wan, weights
 
 ORDERS = ("diffusers", "vace")
-PARTS = ("transformer", "vae", "text_encoder")
 WHOLE = 2**22  # more pixels than this (a batch's sum) go through the VAE in chunks
 # What our solvers implement, with diffusers' defaults for keys that a config leaves out.
 UNIPC = {
@@ -64,45 +65,53 @@ class Frozen(NamedTuple):
     blank: dict  # memo: (frames, height, width) -> latents of the empty control video
 
 
-def load(folder: str | Path, dtype=jnp.float32, remat: bool = True) -> Frozen:
-    """Read a diffusers WanVACEPipeline folder.
+def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -> Frozen:
+    """Read a diffusers WanVACEPipeline folder, each tensor straight to its devices.
 
     dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.
+    mesh: where weights live: the transformer's by the table of `sharding`, the VAE's everywhere,
+      the text encoder's on each process's first device, where all is for None.
 
     Raises:
       FileNotFoundError, ValueError, KeyError: a part is missing, or asks for what is not
         implemented; the message names it.
     """
     folder = Path(folder)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"{index} is missing; expected the folder of a diffusers pipeline")
-    name = json.loads(index.read_text()).get("_class_name")
-    if name != "WanVACEPipeline":
-        raise ValueError(f"{index} is of a {name}; expected a WanVACEPipeline")
+    pipeline.read_index(folder, ("WanVACEPipeline",))
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     solver_of(scheduler)
-    wan_config = wan.WanConfig.from_json(weights.read_config(folder / "transformer"))
+    about = {p: pipeline.part(p, weights.read_config(folder / p)) for p in pipeline.PARTS}
+    wan_config = about["transformer"].config
     if not wan_config.vace_layers:
         raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
-    vae_config = vae.VAEConfig.from_json(weights.read_config(folder / "vae"))
-    umt5_config = umt5.UMT5Config.from_json(weights.read_config(folder / "text_encoder"))
-    tensors = {part: weights.read_tensors(folder / part) for part in PARTS}
-    tensors["text_encoder"] = umt5.untie(tensors["text_encoder"])
-    wan_params = weights.to_params(tensors["transformer"], wan.rules(wan_config), np.float32)
-    vae_params = weights.to_params(tensors["vae"], vae.rules(vae_config), np.float32)
-    umt5_params = weights.to_params(tensors["text_encoder"], umt5.rules(umt5_config), dtype)
+    tokenizer = umt5.load_tokenizer(folder / "tokenizer")
+    first = sharding.make_mesh(devices=jax.local_devices()[:1])
+    mesh = mesh or first
+
+    def read(part: str, dtype_of, spec_of, mesh):
+        tensors = umt5.untie(weights.open_folder(folder / part))
+        place = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
+        _, rules, shapes, _ = about[part]
+        return weights.load(tensors, rules, shapes, dtype_of, place, part)
+
+    whole = lambda *_: sharding.REPLICATED
     return Frozen(
         wan.Wan(wan_config, dtype=dtype, remat=remat),
-        jax.tree.map(jnp.asarray, wan.cast(wan_params, dtype)),
-        vae_config,
-        jax.tree.map(jnp.asarray, vae_params),
-        umt5_config,
-        jax.tree.map(jnp.asarray, umt5_params),
-        umt5.load_tokenizer(folder / "tokenizer"),
+        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, mesh),
+        about["vae"].config,
+        read("vae", lambda _: jnp.float32, whole, mesh),
+        about["text_encoder"].config,
+        read("text_encoder", lambda _: dtype, whole, first),
+        tokenizer,
         scheduler,
         {},
     )
+
+
+def wan_dtype(dtype, path: tuple[str, ...]):
+    """Return what `wan.cast` makes of a float32 weight at `path`."""
+    one = traverse_util.unflatten_dict({path: jax.ShapeDtypeStruct((), jnp.float32)})
+    return jax.tree.leaves(jax.eval_shape(lambda x: wan.cast(x, dtype), one))[0].dtype
 
 
 def solver_of(scheduler: dict) -> tuple[str, float]:

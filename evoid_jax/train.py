@@ -209,11 +209,10 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
         cfg.data.source, cfg.data.dir, "evolution", cfg.seed, str(Path(cfg.data.cache).expanduser())
     )
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
-    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat)
+    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
     rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
     wan = frozen.wan.clone(lora_scale=cfg.lora.alpha / cfg.lora.rank)
-    weights = sharding.place_weights(frozen.wan_params, mesh)
-    frozen = frozen._replace(wan=wan, wan_params=weights)
+    frozen = frozen._replace(wan=wan)
     rows = text_rows(frozen, data, mesh)
     r = cfg.rollout
     solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)

@@ -1,4 +1,4 @@
-"""LoRA adapters of the transformer: made, saved and loaded as diffusers and PEFT do.
+"""LoRA adapters of the transformer: made, saved and loaded as diffusers, PEFT and ComfyUI do.
 
 An adapter is a tree beside the base's: where the base has a `kernel` (layer, in, out), the adapter
 has `a` (layer, in, R) and `b` (layer, R, out). `Wan` adds x @ a @ b * lora_scale.
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from safetensors import safe_open
 
+from evoid_jax.models import native
 from evoid_jax.models.wan import WanConfig
-from evoid_jax.models.weights import write_tensors
+from evoid_jax.models.weights import check_finite, read_header, write_tensors
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out")
 STACKS = {"main": ("blocks",), "main+vace": ("blocks", "vace_blocks")}
@@ -28,6 +28,11 @@ KEY = re.compile(
     r"(?P<attn>attn[12]\.)?(?P<name>to_[qkv]|to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
     r"\.lora_(?P<side>[AB])(\.\w+)?\.weight"  # PEFT puts the adapter's name before `weight`
 )
+COMFYUI_KEY = re.compile(
+    r"diffusion_model\.(?P<module>.+)\.(lora_(?P<side>A|B|down|up)\.weight|alpha)"
+)
+SIDES = {"A": "A", "down": "A", "B": "B", "up": "B", None: "alpha"}
+FROM_NATIVE = {original: ours for ours, original in native.BLOCK.items()}
 PREFIX = "transformer."  # the part of a pipeline that an adapter belongs to
 METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header
 
@@ -115,12 +120,7 @@ def from_peft(tensors: dict[str, np.ndarray], config: WanConfig) -> dict:
     stacks = {"blocks": config.num_layers, "vace_blocks": len(config.vace_layers)}
     found: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
     for key, x in tensors.items():
-        match = KEY.fullmatch(key)
-        if not match:
-            raise ValueError(
-                f"adapter tensor {key}: expected names like "
-                "transformer.blocks.0.attn1.to_q.lora_A.weight (diffusers, PEFT)"
-            )
+        match = _match(key)
         name = OUR_NAMES.get(match["name"], match["name"])
         attn = (match["attn"][:-1],) if match["attn"] else ()
         path = (match["stack"], *attn, name, match["side"].lower())
@@ -132,38 +132,131 @@ def from_peft(tensors: dict[str, np.ndarray], config: WanConfig) -> dict:
     return traverse_util.unflatten_dict(flat)
 
 
+def from_comfyui(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name as diffusers does what ComfyUI and the original code name `diffusion_model.blocks...`.
+
+    alpha / rank of each layer goes into B; a layer without `.alpha` has scale 1.
+
+    Raises:
+      ValueError: a key of another format, or a layer without its pair; names the tensor.
+    """
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for key, x in tensors.items():
+        match = COMFYUI_KEY.fullmatch(key)
+        module = match and native.block_module(match["module"], FROM_NATIVE)
+        if not module:
+            raise ValueError(
+                f"adapter tensor {key}: expected names like "
+                "diffusion_model.blocks.0.self_attn.q.lora_A.weight (ComfyUI)"
+            )
+        layers.setdefault(module, {})[SIDES[match["side"]]] = x
+    found = {}
+    for module, parts in layers.items():
+        for side in {"A", "B"} - parts.keys():
+            raise ValueError(f"adapter {module}: its other half (lora_{side}) is missing")
+        scale = float(parts.get("alpha", len(parts["A"]))) / len(parts["A"])
+        found[f"{PREFIX}{module}.lora_A.weight"] = parts["A"]
+        found[f"{PREFIX}{module}.lora_B.weight"] = parts["B"] * np.float32(scale)
+    return found
+
+
+def to_comfyui(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rename an adapter of `to_peft` or `read` for ComfyUI, with `.alpha` = rank: scale 1.
+
+    Raises:
+      ValueError: the adapter has layers on VACE blocks; names one.
+    """
+    found = {}
+    for key, x in tensors.items():
+        module, side = key.removeprefix(PREFIX).split(".lora_")
+        if module.startswith("vace_blocks"):
+            raise ValueError(
+                f"adapter tensor {key}: ComfyUI's format cannot hold an adapter of VACE blocks, "
+                "diffusers refuses such a file; write --to=lora instead"
+            )
+        name = f"diffusion_model.{native.block_module(module, native.BLOCK)}"
+        found[f"{name}.lora_{side}"] = x
+        if side == "A.weight":
+            found[f"{name}.alpha"] = np.array(len(x), np.float32)
+    return found
+
+
 def save(file: str | Path, lora, alpha, metadata: dict[str, str] | None = None):
     """Write `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights` reads.
 
-    `metadata` (strings) goes into the header; diffusers ignores it.
+    `metadata` (strings) goes into the header with rank and alpha; diffusers ignores it.
     """
     rank = jax.tree.leaves(lora)[0].shape[-1]  # leaves come by name: the first is an `a`
-    write_tensors(file, to_peft(lora, alpha, rank), metadata)
+    write_tensors(file, to_peft(lora, alpha, rank), about(rank, alpha) | (metadata or {}))
 
 
-def load(file: str | Path, config: WanConfig) -> dict:
-    """Read an adapter file of ours, diffusers' or PEFT's; use it at lora_scale 1.
+def about(rank: int, alpha: float) -> dict[str, str]:
+    """Return what the header of an adapter file says of its scale."""
+    scale = "1: alpha / rank is already in lora_B"
+    return {"rank": str(rank), "alpha": f"{alpha:g}", "scale": scale}
+
+
+def read(file: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read an adapter file of ours, diffusers', PEFT's or ComfyUI's.
+
+    Returns:
+      (tensors, metadata): float32 tensors named as `to_peft` names them, for scale 1; and the
+      strings of the file's header.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: see `from_peft`; or a header that asks for a variant other than plain LoRA.
+      ValueError: not such a file, a key of another format, a tensor that is not finite, or a
+        header that asks for a variant other than plain LoRA; names file and tensor.
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"adapter {file} is missing")
-    with safe_open(file, framework="numpy") as reader:
-        tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
-        header = reader.metadata() or {}
-    scale = _header_scale(json.loads(header.get(METADATA, "{}")), file)
-    scaled = {k: x * np.float32(scale) if ".lora_B." in k else x for k, x in tensors.items()}
-    return from_peft(scaled, config)
+    stored, header = read_header(file)
+    tensors = {}
+    for key, tensor in stored.items():
+        tensors[key] = np.asarray(tensor.read(), np.float32)
+        check_finite(tensors[key], tensor.where)
+    settings = json.loads(header.pop(METADATA, "{}"))
+    try:
+        if any(key.startswith("diffusion_model.") for key in tensors):
+            return from_comfyui(tensors), header
+        scale, named = np.float32(_header_scale(settings)), {}
+        for key, x in tensors.items():
+            match = _match(key)
+            module = f"{match['stack']}.{match['layer']}.{match['attn'] or ''}{match['name']}"
+            x = x * scale if match["side"] == "B" else x
+            named[f"{PREFIX}{module}.lora_{match['side']}.weight"] = x
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return named, header
 
 
-def _header_scale(header: dict, file) -> float:
+def load(file: str | Path, config: WanConfig) -> dict:
+    """Read an adapter file for a base; use it at lora_scale 1.
+
+    Raises:
+      FileNotFoundError, ValueError: see `read` and `from_peft`.
+    """
+    tensors, _ = read(file)
+    try:
+        return from_peft(tensors, config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _match(key: str) -> re.Match:
+    match = KEY.fullmatch(key)
+    if not match:
+        raise ValueError(
+            f"adapter tensor {key}: expected names like "
+            "transformer.blocks.0.attn1.to_q.lora_A.weight (diffusers, PEFT)"
+        )
+    return match
+
+
+def _header_scale(header: dict) -> float:
     """Return alpha / rank of diffusers' `lora_adapter_metadata`, 1 where there is none."""
     settings = {key.removeprefix(PREFIX): value for key, value in header.items()}
     for key in ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias"):
         if settings.get(key):
-            raise ValueError(f"adapter {file}: {key} {settings[key]!r} is not supported")
+            raise ValueError(f"adapter with {key} {settings[key]!r} is not supported")
     return settings["lora_alpha"] / settings["r"] if "lora_alpha" in settings else 1.0
 
 

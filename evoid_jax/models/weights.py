@@ -1,20 +1,37 @@
 """Diffusers folders in and out: one table of rules per model, read in both directions.
 
 A rule ties one torch key to one leaf of our parameter tree. Layers that we scan over are stacked on
-a leading axis; their rule has `{i}` in the key. `to_params` and `to_tensors` are inverses.
+a leading axis; their rule has `{i}` in the key. `to_params` and `to_tensors` are inverses; `load`
+is `to_params` for models that do not fit in the host's memory.
+
+A `Tensor` is read when it is used, as a memory map: a pass over a model holds one at a time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16" from it
 import numpy as np
 from flax import traverse_util
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+# safetensors' names, in the order in which it lays tensors out.
+DTYPES = {"I64": "i8", "F64": "f8", "F32": "f4", "I32": "i4", "BF16": "bfloat16", "F16": "f2"}
+DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+SMALL = 2**26  # bytes; a stack up to this is made on the host, which needs no compiled program
 
 
 class Layout(NamedTuple):
@@ -41,6 +58,24 @@ class Rule(NamedTuple):
     layers: int = 0  # > 0: `layers` torch tensors stacked on a leading axis
 
 
+class Tensor(NamedTuple):
+    """A tensor that is not in memory yet."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+    where: str  # "tensor KEY of FILE", for messages
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def keys(rule: Rule) -> list[str]:
+    """Return the torch keys of a rule, one per layer."""
+    return [rule.key.format(i=i) for i in range(rule.layers or 1)]
+
+
 def to_params(tensors: dict[str, np.ndarray], rules: list[Rule], dtype=None) -> dict:
     """Build our parameter tree from torch-named tensors.
 
@@ -58,11 +93,8 @@ def to_params(tensors: dict[str, np.ndarray], rules: list[Rule], dtype=None) -> 
 
     flat = {}
     for rule in rules:
-        if rule.layers:
-            stack = [take(rule.key.format(i=i), rule.layout) for i in range(rule.layers)]
-            flat[rule.path] = np.stack(stack)
-        else:
-            flat[rule.path] = take(rule.key, rule.layout)
+        stack = [take(key, rule.layout) for key in keys(rule)]
+        flat[rule.path] = np.stack(stack) if rule.layers else stack[0]
     if left:
         raise KeyError(f"{len(left)} tensors belong to no weight of ours, such as {min(left)}")
     return traverse_util.unflatten_dict(flat)
@@ -74,10 +106,52 @@ def to_tensors(params: dict, rules: list[Rule]) -> dict[str, np.ndarray]:
     tensors = {}
     for rule in rules:
         leaf = np.asarray(flat[rule.path])
-        for i in range(rule.layers or 1):
+        for i, key in enumerate(keys(rule)):
             x = leaf[i] if rule.layers else leaf
-            tensors[rule.key.format(i=i)] = np.ascontiguousarray(rule.layout.to_torch(x))
+            tensors[key] = np.ascontiguousarray(rule.layout.to_torch(x))
     return tensors
+
+
+# --- Checks, by names and shapes alone.
+
+
+def shapes(init: Callable[[], dict]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return path: shape of the parameters that `init()` would make; nothing is computed."""
+    return {k: x.shape for k, x in traverse_util.flatten_dict(jax.eval_shape(init)).items()}
+
+
+def expected(rules: list[Rule], shapes: dict) -> dict[str, tuple[int, ...]]:
+    """Return torch key: torch shape of every tensor that the rules name."""
+    found = {}
+    for rule in rules:
+        ours = shapes[rule.path][1:] if rule.layers else shapes[rule.path]
+        hollow = np.broadcast_to(np.float32(0), ours)  # a shape without the bytes
+        found |= dict.fromkeys(keys(rule), rule.layout.to_torch(hollow).shape)
+    return found
+
+
+def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: str) -> None:
+    """Raise a ValueError that names the tensor that is missing, unknown or of another shape."""
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ValueError(f"{what}: tensor {missing[0]} is missing ({len(missing)} in all)")
+    if unknown := sorted(tensors.keys() - wanted.keys()):
+        raise ValueError(
+            f"{tensors[unknown[0]].where} belongs to no weight of this model "
+            f"({len(unknown)} such tensors)"
+        )
+    for key, shape in wanted.items():
+        if tensors[key].shape != shape:
+            raise ValueError(f"{tensors[key].where} is {tensors[key].shape}; expected {shape}")
+
+
+def check_finite(x: np.ndarray, where: str) -> None:
+    """Raise a ValueError that names the tensor if a value is NaN or infinite."""
+    flat, step = x.reshape(-1), 2**22  # the step bounds the temporary
+    if not all(np.isfinite(flat[i : i + step]).all() for i in range(0, flat.size, step)):
+        raise ValueError(f"{where} holds NaN or infinity (as {x.dtype})")
+
+
+# --- Files in.
 
 
 def read_config(folder: str | Path) -> dict:
@@ -88,33 +162,239 @@ def read_config(folder: str | Path) -> dict:
     return json.loads(path.read_text())
 
 
-def read_tensors(folder: str | Path) -> dict[str, np.ndarray]:
-    """Read every tensor of a model folder, one file or shards with an index.
+def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, not read yet, and its metadata.
+
+    Read here because the library's numpy reader knows no bfloat16 and copies every tensor.
 
     Raises:
-      FileNotFoundError: the folder has no safetensors, or the index names an absent shard.
+      FileNotFoundError: no such file.
+      ValueError: not a safetensors file, cut off, or of a type that weights do not have.
     """
-    folder = Path(folder)
-    files = sorted(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        named = set(json.loads(index.read_text())["weight_map"].values())
-        missing = sorted(named - {f.name for f in files})
-        if missing:
-            raise FileNotFoundError(f"{index} names {missing[0]}, which is not in {folder}")
-        files = [folder / name for name in sorted(named)]
-    if not files:
-        raise FileNotFoundError(f"no *.safetensors in {folder}")
-    tensors = {}
-    for file in files:
-        with safe_open(file, framework="numpy") as reader:
-            tensors |= {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    size = file.stat().st_size
+    with open(file, "rb") as f:
+        length = int.from_bytes(f.read(8), "little")
+        if size < 8 + length:
+            raise ValueError(f"{file} is cut off within its header, or is no safetensors file")
+        try:
+            header = json.loads(f.read(length))
+        except ValueError:
+            raise ValueError(f"{file} is no safetensors file: its header is not JSON") from None
+    metadata = header.pop("__metadata__", {})
+    return {k: _stored(file, size, 8 + length, k, v) for k, v in header.items()}, metadata
+
+
+def _stored(file: Path, size: int, start: int, key: str, about: dict) -> Tensor:
+    where = f"tensor {key} of {file}"
+    if about["dtype"] not in DTYPES:
+        raise ValueError(f"{where} is {about['dtype']}; expected one of {', '.join(DTYPES)}")
+    dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
+    first, last = (start + offset for offset in about["data_offsets"])
+    if last > size:
+        raise ValueError(f"{where} ends at byte {last}, but the file is cut off at {size}")
+    if last - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{where}: {last - first} bytes do not hold {about['dtype']} {shape}")
+    return Tensor(dtype, shape, partial(_map, file, dtype, shape, first), where)
+
+
+def _map(file: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", start, shape or 1).reshape(shape)
+
+
+def open_folder(folder: str | Path, pattern: str = "*") -> dict[str, Tensor]:
+    """Return the tensors of a folder's PATTERN.safetensors or shards with an index; reads none.
+
+    Raises:
+      FileNotFoundError: the folder has no such safetensors, or the index names an absent shard.
+      ValueError: as `read_header`; or index and shards disagree.
+    """
+    folder, tensors = Path(folder), {}
+    index = next(iter(sorted(folder.glob(f"{pattern}.safetensors.index.json"))), None)
+    placed = json.loads(index.read_text())["weight_map"] if index else {}
+    for name in sorted(set(placed.values())):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is not in {folder}")
+    files = {folder / name for name in placed.values()} or folder.glob(f"{pattern}.safetensors")
+    for file in sorted(files):
+        held = read_header(file)[0]
+        if twice := sorted(tensors.keys() & held.keys()):
+            raise ValueError(f"{held[twice[0]].where} is in another file of the folder too")
+        tensors |= held
+    if absent := sorted(placed.keys() - tensors.keys()):
+        raise ValueError(f"{index} places {absent[0]} in {placed[absent[0]]}, which has no such")
+    if not tensors:
+        raise FileNotFoundError(f"no {pattern}.safetensors in {folder}")
     return tensors
 
 
-def write_tensors(file: str | Path, tensors: dict[str, np.ndarray], metadata: dict | None = None):
-    """Write tensors as one safetensors file, beside its place first, then renamed into it."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    save_file(tensors, part, {"format": "pt"} | (metadata or {}))
-    part.replace(file)
+def read_tensors(folder: str | Path) -> dict[str, np.ndarray]:
+    """Return every tensor of a model folder, memory-mapped. Raises as `open_folder`."""
+    return {key: tensor.read() for key, tensor in open_folder(folder).items()}
+
+
+# --- Files out.
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a place to write, which becomes `path` at the end and vanishes on any error."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(part)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        remove(part)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def write_tensors(
+    file: str | Path, tensors: dict[str, np.ndarray | Tensor], metadata: dict | None = None
+) -> None:
+    """Write one safetensors file, tensor by tensor, byte for byte as the library would.
+
+    Raises ValueError (NaN or infinity) or OSError (a full disk), and leaves no file behind.
+    """
+    held = {k: x if isinstance(x, Tensor) else _held(k, x) for k, x in tensors.items()}
+    order = sorted(held, key=lambda key: (list(NAMES).index(held[key].dtype), key))
+    header, end = {"__metadata__": {"format": "pt"} | dict(sorted((metadata or {}).items()))}, 0
+    for key in order:
+        offsets = [end, end := end + held[key].nbytes]
+        about = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
+        header[key] = about | {"data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with beside(Path(file)) as part, open(part, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            try:
+                _write(f, held[key])
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror}: tensor {key}", str(file)) from error
+
+
+def _held(key: str, x: np.ndarray) -> Tensor:
+    return Tensor(x.dtype, x.shape, lambda: x, f"tensor {key}")
+
+
+def _write(f, tensor: Tensor) -> None:
+    x = np.ascontiguousarray(tensor.read())
+    check_finite(x, tensor.where)
+    f.write(x.reshape(-1).view(np.uint8).data)
+    f.flush()  # a full disk is noticed here, with the tensor's name at hand
+
+
+# --- Files to devices.
+
+
+def load(
+    tensors: dict[str, Tensor],
+    rules: list[Rule],
+    shapes: dict[tuple[str, ...], tuple[int, ...]],
+    dtype_of: Callable[[tuple[str, ...]], np.dtype],
+    sharding_of: Callable[[tuple[str, ...], tuple[int, ...]], NamedSharding],
+    what: str = "weights",
+) -> dict:
+    """Put a model's tensors on their devices, each process reading only what its devices hold.
+
+    Args:
+      tensors, rules: of one model, as `open_folder` and the model give them.
+      shapes: path: shape of every leaf, as `shapes` returns.
+      dtype_of: path -> dtype of that leaf; cast on the device.
+      sharding_of: (path, shape) -> where that leaf lives.
+      what: the model's name, for the progress bar and for messages.
+
+    Returns:
+      tree of jax arrays, as `to_params` builds it. Big stacks grow layer by layer in a buffer on
+      the devices; the host holds two layers at most.
+
+    Raises:
+      ValueError: a tensor is missing, unknown, of another shape, or not finite.
+    """
+    check(tensors, expected(rules, shapes), what)
+    total, flat = sum(tensor.nbytes for tensor in tensors.values()), {}
+    with tqdm(total=total, unit="B", unit_scale=True, desc=what, delay=1) as bar:
+        for rule in rules:
+            stack = [tensors[key] for key in keys(rule)]
+            shape, dtype = shapes[rule.path], np.dtype(dtype_of(rule.path))
+            sharding = sharding_of(rule.path, shape)
+            big = rule.layers and math.prod(shape) * dtype.itemsize > SMALL
+            make = _grow if big else _gather
+            flat[rule.path] = make(stack, rule, shape, dtype, sharding, bar)
+    return traverse_util.unflatten_dict(flat)
+
+
+def _gather(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding, bar):
+    """Make a leaf on the host, slice by slice."""
+    views = []
+    for tensor in stack:
+        check_finite(x := tensor.read(), tensor.where)
+        views.append(rule.layout.to_jax(x))
+        bar.update(tensor.nbytes)
+
+    def part(at):
+        if not rule.layers:
+            return np.array(views[0][at], dtype, order="C")
+        return np.stack([view[at[1:]] for view in views[at[0]]], dtype=dtype, casting="unsafe")
+
+    return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _grow(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding, bar):
+    """Make a stack in a buffer on the devices, from slices in torch's layout."""
+    source = torch_sharding(sharding, rule.layout, len(stack[0].shape))
+    buffer, sound = _zeros(shape, dtype, sharding)(), []
+    for i, tensor in enumerate(stack):
+        x = tensor.read()
+        cut = lambda at, x=x: np.ascontiguousarray(x[at])
+        layer = jax.make_array_from_callback(tensor.shape, source, cut)
+        buffer, finite = _put(rule.layout.to_jax, sharding)(buffer, layer, np.int32(i))
+        sound.append(finite)
+        sound[max(i - 1, 0)].block_until_ready()  # two layers in flight, no more
+        bar.update(tensor.nbytes)
+    for tensor, finite in zip(stack, sound, strict=True):
+        if not finite:
+            raise ValueError(f"{tensor.where} holds NaN or infinity (as {dtype})")
+    return buffer
+
+
+@cache
+def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
+    return jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding)
+
+
+@cache
+def _put(to_jax, sharding: NamedSharding):
+    """Return a function that writes a layer into a stack, in place, and tells if it is finite."""
+
+    def put(buffer, layer, i):
+        x = to_jax(layer).astype(buffer.dtype)
+        return jax.lax.dynamic_update_index_in_dim(buffer, x, i, 0), jnp.isfinite(x).all()
+
+    everywhere = NamedSharding(sharding.mesh, P())
+    return jax.jit(put, donate_argnums=0, out_shardings=(sharding, everywhere))
+
+
+def torch_sharding(sharding: NamedSharding, layout: Layout, ndim: int) -> NamedSharding:
+    """Return where one layer in torch's layout must lie, so that `layout` moves no byte.
+
+    sharding: of the stack in our layout. ndim: of the torch tensor.
+    """
+    axes = [*sharding.spec[1:], *[None] * ndim][:ndim]
+    spec = [None] * ndim
+    if any(axes):
+        probe = np.empty((2,) * ndim)  # its strides tell the axes apart
+        for axis, stride in zip(axes, layout.to_jax(probe).strides, strict=True):
+            spec[probe.strides.index(stride)] = axis
+    return NamedSharding(sharding.mesh, P(*spec))
