@@ -66,16 +66,6 @@ def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*[None] * (len(shape) - 2), "fsdp", None)
 
 
-def place_weights(params: dict, mesh: Mesh) -> dict:
-    """Put the transformer's weights on the mesh by the table."""
-
-    def place(path, x):
-        name = "/".join(k.key for k in path)
-        return jax.device_put(x, NamedSharding(mesh, weight_spec(name, x.shape, mesh)))
-
-    return jax.tree_util.tree_map_with_path(place, params)
-
-
 def replicate(tree, mesh: Mesh):
     """Put a tree on every device of the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
