@@ -340,8 +340,7 @@ def _grid(x_BTHWC, config: WanConfig) -> tuple[int, int, int]:
 def _unpatchify(x_BLP, grid, config: WanConfig):
     t, h, w = config.patch_size  # here the channel is last in a patch, in the embedding it is first
     x = x_BLP.reshape(-1, *grid, t, h, w, config.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    T, H, W = grid
-    return x.reshape(-1, T * t, H * h, W * w, config.out_channels)
+    return x.reshape(-1, *np.multiply(grid, config.patch_size), config.out_channels)
 
 
 def _pad_text(text_BSE, text_len: int):
