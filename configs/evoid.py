@@ -25,6 +25,7 @@ TINY = {
     "train": {
         "lr": 2e-3,
         "lr_end": 0.1,
+        "lr_steps": 70,
         "ema_decay": 0.8,
         "videos_per_device": 32,
         "shift": 3.0,

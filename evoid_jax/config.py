@@ -76,7 +76,8 @@ class Train:
     """The evolutionary update."""
 
     lr: float = 1e-4  # AdamW (paper)
-    lr_end: float = 1.0  # share of lr left at the last step, falling linearly; 1 is constant
+    lr_end: float = 1.0  # share of lr that is left after lr_steps, falling linearly; 1 is constant
+    lr_steps: int = 200  # not `steps`: a run that is resumed to more steps must not change its past
     b1: float = 0.9  # b1 .. clip_norm: NFT and identity-grpo
     b2: float = 0.999
     eps: float = 1e-8
@@ -212,6 +213,7 @@ def _checks(c: Config):
         "config.rollout.videos_per_device": r.videos_per_device,
         "config.train.videos_per_device": t.videos_per_device,
         "config.lora.rank": c.lora.rank,
+        "config.train.lr_steps": t.lr_steps,
     }
     for name, value in counts.items():
         yield value < 1, f"{name} must be at least 1, got {value}"

@@ -48,7 +48,7 @@ class Scored(NamedTuple):
 def optimizer(cfg: Config) -> optax.GradientTransformation:
     """Return AdamW with a clipped global norm and a learning rate that may fall linearly."""
     t = cfg.train
-    rate = optax.linear_schedule(t.lr, t.lr * t.lr_end, cfg.steps)
+    rate = optax.linear_schedule(t.lr, t.lr * t.lr_end, t.lr_steps)
     adamw = optax.adamw(rate, b1=t.b1, b2=t.b2, eps=t.eps, weight_decay=t.weight_decay)
     return optax.chain(optax.clip_by_global_norm(t.clip_norm), adamw)
 

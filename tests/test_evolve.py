@@ -210,8 +210,8 @@ def test_times_are_one_per_part_of_the_list_and_shared_by_a_pair():
 
 def test_the_rate_falls_linearly_to_its_share():
     """Adam's update of a constant gradient is the rate itself."""
-    settings = config.Train(lr=0.1, lr_end=0.5, weight_decay=0.0)
-    tx = evolve.optimizer(config.Config(steps=4, train=settings))
+    settings = config.Train(lr=0.1, lr_end=0.5, lr_steps=4, weight_decay=0.0)
+    tx = evolve.optimizer(config.Config(train=settings))
     weight, rates = {"a": jnp.zeros(1)}, []
     opt = tx.init(weight)
     for _ in range(6):
