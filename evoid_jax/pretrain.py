@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from evoid_jax import imitation
 from evoid_jax.data import portraits, prompts
-from evoid_jax.models import umt5, vae, weights
+from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
 
 STAGES = ("world", "vae", "text", "latents", "t2v", "vace")
@@ -128,32 +128,13 @@ def write_model(folder: Path, config, params, rules, name: str, dtype) -> None:
     weights.write_tensors(folder / name, {k: v.astype(dtype) for k, v in tensors.items()})
 
 
-def write_pipeline(cfg, out: Path) -> None:
+def write_pipeline(cfg, wan_config: wan_model.WanConfig, out: Path) -> None:
     """Write what makes the folder a WanVACEPipeline, and the sizes that `generate` starts from."""
-    index = {
-        "_class_name": "WanVACEPipeline",
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "WanVACETransformer3DModel"],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
-    scheduler = {
-        "_class_name": "UniPCMultistepScheduler",
-        "num_train_timesteps": 1000,
-        "prediction_type": "flow_prediction",
-        "use_flow_sigmas": True,
-        "flow_shift": 3.0,
-        "solver_order": 2,
-        "solver_type": "bh2",
-        "predict_x0": True,
-        "lower_order_final": True,
-        "final_sigmas_type": "zero",
-    }
-    (out / "scheduler").mkdir(parents=True, exist_ok=True)
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    path = out / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(scheduler, indent=2) + "\n")
+    released = native.released_files(wan_config, "float32")
+    released["model_index.json"]["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(json.dumps(released[name], indent=2) + "\n")
     sizes = {"frames": cfg.frames, "height": cfg.size, "width": cfg.size, "fps": cfg.fps}
     (out / "evoid.json").write_text(json.dumps(sizes, indent=2) + "\n")
 
@@ -194,7 +175,7 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     write_model(out / "vae", coder_cfg, coder, vae.rules(coder_cfg), weights_name, np.float16)
     rules = umt5.rules(text_cfg)
     write_model(out / "text_encoder", text_cfg, text, rules, "model.safetensors", np.float32)
-    write_pipeline(cfg, out)
+    write_pipeline(cfg, wan.config, out)
 
 
 def main(argv) -> None:
