@@ -124,6 +124,7 @@ class Config:
     """One run."""
 
     model: str = "evoid_jax/assets/tiny"  # a diffusers folder
+    teacher: str = ""  # a T2V folder; "" takes the model's main blocks, as VACE left them unchanged
     dtype: str = "bfloat16"  # of the frozen base: bfloat16 | float32
     seed: int = 0
     steps: int = 200  # evolution steps (paper)

@@ -2,7 +2,8 @@
 
 Roles are arguments (paper, figure 2): evolving = velocity(base, evolving), stable = velocity(base,
 stable), initial = velocity(base, None), teacher = velocity(base, None) without hints and without
-reference frames. VACE training changed no weight of the T2V model, so one base serves all four.
+reference frames. VACE training changed no weight of the T2V model, so one base serves all four;
+where it did, the teacher has parameters of its own (teacher.py).
 
 Letters: B videos, P pairs, K trained times, R reference frames, T H W C latents.
 """
@@ -69,13 +70,22 @@ def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:
 
 @partial(jax.jit, static_argnames=("cfg", "wan", "mesh", "references"), donate_argnames="state")
 def train_step(
-    state: State, base, scored: Scored, *, cfg: Config, wan, mesh: Mesh, references: int
+    state: State,
+    base,
+    scored: Scored,
+    teacher=None,
+    *,
+    cfg: Config,
+    wan,
+    mesh: Mesh,
+    references: int,
 ):
     """Make one optimizer step on all videos of a step at K times each, then the EMA.
 
     Args:
       state: donated.
       base: frozen parameters of `wan`.
+      teacher: parameters of a T2V model of its size, or None: the base's main blocks.
       references: R, how many of the latent frames are reference images.
 
     Returns:
@@ -83,7 +93,7 @@ def train_step(
       their sum, the drifts, and the gradient's norm before clipping.
     """
     grads, terms = accumulate(
-        state, base, scored, cfg=cfg, wan=wan, mesh=mesh, references=references
+        state, base, scored, teacher, cfg=cfg, wan=wan, mesh=mesh, references=references
     )
     terms["grad_norm"] = optax.tree.norm(grads)
     updates, opt = optimizer(cfg).update(grads, state.opt, state.evolving)
@@ -96,7 +106,15 @@ def train_step(
 
 
 def accumulate(
-    state: State, base, scored: Scored, *, cfg: Config, wan, mesh: Mesh, references: int
+    state: State,
+    base,
+    scored: Scored,
+    teacher=None,
+    *,
+    cfg: Config,
+    wan,
+    mesh: Mesh,
+    references: int,
 ):
     """Sum gradients and terms over parts of the batch and over times; returns (grads, terms)."""
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
@@ -118,9 +136,8 @@ def accumulate(
         )
         cond = scored.text_PSE[pair_B], scored.control_PTHWC[pair_B]
         sample = x0, jax.vmap(draw)(index_B), t_PK[pair_B, k]
-        found = objective(
-            state, base, sample, cond, reward_B, share_B, cfg=cfg, wan=wan, references=references
-        )
+        given = state, base, sample, cond, reward_B, share_B, teacher
+        found = objective(*given, cfg=cfg, wan=wan, references=references)
         return jax.tree.map(jnp.add, total, found), None
 
     names = ("total", "policy", "t2v", "self", "evo_stb", "evo_init", "evo_t2v")
@@ -139,7 +156,9 @@ def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
     return jax.vmap(draw)(jax.random.split(key, pairs))
 
 
-def objective(state: State, base, sample, cond, reward_B, share_B, *, cfg: Config, wan, references):
+def objective(
+    state: State, base, sample, cond, reward_B, share_B, teacher=None, *, cfg, wan, references
+):
     """Return (gradient, terms) of the loss on one part of the batch at one time per video.
 
     Args:
@@ -165,7 +184,8 @@ def objective(state: State, base, sample, cond, reward_B, share_B, *, cfg: Confi
 
     v = kept(flow.velocity(x0, noise))
     v_stb, v_init = see(state.stable), see(None)
-    v_t2v = wan_model.velocity(wan, base, None, kept(x_t), step_B, text_BSE)
+    t2v = base if teacher is None else teacher
+    v_t2v = wan_model.velocity(wan, t2v, None, kept(x_t), step_B, text_BSE)
     weights = cfg.loss.beta, cfg.loss.lambda_t2v, cfg.loss.lambda_self
     v_star, a = losses.target(v_stb, v_t2v, v_init, v, reward_B, *weights)
 

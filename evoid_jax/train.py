@@ -25,7 +25,18 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from evoid_jax import checkpoint, config, evolve, flow, heldout, metrics, report, rollout, sharding
+from evoid_jax import (
+    checkpoint,
+    config,
+    evolve,
+    flow,
+    heldout,
+    metrics,
+    report,
+    rollout,
+    sharding,
+    teacher,
+)
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
 from evoid_jax.rewards import fuse, table
@@ -39,6 +50,7 @@ class Run(NamedTuple):
     workdir: Path
     mesh: Mesh
     frozen: rollout.Frozen
+    teacher: dict | None  # None: the base's main blocks
     data: pairs.Pairs
     panel: Panel
     solver: flow.Table
@@ -75,6 +87,7 @@ def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> e
                 state,
                 run.frozen.wan_params,
                 scored,
+                run.teacher,
                 cfg=cfg,
                 wan=run.frozen.wan,
                 mesh=run.mesh,
@@ -213,11 +226,12 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
     wan = frozen.wan.clone(lora_scale=cfg.lora.alpha / cfg.lora.rank)
     frozen = frozen._replace(wan=wan)
+    t2v = teacher.load(cfg.teacher, cfg.model, frozen, mesh)
     rows = text_rows(frozen, data, mesh)
     r = cfg.rollout
     solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)
     with Panel(cfg.reward, mesh, cfg.video.fps, workdir / "logs") as panel:
-        yield Run(cfg, workdir, mesh, frozen, data, panel, solver, rows)
+        yield Run(cfg, workdir, mesh, frozen, t2v, data, panel, solver, rows)
 
 
 def text_rows(frozen: rollout.Frozen, data: pairs.Pairs, mesh: Mesh) -> int:

@@ -161,8 +161,8 @@ def _renamed(tensors: dict[str, Tensor], part: Part, folder: Path) -> dict[str, 
     return {key: tensors[original] for key, original in part.original.items()}
 
 
-def open_transformer(folder: str | Path) -> dict[str, Tensor]:
-    """Return a transformer's tensors by diffusers' names, checked but not read.
+def open_transformer(folder: str | Path) -> tuple[Part, dict[str, Tensor]]:
+    """Return a transformer and its tensors by diffusers' names, checked but not read.
 
     folder: a pipeline in either layout, or the transformer's folder of a diffusers pipeline.
     Raises: as `open_pipeline`.
@@ -171,13 +171,14 @@ def open_transformer(folder: str | Path) -> dict[str, Tensor]:
     if native.is_native(folder):
         config = native.config_from_json(weights.read_config(folder))
         tensors = weights.open_folder(folder, f"{native.TRANSFORMER_FILE}*")
-        return _renamed(tensors, part("transformer", config.to_json()), folder)
+        about = part("transformer", config.to_json())
+        return about, _renamed(tensors, about, folder)
     if (folder / "model_index.json").is_file():
         folder = folder / "transformer"
     about = part("transformer", weights.read_config(folder))
     tensors = weights.open_folder(folder)
     weights.check(tensors, wanted(about), str(folder))
-    return tensors
+    return about, tensors
 
 
 def compare(t2v: str | Path, vace: str | Path) -> dict[str, str]:
@@ -191,7 +192,7 @@ def compare(t2v: str | Path, vace: str | Path) -> dict[str, str]:
 
     Raises: as `open_pipeline`.
     """
-    teacher, student = open_transformer(t2v), open_transformer(vace)
+    (_, teacher), (_, student) = open_transformer(t2v), open_transformer(vace)
     main = sorted(key for key in teacher if "vace" not in key)
     pairs = ((key, teacher[key], student.get(key)) for key in main)
     return {key: _difference(a, b) for key, a, b in tqdm(pairs, total=len(main), delay=1)}
