@@ -19,7 +19,8 @@ BATCH = P(("data", "fsdp"))
 REPLICATED = P()
 
 # Weights of the transformer, by path without the leading axis of a stack: exactly one rule each.
-# A kernel is split along its input width; what is small is everywhere.
+# A kernel (out, in) is split along its output width, which is contiguous on disk; what is small is
+# everywhere.
 WEIGHTS = (
     (r".*/(to_q|to_k|to_v|to_out|ffn_up|ffn_down|proj_out|vace_proj_in|time_proj)/kernel", "rows"),
     (r"(vace_proj_in|time_proj|proj_out)/kernel", "rows"),

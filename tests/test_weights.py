@@ -86,10 +86,17 @@ def test_sharded_files_of_diffusers_are_read_without_torch(folder, tmp_path, dty
         np.testing.assert_array_equal(tensors[key].astype(np.float32), x.float().numpy())
 
 
-@pytest.mark.parametrize("small", [0, 2**26])
+def grow_on_the_device(monkeypatch):
+    """Load as an accelerator does: every stack grows there."""
+    monkeypatch.setattr(weights, "SMALL", 0)
+    monkeypatch.setattr(weights, "HOSTS", ())
+
+
+@pytest.mark.parametrize("grow", [False, True])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_load_is_to_params_bit_for_bit(folder, monkeypatch, small, dtype):
-    monkeypatch.setattr(weights, "SMALL", small)  # 0: every stack grows on the device
+def test_load_is_to_params_bit_for_bit(folder, monkeypatch, grow, dtype):
+    if grow:
+        grow_on_the_device(monkeypatch)
     transformer = folder / "transformer"
     tensors = load_file(transformer / "diffusion_pytorch_model.safetensors")
     want = weights.to_params(tensors, part_of(transformer).rules, dtype)
@@ -97,7 +104,7 @@ def test_load_is_to_params_bit_for_bit(folder, monkeypatch, small, dtype):
 
 
 def test_half_precision_files_grow_into_float32_exactly(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "SMALL", 0)
+    grow_on_the_device(monkeypatch)
     tensors = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
     shutil.copy(folder / "transformer" / "config.json", tmp_path)
     half = {key: x.astype(ml_dtypes.bfloat16) for key, x in tensors.items()}
@@ -117,18 +124,6 @@ def test_loaded_weights_do_not_look_into_the_file(folder, tmp_path):
     assert_trees_equal(jax.device_get(params), before)
 
 
-def test_a_slice_in_torch_s_layout_is_where_ours_will_be():
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    stack = NamedSharding(mesh, P(None, "fsdp", None))
-    where = lambda layout, ndim: weights.torch_sharding(stack, layout, ndim).spec
-    assert where(weights.LINEAR, 2) == P(None, "fsdp")  # (layer, in, out) against (out, in)
-    assert where(weights.SAME, 2) == P("fsdp", None)
-    deep = NamedSharding(mesh, P(None, None, None, None, "fsdp", None))
-    conv = weights.torch_sharding(deep, weights.CONV, 5)
-    assert conv.spec == P(None, "fsdp", None, None, None)  # in is second in torch
-    assert where(weights.SAME, 1) == P("fsdp")
-
-
 SPY = """
 import sys
 import jax, numpy as np
@@ -142,12 +137,12 @@ class Spy(np.ndarray):
         asked.append((self.shape, np.shape(cut)))
         return cut.view(np.ndarray)
 
-weights.SMALL, asked, read = 0, [], weights._map
+weights.SMALL, weights.HOSTS, asked, read = 0, sys.argv[2:], [], weights._map
 weights._map = lambda *about: read(*about).view(Spy)
 mesh = sharding.make_mesh(data=2, fsdp=4)
 frozen = rollout.load(sys.argv[1], mesh=mesh)
 cuts = {b for a, b in asked if a == (64, 64)}
-assert cuts == {(64, 16), (16, 64)}, cuts  # of a kernel, no device asks for more than its quarter
+assert cuts == {(16, 64)}, cuts  # of a kernel, no device asks for more than its quarter
 weights._map = read
 whole = traverse_util.flatten_dict(rollout.load(sys.argv[1]).wan_params)
 for path, x in traverse_util.flatten_dict(frozen.wan_params).items():
@@ -161,10 +156,11 @@ print("sharded")
 """
 
 
-def test_each_device_gets_its_slice_and_no_more_is_read(folder):
+@pytest.mark.parametrize("hosts", [[], ["cpu"]])
+def test_each_device_gets_its_slice_and_no_more_is_read(folder, hosts):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SPY, str(folder)]
+    command = [sys.executable, "-c", SPY, str(folder), *hosts]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     assert done.stdout.strip() == "sharded", done.stderr[-3000:]
 
@@ -248,10 +244,11 @@ def test_a_missing_tensor_is_named(shards):
         load(shards)
 
 
-@pytest.mark.parametrize("small", [0, 2**26])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_is_named(shards, monkeypatch, small, bad):
-    monkeypatch.setattr(weights, "SMALL", small)
+@pytest.mark.parametrize("grow", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_value_that_is_not_finite_is_named(shards, monkeypatch, grow, bad):
+    if grow:
+        grow_on_the_device(monkeypatch)
 
     def spoil(tensors):
         tensors[KEY][3, 5] = bad
@@ -260,6 +257,18 @@ def test_a_value_that_is_not_finite_is_named(shards, monkeypatch, small, bad):
     rewrite(shards, spoil)
     with pytest.raises(ValueError, match=rf"{KEY} of .*safetensors holds NaN or infinity"):
         load(shards)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "bfloat16", "i8"])
+def test_only_nan_and_infinity_are_not_finite(dtype):
+    info = ml_dtypes.finfo if dtype == "bfloat16" else np.finfo
+    edges = [0, -1] if dtype == "i8" else [0, -0.0, 1, info(dtype).max, info(dtype).tiny]
+    x = np.array([*edges, *edges] * 3, dtype).reshape(2, -1).T  # not contiguous
+    weights.check_finite(x, "x")
+    for bad in () if dtype == "i8" else (np.nan, np.inf, -np.inf):
+        x[1, 1] = bad
+        with pytest.raises(ValueError, match="x holds NaN or infinity"):
+            weights.check_finite(x, "x")
 
 
 def test_the_same_tensor_in_two_files_is_named(shards):

@@ -18,7 +18,10 @@ from evoid_jax.models.attention import attention
 
 
 class Dense(nn.Module):
-    """Linear layer; adds x @ a @ b * lora_scale where the "lora" collection holds this layer."""
+    """Linear layer; adds x @ a @ b * lora_scale where the "lora" collection holds this layer.
+
+    The kernel is (out, in) as on disk: a file's bytes are the parameter's, in one piece per device.
+    """
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -27,10 +30,11 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (self.features, x.shape[-1]))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x.astype(self.dtype)
-        y = x @ kernel.astype(self.dtype) + row(bias.astype(self.dtype), x.ndim)
+        y = jnp.einsum("...i,oi->...o", x, kernel.astype(self.dtype))
+        y += row(bias.astype(self.dtype), x.ndim)
         if self.has_variable("lora", "a"):
             a = self.get_variable("lora", "a").astype(self.dtype)
             b = (self.get_variable("lora", "b") * self.lora_scale).astype(self.dtype)

@@ -1,6 +1,6 @@
 """LoRA adapters of the transformer: made, saved and loaded as diffusers, PEFT and ComfyUI do.
 
-An adapter is a tree beside the base's: where the base has a `kernel` (layer, in, out), the adapter
+An adapter is a tree beside the base's: where the base has a `kernel` (layer, out, in), the adapter
 has `a` (layer, in, R) and `b` (layer, R, out). `Wan` adds x @ a @ b * lora_scale.
 """
 
@@ -68,7 +68,7 @@ def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=A
     }
     flat = {}
     keys = jax.random.split(key, len(kernels))
-    for k, (path, (layers, width, out)) in zip(keys, sorted(kernels.items()), strict=True):
+    for k, (path, (layers, out, width)) in zip(keys, sorted(kernels.items()), strict=True):
         bound = width**-0.5
         flat[(*path, "a")] = jax.random.uniform(
             k, (layers, width, rank), minval=-bound, maxval=bound
@@ -78,7 +78,7 @@ def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=A
 
 
 def merge(base_params, lora, scale=1.0):
-    """Add an adapter into the base: kernel + a @ b * scale, in the kernel's dtype.
+    """Add an adapter into the base: kernel + (a @ b)^T * scale, in the kernel's dtype.
 
     For float32 bases; in bfloat16 a small change is rounded away. Differentiable in `lora`. It
     saves the adapter's thin matmuls, which at small widths are a fifth of a forward pass.
@@ -87,7 +87,8 @@ def merge(base_params, lora, scale=1.0):
     flat = traverse_util.flatten_dict(lora)
     for path in (path[:-1] for path in flat if path[-1] == "a"):
         kernel = base[(*path, "kernel")]
-        delta = jnp.matmul(flat[(*path, "a")], flat[(*path, "b")]) * scale
+        a, b = flat[(*path, "a")], flat[(*path, "b")]
+        delta = jnp.einsum("lir,lro->loi", a, b) * scale
         base[(*path, "kernel")] = kernel + delta.astype(kernel.dtype)
     return traverse_util.unflatten_dict(base)
 

@@ -35,7 +35,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from evoid_jax.models.weights import LINEAR, Rule
+from evoid_jax.models.weights import Rule
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2 as in T5
 
@@ -90,7 +90,7 @@ def rules(config: UMT5Config) -> list[Rule]:
     plain = {"bias": f"{attention}.relative_attention_bias.weight"}
     plain |= {"norm_0": f"{block}.0.layer_norm.weight", "norm_1": f"{block}.1.layer_norm.weight"}
     found = [Rule("shared.weight", ("shared",))]
-    found += [Rule(key, ("layers", name), LINEAR, layers=n) for name, key in linear.items()]
+    found += [Rule(key, ("layers", name), layers=n) for name, key in linear.items()]
     found += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
     return [*found, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
 
@@ -112,10 +112,10 @@ def untie(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def init(key: jax.Array, config: UMT5Config) -> dict:
     """Draw fresh parameters at T5's scales (transformers modeling_umt5.py, _init_weights)."""
     d, f, inner = config.d_model, config.d_ff, config.num_heads * config.d_kv
-    shapes = {"q": (d, inner), "k": (d, inner), "v": (d, inner), "o": (inner, d)}
-    shapes |= {"wi_0": (d, f), "wi_1": (d, f), "wo": (f, d)}
+    shapes = {"q": (inner, d), "k": (inner, d), "v": (inner, d), "o": (d, inner)}
+    shapes |= {"wi_0": (f, d), "wi_1": (f, d), "wo": (d, f)}
+    stds = {name: shape[1] ** -0.5 for name, shape in shapes.items()}
     shapes |= {"bias": (config.relative_attention_num_buckets, config.num_heads)}
-    stds = {name: shape[0] ** -0.5 for name, shape in shapes.items()}
     stds |= {"q": (d * config.d_kv) ** -0.5, "bias": d**-0.5}  # q takes attention's missing scale
     layers = {
         "norm_0": jnp.ones((config.num_layers, d)),
@@ -154,14 +154,18 @@ def _norm(gamma_E: jax.Array, x_BSE: jax.Array, eps: float) -> jax.Array:
 def _attention(p: dict, x_BSE: jax.Array, bucket_SS: jax.Array, mask_BS: jax.Array) -> jax.Array:
     """Attend over the true tokens, with the layer's own position bias; float32 softmax."""
     heads = p["bias"].shape[-1]
-    split = lambda name: (x_BSE @ p[name]).reshape(*x_BSE.shape[:2], heads, -1)
+    split = lambda name: _linear(x_BSE, p[name]).reshape(*x_BSE.shape[:2], heads, -1)
     q_BSNK, k_BSNK, v_BSNK = split("q"), split("k"), split("v")
     logits = jnp.einsum("bqnk,bsnk->bnqs", q_BSNK, k_BSNK, preferred_element_type=jnp.float32)
     logits += jnp.moveaxis(p["bias"][bucket_SS], -1, 0)[None].astype(jnp.float32)
     logits = jnp.where(mask_BS[:, None, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(x_BSE.dtype)
     y = jnp.einsum("bnqs,bsnk->bqnk", weights, v_BSNK)
-    return y.reshape(*x_BSE.shape[:2], -1) @ p["o"]
+    return _linear(y.reshape(*x_BSE.shape[:2], -1), p["o"])
+
+
+def _linear(x_BSI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
+    return jnp.einsum("bsi,oi->bso", x_BSI, kernel_OI)
 
 
 def encode(params: dict, config: UMT5Config, ids_BS: jax.Array, mask_BS: jax.Array) -> jax.Array:
@@ -179,8 +183,8 @@ def encode(params: dict, config: UMT5Config, ids_BS: jax.Array, mask_BS: jax.Arr
     def layer(x_BSE, p):
         x_BSE = x_BSE + _attention(p, _norm(p["norm_0"], x_BSE, eps), bucket_SS, mask_BS)
         h = _norm(p["norm_1"], x_BSE, eps)
-        h = jax.nn.gelu(h @ p["wi_0"], approximate=True) * (h @ p["wi_1"])
-        return x_BSE + h @ p["wo"], None
+        h = jax.nn.gelu(_linear(h, p["wi_0"]), approximate=True) * _linear(h, p["wi_1"])
+        return x_BSE + _linear(h, p["wo"]), None
 
     # jnp.asarray: parameters may come as numpy, which cannot be indexed by a traced array
     x_BSE, _ = lax.scan(layer, jnp.asarray(params["shared"])[ids_BS], params["layers"])

@@ -30,7 +30,7 @@ from evoid_jax.models.layers import (
     row,
     sinusoid,
 )
-from evoid_jax.models.weights import CONV, LINEAR, SAME, Rule
+from evoid_jax.models.weights import CONV, SAME, Rule
 
 # What every Wan2.1 T2V and VACE checkpoint holds, and all that this file implements.
 FIXED = {
@@ -370,7 +370,7 @@ def _hint_of_layer(config: WanConfig):
 
 def _dense(key: str, *path: str, layers: int = 0) -> list[Rule]:
     return [
-        Rule(f"{key}.weight", (*path, "kernel"), LINEAR, layers),
+        Rule(f"{key}.weight", (*path, "kernel"), SAME, layers),
         Rule(f"{key}.bias", (*path, "bias"), SAME, layers),
     ]
 

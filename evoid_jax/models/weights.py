@@ -13,8 +13,10 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,11 @@ DTYPES = {"I64": "i8", "F64": "f8", "F32": "f4", "I32": "i4", "BF16": "bfloat16"
 DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SMALL = 2**26  # bytes; a stack up to this is made on the host, which needs no compiled program
+HOSTS = ("cpu",)  # platforms whose devices' memory is the host's
+READERS = 4  # threads that copy out of the page cache
+# All of these bits are set in an infinity and in a NaN, and not all in any other number.
+EXPONENTS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "bfloat16": 0xFF << 7}
+EXPONENTS |= {"float16": 0x1F << 10}
 
 
 class Layout(NamedTuple):
@@ -42,7 +49,6 @@ class Layout(NamedTuple):
 
 
 SAME = Layout(lambda x: x, lambda x: x)
-LINEAR = Layout(lambda x: x.T, lambda x: x.T)  # (out, in) <-> (in, out)
 CONV = Layout(  # (out, in, *kernel) <-> (*kernel, in, out)
     lambda x: np.moveaxis(x, (0, 1), (-1, -2)),
     lambda x: np.moveaxis(x, (-1, -2), (0, 1)),
@@ -146,9 +152,14 @@ def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: 
 
 def check_finite(x: np.ndarray, where: str) -> None:
     """Raise a ValueError that names the tensor if a value is NaN or infinite."""
-    flat, step = x.reshape(-1), 2**22  # the step bounds the temporary
-    if not all(np.isfinite(flat[i : i + step]).all() for i in range(0, flat.size, step)):
-        raise ValueError(f"{where} holds NaN or infinity (as {x.dtype})")
+    if x.dtype.name not in EXPONENTS:
+        return
+    bits = np.dtype(f"u{x.itemsize}")
+    exponent, step = bits.type(EXPONENTS[x.dtype.name]), 2**18  # a step stays in the cache
+    flat = np.ascontiguousarray(x).reshape(-1).view(bits)
+    for i in range(0, flat.size, step):
+        if (flat[i : i + step] & exponent).max() == exponent:
+            raise ValueError(f"{where} holds NaN or infinity (as {x.dtype})")
 
 
 # --- Files in.
@@ -316,8 +327,8 @@ def load(
       what: the model's name, for the progress bar and for messages.
 
     Returns:
-      tree of jax arrays, as `to_params` builds it. Big stacks grow layer by layer in a buffer on
-      the devices; the host holds two layers at most.
+      tree of jax arrays, as `to_params` builds it. On accelerators big stacks grow layer by layer
+      in a buffer on the devices; the host holds two layers at most.
 
     Raises:
       ValueError: a tensor is missing, unknown, of another shape, or not finite.
@@ -329,37 +340,54 @@ def load(
             stack = [tensors[key] for key in keys(rule)]
             shape, dtype = shapes[rule.path], np.dtype(dtype_of(rule.path))
             sharding = sharding_of(rule.path, shape)
-            big = rule.layers and math.prod(shape) * dtype.itemsize > SMALL
+            big = rule.layout is SAME and rule.layers
+            big = big and math.prod(shape) * dtype.itemsize > SMALL
+            big = big and sharding.mesh.devices.flat[0].platform not in HOSTS
             make = _grow if big else _gather
             flat[rule.path] = make(stack, rule, shape, dtype, sharding, bar)
     return traverse_util.unflatten_dict(flat)
 
 
 def _gather(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding, bar):
-    """Make a leaf on the host, slice by slice."""
-    views = []
-    for tensor in stack:
-        check_finite(x := tensor.read(), tensor.where)
-        views.append(rule.layout.to_jax(x))
-        bar.update(tensor.nbytes)
+    """Make a leaf on the host, each device's piece in memory that the CPU's device takes over."""
 
-    def part(at):
+    def fill(out, tensor: Tensor, at) -> None:
+        out[...] = rule.layout.to_jax(tensor.read())[at]
+        check_finite(out, tensor.where)
+
+    def piece(at):
+        out = _aligned(
+            tuple(len(range(*a.indices(n))) for a, n in zip(at, shape, strict=True)), dtype
+        )
         if not rule.layers:
-            return np.array(views[0][at], dtype, order="C")
-        return np.stack([view[at[1:]] for view in views[at[0]]], dtype=dtype, casting="unsafe")
+            fill(out, stack[0], at)
+            return out
+        with ThreadPoolExecutor(READERS) as pool:  # list() raises what a thread raised
+            list(pool.map(fill, out, stack[at[0]], repeat(at[1:])))
+        return out
 
-    return jax.make_array_from_callback(shape, sharding, part)
+    made = jax.make_array_from_callback(shape, sharding, piece)
+    bar.update(sum(tensor.nbytes for tensor in stack))
+    return made
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an empty array that JAX's CPU device can use as it is, without a copy."""
+    size, line = math.prod(shape) * dtype.itemsize, 64
+    raw = np.empty(size + line, np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _grow(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding, bar):
-    """Make a stack in a buffer on the devices, from slices in torch's layout."""
-    source = torch_sharding(sharding, rule.layout, len(stack[0].shape))
+    """Make a stack in a buffer on the devices, layer by layer."""
+    source = NamedSharding(sharding.mesh, P(*sharding.spec[1:]))
     buffer, sound = _zeros(shape, dtype, sharding)(), []
     for i, tensor in enumerate(stack):
         x = tensor.read()
         cut = lambda at, x=x: np.ascontiguousarray(x[at])
         layer = jax.make_array_from_callback(tensor.shape, source, cut)
-        buffer, finite = _put(rule.layout.to_jax, sharding)(buffer, layer, np.int32(i))
+        buffer, finite = _put(sharding)(buffer, layer, np.int32(i))
         sound.append(finite)
         sound[max(i - 1, 0)].block_until_ready()  # two layers in flight, no more
         bar.update(tensor.nbytes)
@@ -375,26 +403,12 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding):
 
 
 @cache
-def _put(to_jax, sharding: NamedSharding):
+def _put(sharding: NamedSharding):
     """Return a function that writes a layer into a stack, in place, and tells if it is finite."""
 
     def put(buffer, layer, i):
-        x = to_jax(layer).astype(buffer.dtype)
+        x = layer.astype(buffer.dtype)
         return jax.lax.dynamic_update_index_in_dim(buffer, x, i, 0), jnp.isfinite(x).all()
 
     everywhere = NamedSharding(sharding.mesh, P())
     return jax.jit(put, donate_argnums=0, out_shardings=(sharding, everywhere))
-
-
-def torch_sharding(sharding: NamedSharding, layout: Layout, ndim: int) -> NamedSharding:
-    """Return where one layer in torch's layout must lie, so that `layout` moves no byte.
-
-    sharding: of the stack in our layout. ndim: of the torch tensor.
-    """
-    axes = [*sharding.spec[1:], *[None] * ndim][:ndim]
-    spec = [None] * ndim
-    if any(axes):
-        probe = np.empty((2,) * ndim)  # its strides tell the axes apart
-        for axis, stride in zip(axes, layout.to_jax(probe).strides, strict=True):
-            spec[probe.strides.index(stride)] = axis
-    return NamedSharding(sharding.mesh, P(*spec))
