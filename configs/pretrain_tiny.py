@@ -11,6 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     cfg.seed = 0
     cfg.videos = 6000  # rendered once, shared by every stage
     cfg.frames, cfg.size, cfg.fps = 9, 64, 8
+    cfg.faulty = 0.5  # share of the clips that the transformer imitates which have a fault
 
     cfg.text = dict(d_model=64, d_kv=16, num_heads=4, d_ff=128, num_layers=2, vocab_size=768)
     cfg.text_train = dict(steps=500, batch=128, lr=2e-3, muon_lr=0.02, warmup=50)

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from tqdm import tqdm
 
 from evoid_jax import imitation
-from evoid_jax.data import portraits, prompts
+from evoid_jax.data import faults, portraits, prompts
 from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
 
@@ -69,7 +69,7 @@ def render_world(cfg) -> imitation.World:
 
 
 def encode_world(cfg, world: imitation.World, umt5_params, umt5_config, tokenizer, params, config):
-    """Encode every video, reference and prompt once; a dict of the fields of `Latents`."""
+    """Encode every video as found, reference and prompt once; a dict of the fields of `Latents`."""
     encode = jax.jit(lambda x: vae.encode(params, config, x))
     embed = jax.jit(lambda i, m: umt5.encode(umt5_params, umt5_config, i, m))
 
@@ -82,12 +82,16 @@ def encode_world(cfg, world: imitation.World, umt5_params, umt5_config, tokenize
     pad = ids_BS.shape[1]
     null_SE = np.zeros((pad, umt5_config.d_model), np.float32)
     null_SE[: null_S.shape[1]] = np.asarray(embed(null_S, null_mask))[0][:pad]
+    videos = [
+        faults.found(video, cfg.faulty, np.random.default_rng((cfg.seed, i)))
+        for i, video in enumerate(world.video_BFHWC)
+    ]
     stills = world.reference_BHWC[:, None]
     grey = np.zeros((1, cfg.frames, cfg.size, cfg.size, 3), np.float32)
     pairs = zip(batches(ids_BS, 500, "text"), batches(mask_BS, 500, "mask"), strict=True)
     return {
         "video_BTHWC": np.concatenate(
-            [encode(imitation.unit(x)) for x in batches(world.video_BFHWC)]
+            [encode(imitation.unit(x)) for x in batches(np.stack(videos))]
         ),
         "reference_BTHWC": np.concatenate([encode(imitation.unit(x)) for x in batches(stills)]),
         "blank_THWC": np.asarray(encode(grey))[0],
