@@ -2,11 +2,15 @@
 
     python bench/load.py [--model=evoid_jax/assets/tiny] [--dtype=bfloat16] [--runs=5]
 
-One process, the two in turn, files in the page cache after a first round that is not counted.
-Prints medians in seconds, GB/s, and the ratio ours / plain, the median over pairs of neighbours.
+One process, the two in turn, files in the page cache after a first round that is not counted; with
+--cold (root, Linux) the page cache is emptied before every read, as a first start on a machine
+finds it. Prints medians in seconds, GB/s, and the ratio ours / plain, the median over pairs of
+neighbours, and the peak memory of the process against the loaded arrays.
 """
 
 import argparse
+import os
+import resource
 import time
 from pathlib import Path
 
@@ -19,20 +23,22 @@ from evoid_jax.models.pipeline import PARTS
 
 
 def plain(files: list[Path]) -> None:
-    """Read every byte once, into one buffer."""
-    buffer = memoryview(bytearray(2**24))
+    """Read every byte once, each file into memory of its own."""
     for file in files:
-        with open(file, "rb", buffering=0) as f:
-            while f.readinto(buffer):
-                pass
+        np.fromfile(file, np.uint8)
 
 
-def ours(folder: str, dtype, mesh) -> None:
+def ours(folder: str, dtype, mesh) -> int:
+    """Load the model and return its bytes."""
     frozen = rollout.load(folder, dtype, mesh=mesh)
-    jax.block_until_ready((frozen.wan_params, frozen.vae_params, frozen.umt5_params))
+    held = jax.block_until_ready((frozen.wan_params, frozen.vae_params, frozen.umt5_params))
+    return sum(x.nbytes for x in jax.tree.leaves(held))
 
 
-def timed(function) -> float:
+def timed(function, cold: bool) -> float:
+    if cold:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -44,18 +50,22 @@ def main():
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share the transformer")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="empty the page cache before each read")
     args = parser.parse_args()
     files = [f for part in PARTS for f in sorted((Path(args.model) / part).glob("*.safetensors"))]
     size = sum(f.stat().st_size for f in files) / 1e9
     mesh = sharding.make_mesh(fsdp=args.fsdp)
     a = lambda: ours(args.model, jnp.dtype(args.dtype), mesh)
     b = lambda: plain(files)
-    a(), b()
-    rows = np.array([(timed(a), timed(b)) for _ in range(args.runs)])
+    arrays = a() / 1e9  # before the plain read, whose memory would count too
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    b()
+    rows = np.array([(timed(a, args.cold), timed(b, args.cold)) for _ in range(args.runs)])
     load, read = np.median(rows, axis=0)
     print(f"{args.model}: {size:.3f} GB in {len(files)} files, {args.runs} runs, {args.dtype}")
     print(f"ours {load:.3f} s ({size / load:.2f} GB/s), plain read {read:.3f} s", end=" ")
     print(f"({size / read:.2f} GB/s), ours / plain {np.median(rows[:, 0] / rows[:, 1]):.2f}")
+    print(f"peak {peak:.2f} GB for {arrays:.2f} GB of arrays, {peak / arrays:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""VACE-1.3B at full size, random weights: out and back, the numbers of diffusers, one evolution step.
+"""VACE-1.3B at full size, random weights: out and back, diffusers' numbers, one evolution step.
 
 Slow: 40 GB of disk below pytest's folder, 15 GB of memory, about half an hour on two cores.
 """
