@@ -1,6 +1,7 @@
 """A made-up run folder, as training leaves one: for tests of what reads it."""
 
 import io
+import math
 
 import av
 import cv2
