@@ -126,6 +126,7 @@ class Config:
     model: str = "evoid_jax/assets/tiny"  # a diffusers folder
     teacher: str = ""  # a T2V folder; "" takes the model's main blocks, as VACE left them unchanged
     dtype: str = "bfloat16"  # of the frozen base: bfloat16 | float32
+    attention: str = "auto"  # auto (by platform) | exact | cudnn (NVIDIA) | splash (TPU)
     seed: int = 0
     steps: int = 200  # evolution steps (paper)
     save_every: int = 10
@@ -200,6 +201,7 @@ def _checks(c: Config):
         yield size % 16 or size <= 0, f"config.video.{name} must be a multiple of 16, got {size}"
     choices = [
         ("config.dtype", c.dtype, ("bfloat16", "float32")),
+        ("config.attention", c.attention, ("auto", "exact", "cudnn", "splash")),
         ("config.rollout.scheduler", r.scheduler, ("unipc", "euler")),
         ("config.rollout.reference_order", r.reference_order, ("diffusers", "vace")),
         ("config.lora.targets", c.lora.targets, ("main", "main+vace")),
