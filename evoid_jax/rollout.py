@@ -342,15 +342,14 @@ def decode(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
 
 def decode_float(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
     """Decode latents without reference frames to float32 BFHWC in [0, 1], the pipeline's "np"."""
-    config, mesh = frozen.vae_config, frozen.wan.mesh
+    return decode_on(frozen.vae_params, frozen.vae_config, latents_BTHWC, frozen.wan.mesh)
+
+
+@partial(jax.jit, static_argnames=("config", "mesh"))
+def decode_on(params, config, latents_BTHWC, mesh):
     own = sharding.own_videos(latents_BTHWC.shape[0], mesh)
     pixels = own * math.prod(latents_BTHWC.shape[1:4]) * config.stride_t * config.stride_s**2
-    return _decode(frozen.vae_params, config, latents_BTHWC, _chunk(pixels), mesh)
-
-
-@partial(jax.jit, static_argnames=("config", "chunk", "mesh"))
-def _decode(params, config, latents_BTHWC, chunk, mesh):
-    decode = lambda params, x_bTHWC: vae.decode(params, config, x_bTHWC, chunk) * 0.5 + 0.5
+    decode = lambda params, x: vae.decode(params, config, x, _chunk(pixels)) * 0.5 + 0.5
     return sharding.per_video(decode, params, latents_BTHWC, mesh)
 
 
