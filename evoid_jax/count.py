@@ -94,12 +94,20 @@ def memory_gib(compiled) -> float:
     return (total - m.alias_size_in_bytes) / 2**30
 
 
+def asked_gib(message: str) -> float | None:
+    """Return what a TPU compiler's refusal says that a program needs; None: another refusal."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    return found and float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) - 2)
+
+
 # --- Collectives, in the compiled program's text.
 
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 _CALL = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.-]+)")
+_BOUND = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
 _OPERATION = re.compile(r" = (.*?) ([a-z][\w-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 
@@ -120,7 +128,8 @@ def collective_gib(text: str) -> dict[str, float]:
         if name not in memo:
             memo[name] = {}
             for line in computations.get(name, ()):
-                for kind, size in _line(line, total).items():
+                times = _trips(line, computations)
+                for kind, size in _line(line, times, total).items():
                     memo[name][kind] = memo[name].get(kind, 0.0) + size
         return memo[name]
 
@@ -140,7 +149,20 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _line(line: str, total) -> dict[str, float]:
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """Return how often an instruction runs what it calls: 1 unless it is a loop.
+
+    GPU compilers write a loop's length; TPU compilers leave it to its condition, `i < constant`.
+    """
+    if found := _TRIPS.search(line):
+        return int(found[1])
+    if not (condition := _CONDITION.search(line)):
+        return 1
+    bounds = [b for x in computations.get(condition[1], ()) for b in _BOUND.findall(x)]
+    return int(bounds[0]) if len(bounds) == 1 else 1
+
+
+def _line(line: str, trips: int, total) -> dict[str, float]:
     """Return the bytes of one instruction by kind, those of the programs it calls included."""
     operation = _OPERATION.search(line)
     if not operation:
@@ -151,7 +173,6 @@ def _line(line: str, total) -> dict[str, float]:
     called = _CALL.findall(line)
     for branches in _BRANCHES.findall(line):
         called += [b.strip().lstrip("%") for b in branches.split(",")]
-    trips = int(found[1]) if (found := _TRIPS.search(line)) else 1
     sums: dict[str, float] = {}
     for name in called:
         for inner, size in total(name).items():

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -63,18 +64,27 @@ def measure(trace: Callable, at: programs.Setting, needed: float | None, repeats
 
     Args:
       repeats: how many units of `needed` the program does, such as solver steps.
+
+    Returns:
+      GiB are of one device, PFLOP of all; what only a whole program tells is None where the
+      compiler gave up because it needs too much memory.
     """
     executed = count.flops(traced := trace(at)) / repeats
     began = time.perf_counter()
-    compiled = traced.lower().compile()
-    seconds = time.perf_counter() - began
-    traffic = count.collective_gib(compiled.as_text())
+    try:
+        compiled = traced.lower().compile()
+        memory = count.memory_gib(compiled)
+        traffic = round(sum(count.collective_gib(compiled.as_text()).values()) / repeats, 3)
+    except jax.errors.JaxRuntimeError as error:
+        memory, traffic = count.asked_gib(str(error)), None
+        if memory is None:
+            raise
     return {
-        "hbm_gib": round(count.memory_gib(compiled), 2),
-        "compile_s": round(seconds, 1),
+        "hbm_gib": round(memory, 2),
+        "compile_s": round(time.perf_counter() - began, 1),
         "model_pflop": (executed if needed is None else needed) / flops.PETA,
         "executed_pflop": executed / flops.PETA,
-        "collective_gib": round(sum(traffic.values()) / repeats, 3),
+        "collective_gib": traffic,
     }
 
 
@@ -137,9 +147,10 @@ def table(found: dict) -> str:
     ]
     for name in TRACES:
         p = found[name]
+        traffic = "-" if p["collective_gib"] is None else f"{p['collective_gib']:.2f}"
         lines.append(
             f"{name:12}{p['hbm_gib']:9.1f}{p['resident_gib']:11.1f}{p['model_pflop']:13.2f}"
-            f"{p['executed_pflop']:12.2f}{p['collective_gib']:15.2f}{p['compile_s']:11.0f} s"
+            f"{p['executed_pflop']:12.2f}{traffic:>15}{p['compile_s']:11.0f} s"
         )
     hours = ", ".join(f"{h} h at {float(mfu):.0%}" for mfu, h in found["hours_at_mfu"].items())
     lines += [

@@ -23,7 +23,7 @@ FORM = "h100:N, h200:N, v5p:AxBxC, v6e:AxB or v5e:AxB"
 
 @dataclass(frozen=True)
 class Chip:
-    """What a vendor's data sheet says of one device."""
+    """One device: the vendor's peak, and the memory that its runtime reports."""
 
     platform: str  # cuda | tpu
     hbm_gib: float
@@ -34,9 +34,9 @@ class Chip:
 CHIPS = {
     "h100": Chip("cuda", 84942979072 / 2**30, 989e12, 1),
     "h200": Chip("cuda", 150754820096 / 2**30, 989e12, 1),
-    "v5p": Chip("tpu", 95.0, 459e12, 3),
-    "v6e": Chip("tpu", 32.0, 918e12, 2),
-    "v5e": Chip("tpu", 16.0, 197e12, 2),
+    "v5p": Chip("tpu", 95.74, 459e12, 3),
+    "v6e": Chip("tpu", 31.25, 918e12, 2),
+    "v5e": Chip("tpu", 15.75, 197e12, 2),
 }
 
 

@@ -133,9 +133,19 @@ HLO = """HloModule jit_f
   ROOT %t = (s32[], bf16[8,4]) tuple(%i, %ag)
 }
 
+%limit (p: (s32[], f32[6])) -> pred[] {
+  %n = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+%outer (p: (s32[], f32[6])) -> (s32[], f32[6]) {
+  ROOT %cp = f32[6]{0} collective-permute(%p1), channel_id=9
+}
+
 ENTRY %main (a: f32[4]) -> f32[4] {
   %rs = f32[2]{0} reduce-scatter(f32[4]{0} %a), channel_id=2, dimensions={0}
   %w = (s32[], bf16[8,4]) while(%init), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"40"}}
+  %v = (s32[], f32[6]) while(%init), condition=%limit, body=%outer
   %s = (f32[4], f32[4]) all-reduce-start(%a), channel_id=3, to_apply=%add
   ROOT %d = f32[4]{0} all-reduce-done(%s)
 }
@@ -147,5 +157,6 @@ def test_collectives_in_loops_are_multiplied():
     assert found == {
         "reduce-scatter": 16 / 2**30,
         "all-gather": 40 * 64 / 2**30,
+        "collective-permute": 7 * 24 / 2**30,  # the length stands in the condition alone
         "all-reduce": 16 / 2**30,
     }

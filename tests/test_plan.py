@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from evoid_jax import plan, programs, sharding, targets
+from evoid_jax import count, plan, programs, sharding, targets
 from evoid_jax.config import Config, Rollout, Train
 
 
@@ -66,6 +66,25 @@ def test_videos_in_flight_follow_the_config():
     assert one_device().together == 1
     at = one_device(rollout=Rollout(videos_per_device=4), train=Train(videos_per_device=2))
     assert (at.videos, at.together) == (32, 4)
+
+
+def test_a_refusal_for_memory_says_how_much():
+    told = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+    assert count.asked_gib(told + "hbm. Used 33.75G of 31.25G hbm. Exceeded by 2.50G.") == 33.75
+    assert count.asked_gib("Used 512.0M of 31.25G hbm") == 0.5
+    assert count.asked_gib("INTERNAL: something else") is None
+
+
+def test_the_table_tells_what_the_plan_found():
+    program = {"hbm_gib": 40.0, "resident_gib": 11.0, "compile_s": 9.0, "collective_gib": None}
+    program |= {"model_pflop": 1.0, "executed_pflop": 1.5}
+    found = dict.fromkeys(plan.TRACES, program)
+    found |= {"target": "v6e:4x4", "devices": 16, "mesh": {"fsdp": 4}, "memory_gib": 31.2}
+    found |= {"videos_in_flight": 4, "fits": False, "run_model_pflop": 1e6}
+    text = plan.table(found | {"hours_at_mfu": {"0.4": 12.5}})
+    assert "v6e:4x4: 16 devices" in text
+    assert "does not fit 95% of the memory" in text
+    assert "12.5 h at 40% of the peak; assumed, not measured" in text.replace("\n", "")
 
 
 # --- The compilers themselves: minutes, and wheels of gigabytes.
