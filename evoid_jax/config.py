@@ -208,6 +208,8 @@ def _checks(c: Config):
     ]
     for name, value, allowed in choices:
         yield value not in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+    wide = "config.attention=cudnn needs config.dtype=bfloat16; take auto or exact for float32"
+    yield c.attention == "cudnn" and c.dtype == "float32", wide
     counts = {
         "config.steps": c.steps,
         "config.save_every": c.save_every,

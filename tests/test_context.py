@@ -96,8 +96,8 @@ def test_a_kernel_that_cannot_hold_the_model_is_refused(name, message):
 @pytest.mark.parametrize(
     ("backend", "pieces", "want"),
     [
-        (attention.Backend(), 1, 34321),
-        (attention.Backend(), 8, 34328),
+        (attention.EXACT, 1, 34321),
+        (attention.EXACT, 8, 34328),
         (attention.Backend("cudnn"), 8, 34336),
         (attention.Backend("splash", "TPU v5"), 1, 34816),  # 68 blocks of 512
         (attention.Backend("splash", "TPU v5"), 8, 34816),  # 34 blocks of 128 on every piece

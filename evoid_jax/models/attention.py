@@ -24,8 +24,11 @@ MAX_LOGITS = 2**27
 class Backend(NamedTuple):
     """What computes attention, and on which chip: its `device_kind`."""
 
-    name: str = "exact"
+    name: str
     chip: str = ""
+
+
+EXACT = Backend("exact")
 
 
 def choose(name: str, mesh, dtype, head_size: int) -> Backend:
@@ -62,7 +65,7 @@ def padded(tokens: int, pieces: int, backend: Backend) -> int:
     return -(-tokens // unit) * unit
 
 
-def attention(q_BLNK, k_BSNK, v_BSNK, bias_S=None, length=None, backend: Backend = Backend()):  # noqa: B008
+def attention(q_BLNK, k_BSNK, v_BSNK, bias_S=None, length=None, backend: Backend = EXACT):
     """Attend from every query to every key that is no padding.
 
     Args:
