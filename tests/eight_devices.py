@@ -125,6 +125,8 @@ def trained(base, mesh):
         terms.append(jax.device_get(now))
         if step == 0:  # Adam's first moment is a tenth of the clipped gradient
             gradient = jax.device_get(state.opt[1][0].mu)
+    whole = [x.sharding.is_fully_replicated for x in jax.tree.leaves(state)]
+    found[f"state {tuple(mesh.shape.values())}"] = int(all(whole))
     return terms, gradient, jax.device_get((state.evolving, state.stable))
 
 

@@ -50,6 +50,12 @@ def test_each_device_holds_its_share_of_a_kernel(found, mesh):
     assert found[f"weights {mesh}"] == 1
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_step_leaves_the_state_where_it_was(found, mesh):
+    """Elsewhere its buffers could not be donated, and every step would be compiled twice."""
+    assert found[f"state {mesh}"] == 1
+
+
 def test_generation_and_decoding_agree_with_one_device(found):
     assert found["rollout"] < 1e-5
     assert found["decode 8"] <= 1 and found["decode 4"] <= 1  # of 255
