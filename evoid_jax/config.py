@@ -114,9 +114,9 @@ class Reward:
 class Mesh:
     """Devices along each axis; -1 takes what is left."""
 
-    data: int = -1
-    fsdp: int = 1
-    context: int = 1
+    data: int = -1  # copies of the model
+    fsdp: int = 1  # pieces of the model, which are gathered layer by layer
+    context: int = 1  # pieces of a video's tokens; fastest where it divides the heads (12 or 40)
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Config:
     model: str = "evoid_jax/assets/tiny"  # a diffusers folder
     teacher: str = ""  # a T2V folder; "" takes the model's main blocks, as VACE left them unchanged
     dtype: str = "bfloat16"  # of the frozen base: bfloat16 | float32
+    attention: str = "auto"  # auto (by platform) | exact | cudnn (NVIDIA) | splash (TPU)
     seed: int = 0
     steps: int = 200  # evolution steps (paper)
     save_every: int = 10
@@ -200,12 +201,15 @@ def _checks(c: Config):
         yield size % 16 or size <= 0, f"config.video.{name} must be a multiple of 16, got {size}"
     choices = [
         ("config.dtype", c.dtype, ("bfloat16", "float32")),
+        ("config.attention", c.attention, ("auto", "exact", "cudnn", "splash")),
         ("config.rollout.scheduler", r.scheduler, ("unipc", "euler")),
         ("config.rollout.reference_order", r.reference_order, ("diffusers", "vace")),
         ("config.lora.targets", c.lora.targets, ("main", "main+vace")),
     ]
     for name, value, allowed in choices:
         yield value not in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+    wide = "config.attention=cudnn needs config.dtype=bfloat16; take auto or exact for float32"
+    yield c.attention == "cudnn" and c.dtype == "float32", wide
     counts = {
         "config.steps": c.steps,
         "config.save_every": c.save_every,

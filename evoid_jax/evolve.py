@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from evoid_jax import flow, losses, sharding
 from evoid_jax.config import Config
@@ -102,6 +102,9 @@ def train_step(
     new = State(state.step, evolving, stable, opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
+    # As it came in: else the compiler may choose pieces, which fit no donated buffer, and the next
+    # step would be compiled for them again.
+    new = jax.lax.with_sharding_constraint(new, NamedSharding(mesh, sharding.REPLICATED))
     return new._replace(step=state.step + 1), terms
 
 

@@ -11,6 +11,7 @@ reference frames too where a name says so), S text tokens, E text width, R refer
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from evoid_jax import flow, sharding
 from evoid_jax.models import pipeline, umt5, vae, wan, weights
 
 ORDERS = ("diffusers", "vace")
-WHOLE = 2**22  # more pixels than this (a batch's sum) go through the VAE in chunks
+WHOLE = 2**22  # more pixels than this (a device's sum) go through the VAE in chunks
 # What our solvers implement, with diffusers' defaults for keys that a config leaves out.
 UNIPC = {
     "prediction_type": ("flow_prediction", "epsilon"),
@@ -86,20 +87,20 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
         raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
     tokenizer = umt5.load_tokenizer(folder / "tokenizer")
     first = sharding.make_mesh(devices=jax.local_devices()[:1])
-    mesh = mesh or first
+    place = mesh or first
 
     def read(part: str, dtype_of, spec_of, mesh):
         tensors = umt5.untie(weights.open_folder(folder / part))
-        place = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
+        to = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
         _, rules, shapes, _ = about[part]
-        return weights.load(tensors, rules, shapes, dtype_of, place, part)
+        return weights.load(tensors, rules, shapes, dtype_of, to, part)
 
     whole = lambda *_: sharding.REPLICATED
     return Frozen(
-        wan.Wan(wan_config, dtype=dtype, remat=remat),
-        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, mesh),
+        wan.Wan(wan_config, dtype, remat=remat, mesh=mesh),
+        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, place),
         about["vae"].config,
-        read("vae", lambda _: jnp.float32, whole, mesh),
+        read("vae", lambda _: jnp.float32, whole, place),
         about["text_encoder"].config,
         read("text_encoder", lambda _: dtype, whole, first),
         tokenizer,
@@ -340,15 +341,15 @@ def decode(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
 
 def decode_float(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
     """Decode latents without reference frames to float32 BFHWC in [0, 1], the pipeline's "np"."""
-    B, T, H, W, _ = latents_BTHWC.shape
-    config = frozen.vae_config
-    chunk = _chunk(B * T * H * W * config.stride_t * config.stride_s**2)
-    return _decode(frozen.vae_params, config, latents_BTHWC, chunk)
+    return decode_on(frozen.vae_params, frozen.vae_config, latents_BTHWC, frozen.wan.mesh)
 
 
-@partial(jax.jit, static_argnames=("config", "chunk"))
-def _decode(params, config, latents_BTHWC, chunk):
-    return vae.decode(params, config, latents_BTHWC, chunk) * 0.5 + 0.5
+@partial(jax.jit, static_argnames=("config", "mesh"))
+def decode_on(params, config, latents_BTHWC, mesh):
+    own = sharding.own_videos(latents_BTHWC.shape[0], mesh)
+    pixels = own * math.prod(latents_BTHWC.shape[1:4]) * config.stride_t * config.stride_s**2
+    decode = lambda params, x: vae.decode(params, config, x, _chunk(pixels)) * 0.5 + 0.5
+    return sharding.per_video(decode, params, latents_BTHWC, mesh)
 
 
 @jax.jit

@@ -1,7 +1,8 @@
 """Where every array lives: one mesh, one table for the weights, the batch over its first axis.
 
 Mesh axes: `data` (copies of the model), `fsdp` (the model in pieces), `context` (a video's tokens
-in pieces). Videos are spread over data and fsdp together.
+in pieces). Videos are spread over data and fsdp together, and the tokens (B, L, ...) of each over
+context. A kernel's pieces are gathered where it is used; tokens move in attention alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "context")
 BATCH = P(("data", "fsdp"))
 REPLICATED = P()
+CONTEXT = "context"
 
 # Weights of the transformer, by path without the leading axis of a stack: exactly one rule each.
 # A kernel (out, in) is split along its output width, which is contiguous on disk; what is small is
@@ -51,6 +53,66 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> 
 def batch_shards(mesh: Mesh) -> int:
     """Return over how many devices a batch of videos is spread."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def alone(mesh: Mesh | None) -> bool:
+    """Say whether everything is on one device, so that nothing has to be told of its place."""
+    return mesh is None or mesh.size == 1
+
+
+def pieces(mesh: Mesh | None) -> int:
+    """Return into how many pieces a video's tokens go."""
+    return 1 if mesh is None else mesh.shape[CONTEXT]
+
+
+def batch_axes(videos: int, mesh: Mesh):
+    """Return the axes that a batch is spread over: none where it does not divide."""
+    return None if videos % batch_shards(mesh) else BATCH[0]
+
+
+def constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
+    """State where an array inside a jitted function lives; free of cost on one device."""
+    return x if alone(mesh) else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def tokens(x_BLD: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Lay out videos over data and fsdp, and the tokens of each over context."""
+    return x_BLD if alone(mesh) else constrain(x_BLD, mesh, token_spec(x_BLD.shape[0], mesh))
+
+
+def token_spec(videos: int, mesh: Mesh) -> P:
+    """Return the spec of (B, L, ...), tokens in pieces."""
+    return P(batch_axes(videos, mesh), CONTEXT)
+
+
+def videos(x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Lay out (B, ...) over data and fsdp; every piece of the context sees whole videos."""
+    return x if alone(mesh) else constrain(x, mesh, P(batch_axes(x.shape[0], mesh)))
+
+
+def per_video(fn, given, x: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Run `fn(given, x)` on each device's own rows of x (B, ...), and all of the tree `given`.
+
+    Where the videos divide over all devices, those along context share the work, else repeat it.
+    """
+    if alone(mesh):
+        return fn(given, x)
+    rows = _video_spec(x.shape[0], mesh)
+    # check_vma: loops inside would have to say how what they carry varies
+    sharded = {"mesh": mesh, "in_specs": (REPLICATED, rows), "out_specs": rows}
+    return jax.shard_map(fn, check_vma=False, **sharded)(given, x)
+
+
+def own_videos(videos: int, mesh: Mesh | None) -> int:
+    """Return how many of the videos a device sees in `per_video`."""
+    if alone(mesh):
+        return videos
+    axes = _video_spec(videos, mesh)[0] or ()
+    return videos // math.prod(mesh.shape[axis] for axis in axes)
+
+
+def _video_spec(videos: int, mesh: Mesh) -> P:
+    return P(batch_axes(videos, mesh)) if videos % mesh.size else P(AXES)
 
 
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -224,7 +224,8 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
     frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
     rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
-    wan = frozen.wan.clone(lora_scale=cfg.lora.alpha / cfg.lora.rank)
+    scale = cfg.lora.alpha / cfg.lora.rank
+    wan = frozen.wan.clone(lora_scale=scale, attention=cfg.attention)
     frozen = frozen._replace(wan=wan)
     t2v = teacher.load(cfg.teacher, cfg.model, frozen, mesh)
     rows = text_rows(frozen, data, mesh)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "evoid_jax"
-ENTRY_POINTS = {"train", "pretrain", "generate", "convert"}
+ENTRY_POINTS = {"train", "pretrain", "generate", "convert", "plan"}
 
 
 def imports(file: Path) -> set[str]:

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from evoid_jax.models import backend
+
 ATTENTION_LOGITS = 2**26  # above this many, the mid-block attention runs frame by frame
 
 
@@ -48,7 +50,7 @@ def _taps(x_BTHWC: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return backend.platform() == "cpu"
 
 
 def conv3d_flat(p: dict, x_BTHWC: jax.Array) -> jax.Array:

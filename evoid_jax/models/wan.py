@@ -5,6 +5,8 @@ rounding. `velocity` without hints is WanTransformer3DModel; `hints` and `veloci
 WanVACETransformer3DModel. They are apart because hints never read a main block, so that several
 adapters of the main blocks share one set of hints.
 
+On a mesh, tokens are padded in the patch embedding, and cut where they become latents again.
+
 Shapes: B videos, T H W C latent frames/height/width/channels, L tokens, S text tokens, E text
 width, D width, N heads, K head size, P = K/2 rotated pairs, V VACE blocks. Stacked layers lead.
 """
@@ -14,21 +16,27 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from jax.sharding import Mesh
 
+from evoid_jax import sharding
+from evoid_jax.models import attention
 from evoid_jax.models.layers import (
     Attention,
     Dense,
     PatchEmbedding,
     layer_norm,
+    pad_text,
     rope_tables,
     row,
     sinusoid,
+    token_grid,
+    unpatchify,
 )
 from evoid_jax.models.weights import CONV, SAME, Rule
 
@@ -139,7 +147,7 @@ def hints(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, control_BTHWC, sc
       scale: conditioning scale, a number or one per VACE block.
 
     Returns:
-      VBLD in the compute dtype. It reads no weight of the main blocks.
+      VBLD in the compute dtype, padded as inside `velocity`. It reads no weight of main blocks.
     """
     inputs = (x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale)
     return wan.apply(_variables(base, lora), *inputs, method=Wan.hints)
@@ -189,13 +197,15 @@ def rules(config: WanConfig) -> list[Rule]:
     return table
 
 
-class Context(NamedTuple):
+@struct.dataclass
+class Context:
     """What every block reads and no block changes."""
 
     time_B6D: jax.Array
     text_BSD: jax.Array
     text_bias_S: jax.Array | None
     rope: tuple[np.ndarray, np.ndarray]  # cos and sin, LP
+    length: int = struct.field(pytree_node=False)  # tokens without padding
     hints_VBLD: jax.Array | None = None
 
 
@@ -206,12 +216,16 @@ class Wan(nn.Module):
     dtype: jnp.dtype = jnp.float32  # of matmuls and of the residual stream
     lora_scale: float = 1.0  # alpha / rank
     remat: bool = True  # recompute each block in the backward pass
+    mesh: Mesh | None = None  # None is one device
+    attention: str = "auto"  # one of attention.BACKENDS
 
     def setup(self):
         c = self.config
-        dense = partial(Dense, dtype=self.dtype)
-        embedder = partial(Dense, kernel_init=nn.initializers.normal(0.02))
-        self.patch_embedding = PatchEmbedding(c.dim, c.patch_size, self.dtype)
+        dense = partial(Dense, dtype=self.dtype, mesh=self.mesh)
+        small = nn.initializers.normal(0.02)
+        embedder = partial(Dense, kernel_init=small, mesh=self.mesh)
+        embedding = partial(PatchEmbedding, c.dim, c.patch_size, self.dtype, self.mesh)
+        self.patch_embedding = embedding()
         self.time_embedder_1 = embedder(c.dim)  # float32 in diffusers, whatever the model's dtype
         self.time_embedder_2 = embedder(c.dim)
         self.time_proj = dense(6 * c.dim)
@@ -219,11 +233,9 @@ class Wan(nn.Module):
         self.text_embedder_2 = embedder(c.dim, dtype=self.dtype)
         self.blocks = self._stack(c.num_layers, emits_hint=False)
         self.scale_shift_table = self.param("scale_shift_table", _table_init, (1, 2, c.dim))
-        self.proj_out = dense(
-            c.out_channels * math.prod(c.patch_size), kernel_init=nn.initializers.normal(0.02)
-        )
+        self.proj_out = dense(c.out_channels * math.prod(c.patch_size), kernel_init=small)
         if c.vace_layers:
-            self.vace_patch_embedding = PatchEmbedding(c.dim, c.patch_size, self.dtype)
+            self.vace_patch_embedding = embedding()
             self.vace_proj_in = dense(c.dim)
             self.vace_blocks = self._stack(len(c.vace_layers), emits_hint=True)
 
@@ -235,28 +247,42 @@ class Wan(nn.Module):
             in_axes=(0, nn.broadcast),
             length=layers,
         )
-        return scanned(self.config, self.dtype, self.lora_scale, emits_hint)
+        where = self.mesh, self._backend()
+        return scanned(self.config, self.dtype, self.lora_scale, emits_hint, *where)
+
+    def _backend(self) -> attention.Backend:
+        size = self.config.attention_head_dim
+        return attention.choose(self.attention, self.mesh, self.dtype, size)
+
+    def _padded(self, grid) -> int:
+        return attention.padded(math.prod(grid), sharding.pieces(self.mesh), self._backend())
+
+    def _grid(self, x_BTHWC) -> tuple[int, int, int]:
+        return token_grid(x_BTHWC.shape, self.config.patch_size, self.config.rope_max_seq_len)
 
     def __call__(self, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
         c = self.config
-        grid = _grid(x_BTHWC, c)
+        grid = self._grid(x_BTHWC)
         time_BD, context = self._context(grid, timestep_B, text_BSE)
-        hint_of_layer = None
-        if hints_VBLD is not None:
-            context = context._replace(hints_VBLD=hints_VBLD)
-            hint_of_layer = _hint_of_layer(c)
-        x_BLD, _ = self.blocks(self.patch_embedding(x_BTHWC), hint_of_layer, context)
+        context = context.replace(hints_VBLD=hints_VBLD)
+        hint_of_layer = None if hints_VBLD is None else _hint_of_layer(c)
+        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        x_BLD, _ = self.blocks(x_BLD, hint_of_layer, context)
         shift_B1D, scale_B1D = jnp.split(
             self.scale_shift_table.astype(jnp.float32) + time_BD[:, None].astype(jnp.float32), 2, 1
         )
         x_BLD = layer_norm(x_BLD, c.eps) * (1 + scale_B1D) + shift_B1D
-        return _unpatchify(self.proj_out(x_BLD), grid, c).astype(jnp.float32)
+        v_BLP = sharding.videos(sharding.tokens(self.proj_out(x_BLD), self.mesh), self.mesh)
+        return unpatchify(v_BLP, grid, c.patch_size).astype(jnp.float32)
 
     def hints(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=1.0):
-        _, context = self._context(_grid(x_BTHWC, self.config), timestep_B, text_BSE)
-        x_BLD = self.patch_embedding(x_BTHWC)
-        c_BLD = self.vace_patch_embedding(control_BTHWC)
-        c_BLD = jnp.pad(c_BLD, ((0, 0), (0, x_BLD.shape[1] - c_BLD.shape[1]), (0, 0)))
+        grid, given = (self._grid(x) for x in (x_BTHWC, control_BTHWC))
+        _, context = self._context(grid, timestep_B, text_BSE)
+        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        c_BLD = self.vace_patch_embedding(control_BTHWC, self._padded(grid))
+        if given != grid:  # a token that is missing counts as zero, without the embedding's bias
+            real_L = np.arange(c_BLD.shape[1]) < math.prod(given)
+            c_BLD = jnp.where(real_L[None, :, None], c_BLD, 0)
         c_BLD = self.vace_proj_in(c_BLD) + x_BLD
         _, hints_VBLD = self.vace_blocks(c_BLD, None, context)
         scale = jnp.asarray(scale, self.dtype)
@@ -274,11 +300,11 @@ class Wan(nn.Module):
         time_BD = nn.silu(self.time_embedder_1(sinusoid(timestep_B, c.freq_dim)))
         time_BD = self.time_embedder_2(time_BD).astype(self.dtype)
         time_B6D = self.time_proj(nn.silu(time_BD)).reshape(-1, 6, c.dim).astype(jnp.float32)
-        text_BSE, bias_S = _pad_text(text_BSE, c.text_len)
+        text_BSE, bias_S = pad_text(text_BSE, c.text_len)
         text_BSD = nn.gelu(self.text_embedder_1(text_BSE), approximate=True)
-        text_BSD = self.text_embedder_2(text_BSD)
-        rope = rope_tables(grid, c.attention_head_dim)
-        return time_BD, Context(time_B6D, text_BSD, bias_S, rope)
+        text_BSD = sharding.videos(self.text_embedder_2(text_BSD), self.mesh)
+        rope = rope_tables(grid, c.attention_head_dim, self._padded(grid))
+        return time_BD, Context(time_B6D, text_BSD, bias_S, rope, math.prod(grid))
 
 
 class Block(nn.Module):
@@ -288,17 +314,21 @@ class Block(nn.Module):
     dtype: jnp.dtype
     lora_scale: float
     emits_hint: bool
+    mesh: Mesh | None
+    backend: attention.Backend
 
     @nn.compact
     def __call__(self, x_BLD, hint_of_layer, context: Context):
-        c = self.config
-        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale)
-        attend = partial(Attention, c.attention_head_dim, c.eps, self.dtype, self.lora_scale)
+        c, where = self.config, {"mesh": self.mesh}
+        lay = partial(sharding.tokens, **where)
+        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale, **where)
+        numbers = c.attention_head_dim, c.eps, self.dtype, self.lora_scale
+        attend = partial(Attention, *numbers, backend=self.backend, **where)
         table = self.param("scale_shift_table", _table_init, (1, 6, c.dim)).astype(jnp.float32)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + context.time_B6D, 6, 1)
 
         h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
-        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope)
+        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope, length=context.length)
         x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
 
         norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
@@ -309,13 +339,13 @@ class Block(nn.Module):
         )
 
         h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale2) + shift2).astype(self.dtype)
-        h_BLD = nn.gelu(dense(c.ffn_dim, name="ffn_up")(h_BLD), approximate=True)
-        h_BLD = dense(c.dim, name="ffn_down")(h_BLD)
-        x_BLD = (x_BLD + h_BLD * gate2).astype(self.dtype)
+        h_BLF = nn.gelu(lay(dense(c.ffn_dim, name="ffn_up")(h_BLD)), approximate=True)
+        h_BLD = dense(c.dim, name="ffn_down")(h_BLF)
+        x_BLD = lay((x_BLD + h_BLD * gate2).astype(self.dtype))
 
         if self.emits_hint:
-            zeros = nn.initializers.zeros
-            return x_BLD, Dense(c.dim, self.dtype, kernel_init=zeros, name="proj_out")(x_BLD)
+            zeros = {"kernel_init": nn.initializers.zeros, **where}
+            return x_BLD, lay(Dense(c.dim, self.dtype, name="proj_out", **zeros)(x_BLD))
         if context.hints_VBLD is not None:
             index, use = hint_of_layer
             x_BLD += context.hints_VBLD[index] * use.astype(self.dtype)
@@ -326,45 +356,15 @@ def _variables(base, lora):
     return {"params": base} if lora is None else {"params": base, "lora": lora}
 
 
-def _grid(x_BTHWC, config: WanConfig) -> tuple[int, int, int]:
-    """Return the token grid, or say which axis of the latents does not fit."""
-    shape = x_BTHWC.shape[1:4]
-    grid = tuple(n // p for n, p in zip(shape, config.patch_size, strict=True))
-    if any(n % p for n, p in zip(shape, config.patch_size, strict=True)):
-        raise ValueError(f"latents THW {shape} do not divide by patches {config.patch_size}")
-    if max(grid) > config.rope_max_seq_len:
-        raise ValueError(f"token grid {grid}: an axis is past {config.rope_max_seq_len}")
-    return grid
-
-
-def _unpatchify(x_BLP, grid, config: WanConfig):
-    t, h, w = config.patch_size  # here the channel is last in a patch, in the embedding it is first
-    x = x_BLP.reshape(-1, *grid, t, h, w, config.out_channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(-1, *np.multiply(grid, config.patch_size), config.out_channels)
-
-
-def _pad_text(text_BSE, text_len: int):
-    """Stand for the text_len - S rows of zeros by one row, whose key weighs as many."""
-    missing = text_len - text_BSE.shape[1]
-    if not missing:
-        return text_BSE, None
-    if missing < 0:
-        raise ValueError(f"text has {text_BSE.shape[1]} rows, more than text_len {text_len}")
-    bias_S = np.zeros(text_BSE.shape[1] + 1, np.float32)
-    bias_S[-1] = math.log(missing)
-    return jnp.pad(text_BSE, ((0, 0), (0, 1), (0, 0))), bias_S
-
-
 def _table_init(key, shape):
     return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
 def _hint_of_layer(config: WanConfig):
     """Return for each layer the index of its hint, and 1 where it has one, else 0."""
-    index_L = np.zeros(config.num_layers, np.int32)
-    use_L = np.zeros(config.num_layers, np.float32)
-    index_L[list(config.vace_layers)] = np.arange(len(config.vace_layers))
-    use_L[list(config.vace_layers)] = 1
+    layers, count = list(config.vace_layers), config.num_layers
+    index_L, use_L = np.zeros(count, np.int32), np.zeros(count, np.float32)
+    index_L[layers], use_L[layers] = np.arange(len(layers)), 1
     return jnp.asarray(index_L), jnp.asarray(use_L)
 
 

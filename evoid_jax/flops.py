@@ -1,0 +1,129 @@
+"""How much arithmetic the method needs, by formula; `count.py` counts what a program does.
+
+A multiply-add is 2. Widths: d = heads x head size, f = ffn; L tokens, S text tokens, per sample.
+
+    linear of a block    L (12 d^2 + 4 d f) + 4 d^2 S     q k v o, q o of the text, ffn; text's k v
+    scores of a block    4 L^2 d  and  4 L S d            self- and cross-attention
+    VACE                 its blocks, 2 d^2 L for each hint and for proj_in
+
+Backward of a frozen linear layer costs once its forward (no gradient of the kernel), of attention
+twice, or 2.5 times with a flash kernel, which computes the scores again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from evoid_jax.config import Config
+from evoid_jax.models.wan import WanConfig
+
+PETA = 1e15
+
+
+class Work(NamedTuple):
+    """FLOPs of one forward pass, in parts that a backward pass treats differently."""
+
+    linear: float = 0.0  # of tokens: the backward pass needs the gradient of their input
+    text: float = 0.0  # of text and other constants: nothing to differentiate
+    score: float = 0.0
+    adapter: float = 0.0
+
+    @property
+    def forward(self) -> float:
+        return self.linear + self.text + self.score + self.adapter
+
+    @property
+    def backward(self) -> float:
+        """Without recomputation: adapters get gradients of input, a and b."""
+        return self.linear + 2 * self.score + 2 * self.adapter
+
+    @property
+    def flash_backward(self) -> float:
+        """As executed by a flash kernel: five matmuls for the two of the forward pass."""
+        return self.linear + 2.5 * self.score + 2 * self.adapter
+
+
+def add(*works: Work) -> Work:
+    """Add works part by part."""
+    return Work(*map(sum, zip(*works, strict=True)))
+
+
+def blocks(c: WanConfig, count: int, tokens: int, text: int) -> Work:
+    """Return the work of `count` blocks, VACE or main, without adapters."""
+    d, f = c.dim, c.ffn_dim
+    linear = tokens * (12 * d**2 + 4 * d * f)
+    score = 4 * tokens**2 * d + 4 * tokens * text * d
+    return Work(count * linear, count * 4 * d**2 * text, count * score)
+
+
+def adapter(c: WanConfig, cfg: Config, tokens: int, text: int) -> Work:
+    """Return the work of the adapter on the main blocks."""
+    r, d, f = cfg.lora.rank, c.dim, c.ffn_dim
+    rows = {"to_k": tokens + text, "to_v": tokens + text, "to_q": 2 * tokens, "to_out": 2 * tokens}
+    wide = {name: 2 * d for name in rows}
+    rows |= dict.fromkeys(("ffn_up", "ffn_down"), tokens)
+    wide |= dict.fromkeys(("ffn_up", "ffn_down"), d + f)
+    each = sum(2 * r * rows[name] * wide[name] for name in cfg.lora.modules)
+    return Work(adapter=c.num_layers * each)
+
+
+def ends(c: WanConfig, tokens: int, text: int) -> Work:
+    """Return the work around the blocks: patches, timestep, text, output."""
+    patch = math.prod(c.patch_size)
+    linear = 2 * tokens * c.dim * patch * c.out_channels
+    constant = 2 * tokens * c.dim * patch * c.in_channels
+    constant += 2 * text * c.dim * (c.text_dim + c.dim)
+    constant += 2 * c.dim * (c.freq_dim + c.dim + 6 * c.dim)
+    return Work(linear, constant)
+
+
+def main(c: WanConfig, tokens: int, text: int) -> Work:
+    """Return the work of `wan.velocity` without an adapter: the T2V model."""
+    return add(blocks(c, c.num_layers, tokens, text), ends(c, tokens, text))
+
+
+def vace(c: WanConfig, tokens: int, text: int) -> Work:
+    """Return the work of `wan.hints`, its own embeddings included."""
+    count, d = len(c.vace_layers), c.dim
+    own = Work(text=2 * d**2 * tokens * (count + 1))
+    control = Work(text=2 * tokens * d * math.prod(c.patch_size) * c.vace_in_channels)
+    shared = ends(c, tokens, text)._replace(linear=0.0)
+    return add(blocks(c, count, tokens, text), own, control, shared)
+
+
+class Sizes(NamedTuple):
+    """Tokens of one sample."""
+
+    tokens: int  # reference frames included
+    video: int  # without them: what the teacher sees
+    text: int
+
+
+def sizes(c: WanConfig, latent_THW: tuple[int, int, int], references: int) -> Sizes:
+    """Return the tokens of latents whose frames include the references."""
+    frames, *plane = (n // p for n, p in zip(latent_THW, c.patch_size, strict=True))
+    each = math.prod(plane)
+    return Sizes(frames * each, (frames - references) * each, c.text_len)
+
+
+def objective(c: WanConfig, cfg: Config, at: Sizes) -> dict[str, float]:
+    """Return the FLOPs of one video at one trained time: what is needed, what remat adds.
+
+    model: hints once; evolving, stable and initial; the teacher; one backward pass.
+    executed: and the recomputed forward pass, and a flash kernel's fifth matmul.
+    """
+    evolving = add(main(c, at.tokens, at.text), adapter(c, cfg, at.tokens, at.text))
+    forward = vace(c, at.tokens, at.text).forward + 2 * evolving.forward
+    forward += main(c, at.tokens, at.text).forward + main(c, at.video, at.text).forward
+    recomputed = blocks(c, c.num_layers, at.tokens, at.text).forward
+    recomputed += adapter(c, cfg, at.tokens, at.text).forward
+    executed = forward + evolving.flash_backward + (recomputed if cfg.train.remat else 0)
+    return {"model": forward + evolving.backward, "executed": executed}
+
+
+def solver_step(c: WanConfig, cfg: Config, at: Sizes) -> float:
+    """Return the FLOPs of one solver step for one video, both prompts of the guidance."""
+    once = add(vace(c, at.tokens, at.text), main(c, at.tokens, at.text))
+    once = add(once, adapter(c, cfg, at.tokens, at.text))
+    return once.forward * (2 if cfg.rollout.guidance > 1 else 1)

@@ -1,0 +1,220 @@
+"""Compile a run for chips that are not here: does it fit, what does it compute, how long at best?
+
+    python -m evoid_jax.plan --config=configs/evoid.py:vace_14b --target=h100:8
+
+The real compilers compile the real programs; memory, arithmetic and traffic are read from the
+result. Nothing runs, so no time is measured: hours are what arithmetic takes at an assumed share of
+the chips' peak (MFU).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from evoid_jax import config, count, flops, programs, sharding, targets
+from evoid_jax.models import backend
+
+USABLE = 0.95  # of a device's memory: the rest is the runtime's and fragments
+MFU = (0.3, 0.4, 0.5)
+TRACES = {
+    "train_step": programs.train_step,
+    "rollout_step": programs.rollout_step,
+    "vae_decode": programs.vae_decode,
+}
+
+
+def setting(cfg: config.Config, target: targets.Target) -> programs.Setting:
+    """Lay a config out on a target's devices."""
+    mesh = sharding.make_mesh(
+        cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context, targets.devices(target)
+    )
+    at = programs.Setting(cfg, programs.models(cfg.model), mesh)
+    if at.videos % sharding.batch_shards(mesh):
+        raise ValueError(
+            f"{at.videos} videos of a step do not divide over {sharding.batch_shards(mesh)} "
+            "groups of devices (data x fsdp); give --context, or other config.data.pairs and seeds"
+        )
+    return at
+
+
+def work(at: programs.Setting) -> dict[str, float | None]:
+    """Return the FLOPs that each program needs, by formula; the VAE has none but its own count."""
+    c, cfg = at.models.wan, at.cfg
+    sizes = flops.sizes(c, at.latent_THWC[:3], at.references)
+    once = flops.objective(c, cfg, sizes)["model"]
+    return {
+        "train_step": at.videos * cfg.train.timesteps * once,
+        "rollout_step": at.together * flops.solver_step(c, cfg, sizes),
+        "vae_decode": None,
+    }
+
+
+def measure(trace: Callable, at: programs.Setting, needed: float | None, repeats: int) -> dict:
+    """Compile one program and read it.
+
+    Args:
+      repeats: how many units of `needed` the program does, such as solver steps.
+
+    Returns:
+      GiB are of one device, PFLOP of all; what only a whole program tells is None where the
+      compiler gave up because it needs too much memory.
+    """
+    executed = count.flops(traced := trace(at)) / repeats
+    began = time.perf_counter()
+    try:
+        compiled = traced.lower().compile()
+        memory = count.memory_gib(compiled)
+        traffic = round(sum(count.collective_gib(compiled.as_text()).values()) / repeats, 3)
+    except jax.errors.JaxRuntimeError as error:
+        memory, traffic = count.asked_gib(str(error)), None
+        if memory is None:
+            raise
+    return {
+        "hbm_gib": round(memory, 2),
+        "compile_s": round(time.perf_counter() - began, 1),
+        "model_pflop": (executed if needed is None else needed) / flops.PETA,
+        "executed_pflop": executed / flops.PETA,
+        "collective_gib": traffic,
+    }
+
+
+def resident_gib(at: programs.Setting) -> dict[str, float]:
+    """Return what lies on the fullest device beside each program's own arguments."""
+    weights, gib = programs.base(at), lambda tree: programs.local_gib(tree)
+    state = programs.state(at, weights)
+    beside = programs.text_encoder_gib(at)
+    decoder = gib(programs.vae_params(at))
+    others = gib(state) - gib(state.stable)
+    return {
+        "train_step": beside + decoder,
+        "rollout_step": beside + decoder + others,
+        "vae_decode": beside + gib(weights) + gib(state),
+    }
+
+
+def plan(cfg: config.Config, target: targets.Target) -> dict:
+    """Compile all programs of a run for a target; returns the JSON object of `--json`.
+
+    Raises:
+      ValueError: the config does not fit the devices.
+      RuntimeError: the target's compiler is missing or refuses a program.
+    """
+    at = setting(cfg, target)
+    needed, beside = work(at), resident_gib(at)
+    found: dict = {"target": str(target), "devices": target.count, "mesh": dict(at.mesh.shape)}
+    found |= {"videos_in_flight": at.together, "memory_gib": round(target.chip.hbm_gib, 1)}
+    with backend.compiling_for(target.chip.platform):
+        for name, trace in TRACES.items():
+            repeats = cfg.rollout.steps if name == "rollout_step" else 1
+            found[name] = measure(trace, at, needed[name], repeats)
+            found[name]["resident_gib"] = round(beside[name], 2)
+            print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
+    usable = USABLE * target.chip.hbm_gib
+    found["fits"] = all(found[n]["hbm_gib"] + found[n]["resident_gib"] <= usable for n in TRACES)
+    found["run_model_pflop"] = run_pflop(at, found)
+    peak = target.count * target.chip.peak_flops / flops.PETA
+    hours = lambda mfu: round(found["run_model_pflop"] / (mfu * peak) / 3600, 1)
+    found["hours_at_mfu"] = {str(mfu): hours(mfu) for mfu in MFU}
+    return found
+
+
+def run_pflop(at: programs.Setting, found: dict) -> float:
+    """Return what a whole run needs: every step generates, decodes and trains."""
+    parts, cfg = at.videos // at.together, at.cfg
+    part = cfg.rollout.steps * found["rollout_step"]["model_pflop"]
+    part += found["vae_decode"]["model_pflop"]
+    return cfg.steps * (found["train_step"]["model_pflop"] + parts * part)
+
+
+def table(found: dict) -> str:
+    """Format a plan for people."""
+    mesh = " x ".join(f"{axis} {n}" for axis, n in found["mesh"].items())
+    lines = [
+        f"{found['target']}: {found['devices']} devices of {found['memory_gib']} GiB, {mesh}; "
+        f"{found['videos_in_flight']} videos generated at once",
+        "",
+        "program       own GiB  beside it  needs PFLOP  does PFLOP  exchanged GiB  compiled in",
+    ]
+    for name in TRACES:
+        p = found[name]
+        traffic = "-" if p["collective_gib"] is None else f"{p['collective_gib']:.2f}"
+        lines.append(
+            f"{name:12}{p['hbm_gib']:9.1f}{p['resident_gib']:11.1f}{p['model_pflop']:13.2f}"
+            f"{p['executed_pflop']:12.2f}{traffic:>15}{p['compile_s']:11.0f} s"
+        )
+    hours = ", ".join(f"{h} h at {float(mfu):.0%}" for mfu, h in found["hours_at_mfu"].items())
+    lines += [
+        "",
+        "fits" if found["fits"] else f"does not fit {USABLE:.0%} of the memory",
+        f"the run ({found['run_model_pflop'] / 1000:.1f} EFLOP) takes {hours} of the peak; assumed,"
+        " not measured; scoring not included",
+    ]
+    return "\n".join(lines)
+
+
+def configure(cfg: config.Config, target: targets.Target, given) -> config.Config:
+    """Apply the command line's sizes; without --fsdp the model is in as many pieces as it can."""
+    change = dataclasses.replace
+    sizes = {n: getattr(given, n) for n in ("frames", "height", "width") if getattr(given, n)}
+    context = given.context or cfg.mesh.context
+    fsdp = given.fsdp or (target.count // context)
+    cfg = change(cfg, video=change(cfg.video, **sizes))
+    cfg = change(cfg, mesh=change(cfg.mesh, fsdp=fsdp, context=context))
+    if each := given.videos_per_device:
+        cfg = change(cfg, train=change(cfg.train, videos_per_device=each))
+        cfg = change(cfg, rollout=change(cfg.rollout, videos_per_device=each))
+    return config.from_dict(config.to_dict(cfg))
+
+
+@contextmanager
+def stdout_kept():
+    """Give the real stdout; whatever libraries print meanwhile goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w") as out:
+            yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    given = flags.FLAGS
+    logging.set_verbosity(logging.WARNING)
+    with stdout_kept() as out:
+        try:
+            target = targets.parse(given.target)
+            cfg = configure(config.from_dict(given.config.to_dict()), target, given)
+            targets.quiet_host()
+            found = plan(cfg, target)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise SystemExit(f"error: {error}") from error
+        out.write((json.dumps(found) if given.json else table(found)) + "\n")
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:vace_14b.")
+    flags.DEFINE_string("target", None, f"The chips: {targets.FORM}.", required=True)
+    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+    for size in ("frames", "height", "width"):
+        flags.DEFINE_integer(size, None, f"Instead of config.video.{size}.")
+    flags.DEFINE_integer("videos_per_device", None, "At once, in training and generation.")
+    flags.DEFINE_integer("context", None, "Devices that share a video's tokens.")
+    flags.DEFINE_integer("fsdp", None, "Devices that share the model; default: all.")
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,189 @@
+"""The three programs of a step, traced for a mesh of devices that may not exist: no array is made.
+
+They are the functions that a run calls, with shapes instead of weights and videos.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from evoid_jax import evolve, flow, rollout, sharding
+from evoid_jax.config import Config
+from evoid_jax.models import umt5, vae, wan, weights
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# The released sizes, by the folder that a preset names; a folder that is there is read instead.
+RELEASED = {
+    "Wan2.1-VACE-14B-diffusers": wan.WanConfig(
+        40, 128, 40, 13824, vace_layers=tuple(range(0, 40, 5))
+    ),
+    "Wan2.1-VACE-1.3B-diffusers": wan.WanConfig(
+        12, 128, 30, 8960, vace_layers=tuple(range(0, 30, 2))
+    ),
+}
+
+
+class Models(NamedTuple):
+    """Sizes of a pipeline's parts."""
+
+    wan: wan.WanConfig
+    vae: vae.VAEConfig
+    umt5: umt5.UMT5Config
+
+
+def models(folder: str) -> Models:
+    """Read a model folder's configs; one that is absent must be a released model.
+
+    Raises:
+      ValueError: neither there nor released; lists the released ones.
+    """
+    if Path(folder).is_dir():
+        read = lambda part: weights.read_config(Path(folder) / part)
+        return Models(
+            wan.WanConfig.from_json(read("transformer")),
+            vae.VAEConfig.from_json(read("vae")),
+            umt5.UMT5Config.from_json(read("text_encoder")),
+        )
+    name = Path(folder).name
+    if name not in RELEASED:
+        known = ", ".join(RELEASED)
+        raise ValueError(f"config.model: {folder} is no folder, and none of {known}")
+    return Models(RELEASED[name], vae.VAEConfig(), umt5.UMT5Config())
+
+
+class Setting(NamedTuple):
+    """What every program below is traced from."""
+
+    cfg: Config
+    models: Models
+    mesh: Mesh
+    references: int = 1  # R
+
+    @property
+    def wan(self) -> wan.Wan:
+        cfg = self.cfg
+        scale = cfg.lora.alpha / cfg.lora.rank
+        given = DTYPES[cfg.dtype], scale, cfg.train.remat, self.mesh, cfg.attention
+        return wan.Wan(self.models.wan, *given)
+
+    @property
+    def latent_THWC(self) -> tuple[int, int, int, int]:
+        """One video's latents, reference frames included."""
+        v, c = self.cfg.video, self.models.vae
+        frames = self.references + (v.frames - 1) // c.stride_t + 1
+        return frames, v.height // c.stride_s, v.width // c.stride_s, c.z_dim
+
+    @property
+    def videos(self) -> int:
+        """Videos of a step."""
+        return self.cfg.data.pairs * self.cfg.data.seeds
+
+    @property
+    def together(self) -> int:
+        """Videos that the whole mesh generates at once."""
+        each = self.cfg.rollout.videos_per_device
+        return self.videos // sharding.parts_of(self.videos, each, self.mesh)
+
+
+def array(at: Setting, shape, dtype=jnp.float32, spec: P = sharding.REPLICATED):
+    """Return an array's shape, type and place, without the array."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(at.mesh, spec))
+
+
+def base(at: Setting):
+    """Return the transformer's weights, as `rollout.load` places them."""
+    module = wan.Wan(at.models.wan)  # float32: `wan_dtype` says what a file's weights become
+    shapes = weights.shapes(lambda: wan.init(jax.random.key(0), module))
+    dtype = DTYPES[at.cfg.dtype]
+
+    def leaf(path, shape):
+        spec = sharding.weight_spec("/".join(path), shape, at.mesh)
+        return array(at, shape, rollout.wan_dtype(dtype, path), spec)
+
+    return traverse_util.unflatten_dict({path: leaf(path, s) for path, s in shapes.items()})
+
+
+def vae_params(at: Setting):
+    shapes = weights.shapes(lambda: vae.init(jax.random.key(0), at.models.vae))
+    return traverse_util.unflatten_dict({path: array(at, s) for path, s in shapes.items()})
+
+
+def text_encoder_gib(at: Setting) -> float:
+    """Return what the text encoder takes on the device that holds it."""
+    init = lambda: umt5.init(jax.random.key(0), at.models.umt5)
+    count = sum(math.prod(shape) for shape in weights.shapes(init).values())
+    return count * jnp.dtype(DTYPES[at.cfg.dtype]).itemsize / 2**30
+
+
+def state(at: Setting, base) -> evolve.State:
+    """Return the state, as `train.begin` places it."""
+    made = jax.eval_shape(lambda: evolve.init(at.cfg, base, at.models.wan))
+    return jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+
+
+def texts(at: Setting, count: int, spec: P = sharding.REPLICATED):
+    shape = count, at.models.wan.text_len, at.models.wan.text_dim
+    return array(at, shape, DTYPES[at.cfg.dtype], spec)
+
+
+def control(at: Setting, count: int, spec: P = sharding.REPLICATED):
+    frames, height, width, _ = at.latent_THWC
+    return array(at, (count, frames, height, width, at.models.wan.vace_in_channels), spec=spec)
+
+
+def train_step(at: Setting):
+    """Trace the update on all videos of a step."""
+    weights_, videos, pairs = base(at), at.videos, at.cfg.data.pairs
+    of_video = lambda *shape, dtype=jnp.float32: array(at, (videos, *shape), dtype, sharding.BATCH)
+    scored = evolve.Scored(
+        of_video(*at.latent_THWC),
+        of_video(dtype=jnp.int32),
+        of_video(),
+        of_video(),
+        texts(at, pairs),
+        control(at, pairs),
+    )
+    given = dict(cfg=at.cfg, wan=at.wan, mesh=at.mesh, references=at.references)
+    return evolve.train_step.trace(state(at, weights_), weights_, scored, None, **given)
+
+
+def rollout_step(at: Setting):
+    """Trace the generation of one part's videos, all solver steps; the loop holds them all."""
+    r, weights_, count = at.cfg.rollout, base(at), at.together
+    made = jax.eval_shape(lambda: flow.schedule(r.scheduler, r.steps, r.shift))
+    table = jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+    return rollout.sample.trace(
+        at.wan,
+        weights_,
+        state(at, weights_).stable,
+        texts(at, count, sharding.BATCH),
+        texts(at, 1),
+        control(at, count, sharding.BATCH),
+        array(at, (count, *at.latent_THWC), spec=sharding.BATCH),
+        table,
+        guidance=r.guidance,
+    )
+
+
+def vae_decode(at: Setting):
+    """Trace the decoding of one part's videos."""
+    frames, *plane = at.latent_THWC
+    shape = (at.together, frames - at.references, *plane)
+    z = array(at, shape, spec=sharding.BATCH)
+    return rollout.decode_on.trace(vae_params(at), at.models.vae, z, at.mesh)
+
+
+def local_gib(tree) -> float:
+    """Return what one device holds of a tree of shapes."""
+    sizes = (
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+    return sum(sizes) / 2**30

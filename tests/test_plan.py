@@ -1,0 +1,125 @@
+"""Plans: targets, sizes without a model folder, and (slow) the real compilers' answers."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from evoid_jax import count, plan, programs, sharding, targets
+from evoid_jax.config import Config, Rollout, Train
+
+
+def test_targets_are_read():
+    assert targets.parse("h100:8") == targets.Target("h100", (8,))
+    assert targets.parse("v5p:2x2x1").count == 4
+    assert str(targets.parse("v6e:4x4")) == "v6e:4x4"
+
+
+@pytest.mark.parametrize("text", ["h100", "h100:0", "h100:2x2", "v5p:4", "v6e:2x2x2", "a100:8"])
+def test_other_targets_are_refused_with_the_form(text):
+    with pytest.raises(ValueError, match="expected h100:N, h200:N, v5p:AxBxC"):
+        targets.parse(text)
+
+
+def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError) as error:
+        targets.check_compiler("cuda")
+    assert f'pip install "jax[cuda12]=={jax.__version__}"' in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_gpu_has_a_description_with_its_memory():
+    for kind, chip in targets.CHIPS.items():
+        if chip.platform == "cuda":
+            text = (targets.DESCRIPTIONS / f"{kind}.txtpb").read_text()
+            assert f"device_memory_size: {round(chip.hbm_gib * 2**30)}" in text
+
+
+def one_device(**changes) -> programs.Setting:
+    cfg = Config(model="Wan2.1-VACE-14B-diffusers", **changes)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    return programs.Setting(cfg, programs.models(cfg.model), mesh)
+
+
+def test_the_released_14b_needs_no_folder():
+    at = one_device()
+    base = programs.base(at)
+    count = sum(x.size for x in jax.tree.leaves(base))
+    assert 17.2e9 < count < 17.5e9  # 14.3 B of T2V, 3 B of VACE
+    assert programs.local_gib(base) == pytest.approx(2 * count / 2**30, rel=2e-3)
+    assert at.latent_THWC == (22, 60, 104, 16)
+    state = programs.state(at, base)
+    assert sum(x.size for x in jax.tree.leaves(state.evolving)) == 40 * 8 * 2 * 32 * 5120
+    assert programs.text_encoder_gib(at) == pytest.approx(10.6, abs=0.1)
+
+
+def test_a_model_that_is_nowhere_is_named():
+    with pytest.raises(ValueError, match="some/where is no folder, and none of Wan2.1-VACE-14B"):
+        programs.models("some/where")
+
+
+def test_videos_in_flight_follow_the_config():
+    assert one_device().together == 1
+    at = one_device(rollout=Rollout(videos_per_device=4), train=Train(videos_per_device=2))
+    assert (at.videos, at.together) == (32, 4)
+
+
+def test_a_refusal_for_memory_says_how_much():
+    told = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+    assert count.asked_gib(told + "hbm. Used 33.75G of 31.25G hbm. Exceeded by 2.50G.") == 33.75
+    assert count.asked_gib("Used 512.0M of 31.25G hbm") == 0.5
+    assert count.asked_gib("INTERNAL: something else") is None
+
+
+def test_the_table_tells_what_the_plan_found():
+    program = {"hbm_gib": 40.0, "resident_gib": 11.0, "compile_s": 9.0, "collective_gib": None}
+    program |= {"model_pflop": 1.0, "executed_pflop": 1.5}
+    found = dict.fromkeys(plan.TRACES, program)
+    found |= {"target": "v6e:4x4", "devices": 16, "mesh": {"fsdp": 4}, "memory_gib": 31.2}
+    found |= {"videos_in_flight": 4, "fits": False, "run_model_pflop": 1e6}
+    text = plan.table(found | {"hours_at_mfu": {"0.4": 12.5}})
+    assert "v6e:4x4: 16 devices" in text
+    assert "does not fit 95% of the memory" in text
+    assert "12.5 h at 40% of the peak; assumed, not measured" in text.replace("\n", "")
+
+
+# --- The compilers themselves: minutes, and wheels of gigabytes.
+
+
+def compiler(platform: str):
+    try:
+        targets.check_compiler(platform)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+def planned(*args: str) -> dict:
+    command = [sys.executable, "-m", "evoid_jax.plan", "--config=configs/evoid.py:vace_14b"]
+    done = subprocess.run([*command, "--json", *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+LIMITS = [
+    ("cuda", ("--target=h100:1",), 68.0),
+    ("cuda", ("--target=h100:8",), 36.0),
+    ("cuda", ("--target=h100:8", "--height=720", "--width=1280"), 75.0),
+    ("tpu", ("--target=v5p:2x2x1",), 60.0),
+    ("tpu", ("--target=v6e:4x4", "--context=4"), 28.0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("platform", "args", "limit"), LIMITS)
+def test_the_paper_s_run_fits(platform, args, limit):
+    compiler(platform)
+    found = planned(*args)
+    step = found["train_step"]
+    assert step["hbm_gib"] <= limit
+    assert found["fits"], found
+    assert step["executed_pflop"] > step["model_pflop"]
+    assert all(found[name]["compile_s"] < 180 for name in plan.TRACES)
