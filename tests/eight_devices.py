@@ -27,7 +27,7 @@ from evoid_jax.models import context, vae
 from evoid_jax.models import wan as wan_model
 
 SIZES = {"num_attention_heads": 4, "attention_head_dim": 12, "num_layers": 2, "ffn_dim": 64}
-SIZES |= {"text_dim": 24, "freq_dim": 32, "in_channels": 4, "out_channels": 4}
+SIZES |= {"text_dim": 24, "text_len": 8, "freq_dim": 32, "in_channels": 4, "out_channels": 4}
 WAN = wan_model.Wan(wan_model.WanConfig(**SIZES, vace_layers=(0,)))
 CFG = config.Config(
     lora=config.Lora(rank=4, alpha=4.0),
@@ -52,6 +52,12 @@ def apart(a, b) -> float:
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     norm = lambda x: np.linalg.norm(np.asarray(x, np.float64))
     return max(float(norm(np.asarray(x) - np.asarray(y)) / (norm(y) + 1e-30)) for x, y in pairs)
+
+
+def apart_whole(a, b) -> float:
+    """Return the relative L2 difference of two trees, each taken as one vector."""
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+    return apart(flat(a), flat(b))
 
 
 # --- attention
@@ -137,6 +143,7 @@ def check_training(base):
         got = trained(base, mesh_of(sizes))
         for name, a, b in zip(("terms", "gradient", "adapters"), got, want, strict=True):
             found[f"{name} {sizes}"] = apart(a, b)
+        found[f"whole gradient {sizes}"] = apart_whole(got[1], want[1])
 
 
 def check_weights(base):

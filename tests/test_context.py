@@ -41,7 +41,8 @@ def test_training_agrees_with_one_device(found, mesh):
     """Three steps; 9 tokens and the teacher's 6 in up to 8 pieces."""
     assert found["gradient is not zero"] > 1e-6
     assert found[f"terms {mesh}"] < 1e-5
-    assert found[f"gradient {mesh}"] < 1e-5
+    assert found[f"whole gradient {mesh}"] < 1e-5
+    assert found[f"gradient {mesh}"] < 1e-4  # of each leaf: the smallest are differences of sums
     assert found[f"adapters {mesh}"] < 1e-5
 
 
