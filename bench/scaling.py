@@ -1,0 +1,61 @@
+"""Compile the train step for 1 to 256 devices: memory, arithmetic and traffic of each.
+
+    python bench/scaling.py [--preset=vace_14b] [--chip=h100] [--most=256]
+
+Strong scaling of one step, from compilation alone (nothing runs, no time is known; see
+evoid_jax/plan.py for the compiler that it needs). Up to as many devices as a step has videos, each
+holds a piece of the model and takes its own videos; beyond, devices share a video's tokens. Prints
+for each count the mesh, GiB and PFLOP of one device, the GiB it exchanges, and all devices'
+arithmetic against one device's: 1.00 is work shared without loss.
+"""
+
+import argparse
+
+from configs import evoid
+from evoid_jax import config, count, flops, plan, programs, targets
+from evoid_jax.models import backend
+
+
+def layout(devices: int, videos: int) -> dict[str, int]:
+    """Return the mesh of a device count: the model in pieces first, then the tokens."""
+    return {"data": 1, "fsdp": min(devices, videos), "context": max(1, devices // videos)}
+
+
+def row(cfg: config.Config, target: targets.Target) -> dict[str, float]:
+    at = plan.setting(cfg, target)
+    with backend.compiling_for(target.chip.platform):
+        traced = programs.train_step(at)
+        compiled = traced.lower().compile()
+    return {
+        "gib": count.memory_gib(compiled),
+        "pflop": count.flops(traced) / flops.PETA / target.count,
+        "exchanged": sum(count.collective_gib(compiled.as_text()).values()),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="vace_14b", choices=list(evoid.PRESETS))
+    parser.add_argument("--chip", default="h100", choices=["h100", "h200"])
+    parser.add_argument("--most", type=int, default=256)
+    args = parser.parse_args()
+    preset = evoid.get_config(args.preset)
+    videos, devices, whole = preset.data.pairs * preset.data.seeds, 1, None
+    targets.quiet_host()
+    print("devices  data x fsdp x context  GiB each  PFLOP each  GiB exchanged each  work / one's")
+    while devices <= args.most:
+        preset.mesh.update(layout(devices, videos))
+        target = targets.parse(f"{args.chip}:{devices}")
+        found = row(config.from_dict(preset.to_dict()), target)
+        whole = whole or found["pflop"]
+        mesh = " x ".join(str(n) for n in layout(devices, videos).values())
+        print(
+            f"{devices:7}{mesh:>23}{found['gib']:10.1f}{found['pflop']:12.2f}"
+            f"{found['exchanged']:20.1f}{found['pflop'] * devices / whole:14.3f}",
+            flush=True,
+        )
+        devices *= 2
+
+
+if __name__ == "__main__":
+    main()
