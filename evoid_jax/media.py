@@ -72,7 +72,9 @@ def encode(video_FHWC: np.ndarray, fps: float) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1000)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF)})
+        # x264's macroblock tree and its threads give other bytes from run to run.
+        options = {"crf": str(CRF), "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         for image in video_FHWC:
