@@ -102,6 +102,8 @@ def train_step(
     new = State(state.step, evolving, stable, opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
+    # Whole on every device, whatever the compiler would do: every process can read and save it.
+    new = jax.tree.map(lambda x: sharding.constrain(x, mesh, sharding.REPLICATED), new)
     return new._replace(step=state.step + 1), terms
 
 
