@@ -114,9 +114,9 @@ class Reward:
 class Mesh:
     """Devices along each axis; -1 takes what is left."""
 
-    data: int = -1
-    fsdp: int = 1
-    context: int = 1
+    data: int = -1  # copies of the model
+    fsdp: int = 1  # pieces of the model, which are gathered layer by layer
+    context: int = 1  # pieces of a video's tokens; fastest where it divides the heads (12 or 40)
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,8 @@ def _checks(c: Config):
     ]
     for name, value, allowed in choices:
         yield value not in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+    wide = "config.attention=cudnn needs config.dtype=bfloat16; take auto or exact for float32"
+    yield c.attention == "cudnn" and c.dtype == "float32", wide
     counts = {
         "config.steps": c.steps,
         "config.save_every": c.save_every,

@@ -87,21 +87,20 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
         raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
     tokenizer = umt5.load_tokenizer(folder / "tokenizer")
     first = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = wan.Wan(wan_config, dtype, remat=remat, mesh=mesh)
-    mesh = mesh or first
+    place = mesh or first
 
     def read(part: str, dtype_of, spec_of, mesh):
         tensors = umt5.untie(weights.open_folder(folder / part))
-        place = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
+        to = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
         _, rules, shapes, _ = about[part]
-        return weights.load(tensors, rules, shapes, dtype_of, place, part)
+        return weights.load(tensors, rules, shapes, dtype_of, to, part)
 
     whole = lambda *_: sharding.REPLICATED
     return Frozen(
-        model,
-        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, mesh),
+        wan.Wan(wan_config, dtype, remat=remat, mesh=mesh),
+        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, place),
         about["vae"].config,
-        read("vae", lambda _: jnp.float32, whole, mesh),
+        read("vae", lambda _: jnp.float32, whole, place),
         about["text_encoder"].config,
         read("text_encoder", lambda _: dtype, whole, first),
         tokenizer,

@@ -44,6 +44,8 @@ def test_round_trip_and_digest():
         ({"video": {"frames": 80}}, r"must be 4 k \+ 1, got 80"),
         ({"video": {"width": 100}}, "config.video.width must be a multiple of 16, got 100"),
         ({"rollout": {"scheduler": "ddim"}}, "one of unipc, euler, got 'ddim'"),
+        ({"attention": "flash"}, "config.attention must be one of auto, exact, cudnn, splash"),
+        ({"attention": "cudnn", "dtype": "float32"}, "cudnn needs config.dtype=bfloat16"),
         ({"data": {"seeds": 1}}, "at least 2"),
         ({"train": {"timesteps": 21}}, "must be 1 to 20"),
         ({"reward": {"gamma": 1.5}}, "config.reward.gamma must be from 0 to 1"),

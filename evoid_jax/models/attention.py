@@ -24,8 +24,11 @@ MAX_LOGITS = 2**27
 class Backend(NamedTuple):
     """What computes attention, and on which chip: its `device_kind`."""
 
-    name: str = "exact"
+    name: str
     chip: str = ""
+
+
+EXACT = Backend("exact")
 
 
 def choose(name: str, mesh, dtype, head_size: int) -> Backend:
@@ -54,11 +57,15 @@ def choose(name: str, mesh, dtype, head_size: int) -> Backend:
 
 def padded(tokens: int, pieces: int, backend: Backend) -> int:
     """Return how many tokens these are with padding, all pieces and blocks of them whole."""
-    unit = splash.unit(backend.chip, pieces) if backend.name == "splash" else pieces
+    unit = pieces
+    if backend.name == "cudnn":
+        unit = 2 * pieces  # its backward pass takes even lengths only
+    elif backend.name == "splash":
+        unit = splash.unit(backend.chip, pieces)
     return -(-tokens // unit) * unit
 
 
-def attention(q_BLNK, k_BSNK, v_BSNK, bias_S=None, length=None, backend: Backend = Backend()):  # noqa: B008
+def attention(q_BLNK, k_BSNK, v_BSNK, bias_S=None, length=None, backend: Backend = EXACT):
     """Attend from every query to every key that is no padding.
 
     Args:
@@ -75,10 +82,20 @@ def attention(q_BLNK, k_BSNK, v_BSNK, bias_S=None, length=None, backend: Backend
     """
     if backend.name == "splash" and bias_S is None:
         return splash.attention(q_BLNK, k_BSNK, v_BSNK, length, backend.chip)
-    k_BSNK, v_BSNK = k_BSNK[:, :length], v_BSNK[:, :length]
     if backend.name == "cudnn" and bias_S is None:
-        return jax.nn.dot_product_attention(q_BLNK, k_BSNK, v_BSNK, implementation="cudnn")
-    return exact(q_BLNK, k_BSNK, v_BSNK, bias_S)
+        return cudnn(q_BLNK, k_BSNK, v_BSNK, length)
+    return exact(q_BLNK, k_BSNK[:, :length], v_BSNK[:, :length], bias_S)
+
+
+def cudnn(q_BLNK, k_BSNK, v_BSNK, length: int | None = None):
+    """Attend as `attention`, by cuDNN's flash attention; L and S are even."""
+    lengths_B = None
+    if length is not None and length % 2:  # cutting would leave an odd S
+        lengths_B = jnp.full(q_BLNK.shape[:1], length, jnp.int32)
+        length = None
+    kv = k_BSNK[:, :length], v_BSNK[:, :length]
+    options = {"key_value_seq_lengths": lengths_B, "implementation": "cudnn"}
+    return jax.nn.dot_product_attention(q_BLNK, *kv, **options)
 
 
 def exact(q_BLNK, k_BSNK, v_BSNK, bias_S=None):

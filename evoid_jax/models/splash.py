@@ -12,6 +12,7 @@ import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -50,7 +51,8 @@ def attention(q_BLNK, k_BSNK, v_BSNK, length: int | None, chip: str, interpret: 
         q_seq_shards=1,
         interpret=interpret,
     )
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BLNK * K**-0.5, k_BSNK, v_BSNK))
+    q_BLNK = (q_BLNK.astype(jnp.float32) * K**-0.5).astype(q_BLNK.dtype)
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q_BLNK, k_BSNK, v_BSNK))
     return jax.vmap(attend)(q, k, v).transpose(0, 2, 1, 3)
 
 

@@ -5,8 +5,7 @@ rounding. `velocity` without hints is WanTransformer3DModel; `hints` and `veloci
 WanVACETransformer3DModel. They are apart because hints never read a main block, so that several
 adapters of the main blocks share one set of hints.
 
-On a mesh, tokens are in pieces over its context axis: padded once, in the patch embedding, and cut
-where velocities become latents again. Attention skips the padding; nothing else mixes tokens.
+On a mesh, tokens are padded in the patch embedding, and cut where they become latents again.
 
 Shapes: B videos, T H W C latent frames/height/width/channels, L tokens, S text tokens, E text
 width, D width, N heads, K head size, P = K/2 rotated pairs, V VACE blocks. Stacked layers lead.
@@ -148,8 +147,7 @@ def hints(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, control_BTHWC, sc
       scale: conditioning scale, a number or one per VACE block.
 
     Returns:
-      VBLD in the compute dtype, padded as `velocity` wants it. It reads no weight of the main
-      blocks.
+      VBLD in the compute dtype, padded as inside `velocity`. It reads no weight of main blocks.
     """
     inputs = (x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale)
     return wan.apply(_variables(base, lora), *inputs, method=Wan.hints)
@@ -224,7 +222,8 @@ class Wan(nn.Module):
     def setup(self):
         c = self.config
         dense = partial(Dense, dtype=self.dtype, mesh=self.mesh)
-        embedder = partial(Dense, kernel_init=nn.initializers.normal(0.02), mesh=self.mesh)
+        small = nn.initializers.normal(0.02)
+        embedder = partial(Dense, kernel_init=small, mesh=self.mesh)
         embedding = partial(PatchEmbedding, c.dim, c.patch_size, self.dtype, self.mesh)
         self.patch_embedding = embedding()
         self.time_embedder_1 = embedder(c.dim)  # float32 in diffusers, whatever the model's dtype
@@ -234,9 +233,7 @@ class Wan(nn.Module):
         self.text_embedder_2 = embedder(c.dim, dtype=self.dtype)
         self.blocks = self._stack(c.num_layers, emits_hint=False)
         self.scale_shift_table = self.param("scale_shift_table", _table_init, (1, 2, c.dim))
-        self.proj_out = dense(
-            c.out_channels * math.prod(c.patch_size), kernel_init=nn.initializers.normal(0.02)
-        )
+        self.proj_out = dense(c.out_channels * math.prod(c.patch_size), kernel_init=small)
         if c.vace_layers:
             self.vace_patch_embedding = embedding()
             self.vace_proj_in = dense(c.dim)
@@ -257,8 +254,7 @@ class Wan(nn.Module):
         size = self.config.attention_head_dim
         return attention.choose(self.attention, self.mesh, self.dtype, size)
 
-    def _rows(self, grid) -> int:
-        """Return the tokens of a grid with padding: what the context and the kernel divide."""
+    def _padded(self, grid) -> int:
         return attention.padded(math.prod(grid), sharding.pieces(self.mesh), self._backend())
 
     def _grid(self, x_BTHWC) -> tuple[int, int, int]:
@@ -268,11 +264,9 @@ class Wan(nn.Module):
         c = self.config
         grid = self._grid(x_BTHWC)
         time_BD, context = self._context(grid, timestep_B, text_BSE)
-        hint_of_layer = None
-        if hints_VBLD is not None:
-            context = context.replace(hints_VBLD=hints_VBLD)
-            hint_of_layer = _hint_of_layer(c)
-        x_BLD = self.patch_embedding(x_BTHWC, self._rows(grid))
+        context = context.replace(hints_VBLD=hints_VBLD)
+        hint_of_layer = None if hints_VBLD is None else _hint_of_layer(c)
+        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
         x_BLD, _ = self.blocks(x_BLD, hint_of_layer, context)
         shift_B1D, scale_B1D = jnp.split(
             self.scale_shift_table.astype(jnp.float32) + time_BD[:, None].astype(jnp.float32), 2, 1
@@ -284,8 +278,8 @@ class Wan(nn.Module):
     def hints(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=1.0):
         grid, given = (self._grid(x) for x in (x_BTHWC, control_BTHWC))
         _, context = self._context(grid, timestep_B, text_BSE)
-        x_BLD = self.patch_embedding(x_BTHWC, self._rows(grid))
-        c_BLD = self.vace_patch_embedding(control_BTHWC, self._rows(grid))
+        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        c_BLD = self.vace_patch_embedding(control_BTHWC, self._padded(grid))
         if given != grid:  # a token that is missing counts as zero, without the embedding's bias
             real_L = np.arange(c_BLD.shape[1]) < math.prod(given)
             c_BLD = jnp.where(real_L[None, :, None], c_BLD, 0)
@@ -309,7 +303,7 @@ class Wan(nn.Module):
         text_BSE, bias_S = pad_text(text_BSE, c.text_len)
         text_BSD = nn.gelu(self.text_embedder_1(text_BSE), approximate=True)
         text_BSD = sharding.videos(self.text_embedder_2(text_BSD), self.mesh)
-        rope = rope_tables(grid, c.attention_head_dim, self._rows(grid))
+        rope = rope_tables(grid, c.attention_head_dim, self._padded(grid))
         return time_BD, Context(time_B6D, text_BSD, bias_S, rope, math.prod(grid))
 
 
@@ -368,10 +362,9 @@ def _table_init(key, shape):
 
 def _hint_of_layer(config: WanConfig):
     """Return for each layer the index of its hint, and 1 where it has one, else 0."""
-    index_L = np.zeros(config.num_layers, np.int32)
-    use_L = np.zeros(config.num_layers, np.float32)
-    index_L[list(config.vace_layers)] = np.arange(len(config.vace_layers))
-    use_L[list(config.vace_layers)] = 1
+    layers, count = list(config.vace_layers), config.num_layers
+    index_L, use_L = np.zeros(count, np.int32), np.zeros(count, np.float32)
+    index_L[layers], use_L[layers] = np.arange(len(layers)), 1
     return jnp.asarray(index_L), jnp.asarray(use_L)
 
 
