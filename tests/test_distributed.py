@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -81,18 +82,22 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys, leads):
 # --- two processes
 
 
-def start(command, process: int, port: int) -> subprocess.Popen:
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    status: int
+    text: str
+    at: float  # seconds
+
+
+def start(command, process: int, port: int, log) -> subprocess.Popen:
     known = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "1"}
     values = f"127.0.0.1:{port}", "2", str(process)
     known |= dict(zip(distributed.ENVIRONMENT, values, strict=True))
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=os.environ | known | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    known |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    args = [sys.executable, *map(str, command)]
+    out = {"stdout": log, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(args, cwd=ROOT, env=os.environ | known, **out)
 
 
 def free_port() -> int:
@@ -101,45 +106,50 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def both(command, timeout=600) -> list[tuple[int, str]]:
-    """Run a command as two processes; (status, output) of each."""
-    port = free_port()
-    pair = [start(command, i, port) for i in range(2)]
+def run(command, folder: Path, which=(0, 1), timeout=600) -> list[Ended]:
+    """Run a command as these processes of two, and say how they ended."""
+    port, logs = free_port(), [folder / f"process_{i}.log" for i in which]
+    all_ = [start(command, i, port, open(log, "w")) for i, log in zip(which, logs, strict=True)]  # noqa: SIM115
+    limit, at = time.monotonic() + timeout, {}
     try:
-        end = time.monotonic() + timeout
-        outputs = [p.communicate(timeout=end - time.monotonic())[0] for p in pair]
-        return [(p.returncode, text) for p, text in zip(pair, outputs, strict=True)]
+        while len(at) < len(all_) and time.monotonic() < limit:
+            at |= {p: time.monotonic() for p in all_ if p not in at and p.poll() is not None}
+            time.sleep(0.05)
     finally:
-        for p in pair:
+        for p in all_:
             p.kill()
+    texts = [log.read_text() for log in logs]
+    assert len(at) == len(all_), f"still running after {timeout} s: {texts}"
+    return [Ended(p.returncode, text, at[p]) for p, text in zip(all_, texts, strict=True)]
 
 
 def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
-    found = both(["tests/two_processes.py", "agree", tmp_path / "checkpoints"])
-    assert [status for status, _ in found] == [0, 0], found
-    assert "two processes agree" in found[0][1] and "two processes agree" not in found[1][1]
+    found = run(["tests/two_processes.py", "agree", tmp_path / "checkpoints"], tmp_path)
+    assert [ended.status for ended in found] == [0, 0], found
+    assert "two processes agree" in found[0].text and "two processes agree" not in found[1].text
 
 
 @pytest.mark.parametrize(
     ("how", "who", "where"),
     [("raise", 1, "collective"), ("vanish", 1, "asleep"), ("raise", 0, "asleep")],
 )
-def test_no_process_survives_another(how, who, where):
-    """The wait below is shorter than the sleep, and than an exit that waits for the others."""
-    found = both(["tests/two_processes.py", how, str(who), where], timeout=400)
-    assert all(status != 0 for status, _ in found), found
-    assert not any("went on alone" in text for _, text in found)
-    survivor = found[1 - who][1]
-    assert "another process ended first" in survivor or "another task died" in survivor, survivor
+def test_no_process_survives_another(tmp_path, how, who, where):
+    """Asleep it would stay for 900 s, and an exit that waits for the others takes 300 s."""
+    found = run(["tests/two_processes.py", how, who, where], tmp_path)
+    victim, survivor = found[who], found[1 - who]
+    assert victim.status != 0 and survivor.status != 0, found
+    assert survivor.at - victim.at < 120
+    assert "went on alone" not in victim.text + survivor.text
+    told = "another process ended first", "another task died"  # ours, JAX's
+    assert any(text in survivor.text for text in told), survivor.text
     if how == "raise":
-        assert f"error: process {who} of 2: the sidecar burns" in found[who][1]
-        assert "Traceback" not in found[who][1]
+        assert f"error: process {who} of 2: the sidecar burns" in victim.text
+        assert "Traceback" not in victim.text
 
 
-def test_a_process_whose_partner_never_comes_ends():
-    alone = start(["tests/two_processes.py", "alone"], 1, free_port())
-    text, _ = alone.communicate(timeout=400)
-    assert alone.returncode != 0, text
+def test_a_process_whose_partner_never_comes_ends(tmp_path):
+    (alone,) = run(["tests/two_processes.py", "alone"], tmp_path, which=(1,))
+    assert alone.status != 0, alone.text
 
 
 def flat(record: dict, prefix=""):
@@ -158,6 +168,7 @@ def command(workdir, cache, steps: int) -> list:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_two_processes_train_as_one_does(tmp_path):
     """Two processes, stopped and resumed, against one with as many devices that goes straight on.
 
@@ -166,12 +177,12 @@ def test_two_processes_train_as_one_does(tmp_path):
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in (2, 3):
-        found = both(command(two, cache, steps), timeout=900)
-        assert [status for status, _ in found] == [0, 0], found
-    assert "resuming after step 2" in found[0][1] and "resuming" not in found[1][1]
+        found = run(command(two, cache, steps), tmp_path, timeout=1800)
+        assert [ended.status for ended in found] == [0, 0], found
+    assert "resuming after step 2" in found[0].text and "resuming" not in found[1].text
     alone = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     straight = [sys.executable, *command(one, cache, 3)]
-    subprocess.run(straight, cwd=ROOT, env=os.environ | alone, check=True, timeout=900)
+    subprocess.run(straight, cwd=ROOT, env=os.environ | alone, check=True, timeout=1800)
     assert [row["step"] for row in lines(two)] == [0, 1, 2]
     for step, (a, b) in enumerate(zip(lines(two), lines(one), strict=True)):
         near = {"rtol": [1e-6, 1e-5, 5e-5][step], "atol": 1e-9}

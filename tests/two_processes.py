@@ -117,5 +117,6 @@ if __name__ == "__main__":
     mode, *args = sys.argv[1:]
     if mode == "alone":
         distributed.START = 5
-    with distributed.together(distributed.settings(os.environ), silent=10):
+    silent = distributed.SILENT if mode == "agree" else 10
+    with distributed.together(distributed.settings(os.environ), silent):
         agree(*args) if mode == "agree" else fail(mode, *args)
