@@ -118,7 +118,7 @@ def _parts(video_bFHWC: jax.Array, mesh: Mesh) -> list[jax.Array]:
         return [video_bFHWC]
     flat = video_bFHWC.reshape(-1)
     size = INLINE // flat.dtype.itemsize
-    return jnp.split(flat, range(size, flat.size, size))
+    return jnp.split(flat, list(range(size, flat.size, size)))
 
 
 class _Desk:
