@@ -173,7 +173,8 @@ def test_two_processes_train_as_one_does(tmp_path):
     """Two processes, stopped and resumed, against one with as many devices that goes straight on.
 
     Their sums over devices differ in the last bit, which Adam's division by a gradient's own size
-    makes larger, and a pixel that then rounds the other way moves a reward by 5e-6.
+    makes larger, and a pixel that then rounds the other way moves a reward by 5e-6. Measured: 8e-8,
+    7e-6 and 2e-5 (the gradient's norm) at steps 0 to 2, 2e-6 for the adapter.
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in (2, 3):
@@ -185,7 +186,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     subprocess.run(straight, cwd=ROOT, env=os.environ | alone, check=True, timeout=1800)
     assert [row["step"] for row in lines(two)] == [0, 1, 2]
     for step, (a, b) in enumerate(zip(lines(two), lines(one), strict=True)):
-        near = {"rtol": [1e-6, 1e-5, 5e-5][step], "atol": 1e-9}
+        near = {"rtol": [1e-6, 3e-5, 1e-4][step], "atol": 1e-9}
         for (name, x), (_, y) in zip(flat(a), flat(b), strict=True):
             np.testing.assert_allclose(x, y, **near, err_msg=f"{name} of step {step}")
     file = "export/pytorch_lora_weights.safetensors"

@@ -74,7 +74,7 @@ def check_panel(me: int, mesh):
 
 def check_checkpoint(me: int, mesh, folder: str):
     """All processes read the newest step that is sound for all of them."""
-    noise = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     state = lambda value: sharding.replicate({"a": noise + value, "step": jnp.asarray(3)}, mesh)
     found = checkpoint.open_folder(folder, keep=2)
     for step in (1, 2):
