@@ -124,7 +124,7 @@ def run(command, folder: Path, which=(0, 1), timeout=600) -> list[Ended]:
 
 
 def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
-    found = run(["tests/two_processes.py", "agree", tmp_path / "checkpoints"], tmp_path)
+    found = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
     assert [ended.status for ended in found] == [0, 0], found
     assert "two processes agree" in found[0].text and "two processes agree" not in found[1].text
 
@@ -135,7 +135,7 @@ def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
 )
 def test_no_process_survives_another(tmp_path, how, who, where):
     """Asleep it would stay for 900 s, and an exit that waits for the others takes 300 s."""
-    found = run(["tests/two_processes.py", how, who, where], tmp_path)
+    found = run(["tests/failing_process.py", how, who, where], tmp_path)
     victim, survivor = found[who], found[1 - who]
     assert victim.status != 0 and survivor.status != 0, found
     assert survivor.at - victim.at < 120
@@ -148,7 +148,7 @@ def test_no_process_survives_another(tmp_path, how, who, where):
 
 
 def test_a_process_whose_partner_never_comes_ends(tmp_path):
-    (alone,) = run(["tests/two_processes.py", "alone"], tmp_path, which=(1,))
+    (alone,) = run(["tests/failing_process.py", "alone"], tmp_path, which=(1,))
     assert alone.status != 0, alone.text
 
 

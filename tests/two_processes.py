@@ -1,12 +1,9 @@
-"""What test_distributed.py starts twice: check facts of two processes, or fail on purpose.
+"""Check facts of two processes; test_distributed.py starts both.
 
-    python two_processes.py agree FOLDER | alone | HOW WHO WHERE
-
-HOW process WHO ends (raise | vanish), and WHERE the other one is meanwhile (collective | asleep).
+python two_processes.py FOLDER
 """
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -101,22 +98,6 @@ def agree(folder: str):
     distributed.say("two processes agree")
 
 
-def fail(how: str, who: str, where: str):
-    distributed.exchange(None)
-    if jax.process_index() == int(who):
-        if how == "raise":
-            raise ValueError("the sidecar burns")
-        os.kill(os.getpid(), signal.SIGKILL)
-    if where == "asleep":
-        time.sleep(900)
-    distributed.exchange(None)
-    print("went on alone")
-
-
 if __name__ == "__main__":
-    mode, *args = sys.argv[1:]
-    if mode == "alone":
-        distributed.START = 5
-    silent = distributed.SILENT if mode == "agree" else 10
-    with distributed.together(distributed.settings(os.environ), silent):
-        agree(*args) if mode == "agree" else fail(mode, *args)
+    with distributed.together(distributed.settings(os.environ)):
+        agree(sys.argv[1])
