@@ -105,10 +105,13 @@ def start(chosen: Settings | None, silent: int = SILENT) -> None:
     silent: seconds after which a process without a sign of life counts as dead.
 
     Raises:
-      ConnectionError: they did not all come in time.
+      ConnectionError: JAX found nobody, or cannot listen. Where others do not come in time it ends
+        the process itself, with few words: hence the line before.
     """
     if chosen is None:
         return
+    where = chosen.address or "an address that JAX finds"
+    print(f"waiting up to {START} s for all processes at {where}", file=sys.stderr, flush=True)
     # JAX would take SIGTERM for the notice of a preemption and not end on it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -120,8 +123,8 @@ def start(chosen: Settings | None, silent: int = SILENT) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise ConnectionError(
-            f"the processes did not meet at {chosen.address or 'an address that JAX chose'} "
-            f"({str(error).splitlines()[0]}); start all of them, with the same --coordinator"
+            f"the processes did not meet at {where} ({str(error).splitlines()[0]}); start all of "
+            "them, with the same --coordinator"
         ) from error
 
 
