@@ -2,7 +2,8 @@
 
 The frozen base is never saved. Orbax writes atomically but does not notice flipped bits, so every
 leaf's SHA-256 goes beside it and is compared on restore; a damaged step is skipped with a warning
-and the one before it is used.
+and the one before it is used. Of several processes, which must share the folder, every one checks
+what it has read, and a step is sound when all say so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+
+from evoid_jax import distributed
 
 
 class Checkpoints(NamedTuple):
@@ -54,21 +57,35 @@ def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:
     Raises:
       OSError: there are steps, and none could be read.
     """
-    steps = sorted(checkpoints.manager.all_steps(), reverse=True)
     reasons = []
-    for step in steps:
+    for step in _steps(checkpoints):
+        found, reason = None, None
         try:
-            return _restore_step(checkpoints.manager, step, like)
+            found = _restore_step(checkpoints.manager, step, like)
         except Exception as error:  # orbax raises bare Exception for a truncated array
             reason = f"step {step}: {str(error).strip().splitlines()[0][:200]}"
-            logging.warning("checkpoint skipped, %s", reason)
-            reasons.append(reason)
+        wrong = [reason for reason in distributed.exchange(reason) if reason]
+        if not wrong:
+            return found
+        logging.warning("checkpoint skipped, %s", wrong[0])
+        reasons.append(wrong[0])
     if reasons:
         raise OSError(
             f"no checkpoint in {checkpoints.folder} could be read; move the folder away to start "
             f"anew. " + "; ".join(reasons)
         )
     return None
+
+
+def _steps(checkpoints: Checkpoints) -> list[int]:
+    """Return the steps there are, newest first."""
+    seen = distributed.exchange(sorted(checkpoints.manager.all_steps(), reverse=True))
+    if any(steps != seen[0] for steps in seen):
+        raise OSError(
+            f"{checkpoints.folder} is not the same folder for every process: they see the steps "
+            f"{seen}. Use a --workdir that all of them share"
+        )
+    return seen[0]
 
 
 def _restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple[Any, dict]:
@@ -89,8 +106,9 @@ def digests(state: Any) -> dict[str, str]:
     """Return a SHA-256 per leaf, over its dtype, shape and bytes as this process sees them."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        if not getattr(leaf, "is_fully_addressable", True):
-            continue  # other hosts hold a part; orbax checks shapes
+        whole = getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated
+        if not whole:
+            continue  # other processes hold a part; orbax checks shapes
         x = np.ascontiguousarray(leaf)
         text = f"{x.dtype}{x.shape}".encode() + x.tobytes()
         found[jax.tree_util.keystr(path)] = hashlib.sha256(text).hexdigest()

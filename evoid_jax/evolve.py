@@ -102,8 +102,8 @@ def train_step(
     new = State(state.step, evolving, stable, opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
-    # As it came in: else the compiler may choose pieces, which fit no donated buffer, and the next
-    # step would be compiled for them again.
+    # Whole on every device, as it came in. Left alone the compiler may choose pieces: they fit no
+    # donated buffer, the next step is compiled again, and no process can read and save it all.
     new = jax.lax.with_sharding_constraint(new, NamedSharding(mesh, sharding.REPLICATED))
     return new._replace(step=state.step + 1), terms
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from evoid_jax import media, proof, rollout, sharding
+from evoid_jax import distributed, media, proof, rollout, sharding
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
 from evoid_jax.rewards import panel, table
@@ -67,17 +67,16 @@ def prepare(run, batch: pairs.Batch, seed_PN: np.ndarray) -> Prepared:
     return Prepared(*placed, pair_B, seed_PN.reshape(-1), counts.pop(), request)
 
 
-def parts(run, batch: Prepared) -> Iterator[jax.Array]:
+def parts(run, batch: Prepared) -> Iterator[np.ndarray]:
     """Yield the videos' indices, as many at a time as the mesh holds."""
     videos = len(batch.pair_B)
     count = sharding.parts_of(videos, run.cfg.rollout.videos_per_device, run.mesh)
-    for rows in np.split(np.arange(videos, dtype=np.int32), count):
-        yield sharding.place_batch(rows, run.mesh)
+    yield from np.split(np.arange(videos, dtype=np.int32), count)
 
 
-def sample(run, adapter, batch: Prepared, part: jax.Array) -> jax.Array:
+def sample(run, adapter, batch: Prepared, rows: np.ndarray) -> jax.Array:
     """Generate one part's latents, reference frames first, with `adapter` on the base."""
-    v, rows = run.cfg.video, jax.device_get(part)
+    v = run.cfg.video
     shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
     seed_B, pair_B = sharding.place_batch((batch.seed_B[rows], batch.pair_B[rows]), run.mesh)
     base = run.frozen.wan_params
@@ -97,8 +96,8 @@ def sample(run, adapter, batch: Prepared, part: jax.Array) -> jax.Array:
 
 
 def collect(run, tickets: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Wait for the scores of all parts: raw_BM, score_BM (NaN where missing) and valid_BM."""
-    found = [jax.device_get(run.panel.collect(ticket)) for ticket in tickets]
+    """Wait for all videos' scores: raw_BM, score_BM (NaN where missing) and valid_BM."""
+    found = [distributed.whole(run.panel.collect(ticket)) for ticket in tickets]
     return tuple(np.concatenate(x) for x in zip(*found, strict=True))
 
 
@@ -108,7 +107,7 @@ def collect(run, tickets: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class Scored(NamedTuple):
     """One model's held-out videos and what they scored."""
 
-    video_BFHWC: np.ndarray
+    shown: list[np.ndarray]  # FHWC, the first seed of the pairs that are kept as mp4
     score_BM: np.ndarray
     monitor: dict[str, np.ndarray]
 
@@ -120,20 +119,21 @@ def prove(run, state, began: float) -> dict:
     with seeds that training never used.
     """
     cfg, start = run.cfg, time.perf_counter()
-    data = pairs.open_pairs(
-        cfg.data.source, cfg.data.dir, "heldout", 0, str(Path(cfg.data.cache).expanduser())
-    )
+    cache = str(Path(cfg.data.cache).expanduser())
+    with distributed.leader_first():
+        data = pairs.open_pairs(cfg.data.source, cfg.data.dir, "heldout", 0, cache)
     chosen = [data[i] for i in range(min(cfg.data.heldout_identities, len(data)))]
     zero = jax.tree.map(jnp.zeros_like, state.evolving)
     base, evolved = [], []
     each = cfg.data.heldout_seeds
     count = max(cfg.data.pairs * cfg.data.seeds // each, 1)  # as many videos as a training step
-    for at in tqdm(range(0, len(chosen), count), desc="held-out", dynamic_ncols=True):
+    starts = range(0, len(chosen), count)
+    quiet = not distributed.leads()
+    for at in tqdm(starts, desc="held-out", dynamic_ncols=True, disable=quiet):
         rows = [chosen[(at + i) % len(chosen)] for i in range(count)]
-        batch, seed_PN = _batch(rows, at), _seeds(at, count, each)
-        keep = min(count, len(chosen) - at) * each
-        base.append(_cut(_generate(run, zero, batch, seed_PN), keep))
-        evolved.append(_cut(_generate(run, state.evolving, batch, seed_PN), keep))
+        given = _batch(rows, at), _seeds(at, count, each), min(count, len(chosen) - at), SHOWN - at
+        base.append(_generate(run, zero, *given))
+        evolved.append(_generate(run, state.evolving, *given))
     base, evolved = _join(base), _join(evolved)
     cluster_B = np.repeat([row.name.split("-")[0] for row in chosen], each)
     now = time.perf_counter()
@@ -149,8 +149,9 @@ def prove(run, state, began: float) -> dict:
         {"heldout": now - start, "total": now - began},
     )
     found["heldout"] = "training pairs, new seeds" if cfg.data.dir else "unseen identities"
-    proof.write_json(run.workdir / "summary.json", found)
-    _write_samples(run, chosen, base.video_BFHWC, evolved.video_BFHWC)
+    if distributed.leads():
+        proof.write_json(run.workdir / "summary.json", found)
+        _write_samples(run, chosen, base.shown, evolved.shown)
     return found
 
 
@@ -169,36 +170,39 @@ def _seeds(first: int, count: int, each: int) -> np.ndarray:
     return seed_PN.reshape(count, each)
 
 
-def _generate(run, adapter, batch: pairs.Batch, seed_PN) -> Scored:
-    ready = prepare(run, batch, seed_PN)
+def _generate(run, adapter, batch: pairs.Batch, seed_PN, count: int, show: int) -> Scored:
+    """Generate and score; keep the first `count` pairs, and videos of the first `show` of them."""
+    ready, each = prepare(run, batch, seed_PN), seed_PN.shape[1]
     run.panel.begin(ready.request, monitors=True)
-    tickets, videos = [], []
-    for part in parts(run, ready):
-        clean = sample(run, adapter, ready, part)
+    tickets, shown = [], []
+    wanted = each * np.arange(max(min(count, show), 0))
+    for rows in parts(run, ready):
+        clean = sample(run, adapter, ready, rows)
         video = rollout.decode(run.frozen, clean[:, ready.references :])
-        tickets.append(run.panel.submit(video, part))
-        videos.append(jax.device_get(video))
+        tickets.append(run.panel.submit(video, rows))
+        # one by one: all of them would not fit on every device
+        shown += [distributed.whole(video[i]) for i in np.flatnonzero(np.isin(rows, wanted))]
     _, score_BM, _ = collect(run, tickets)
-    return Scored(np.concatenate(videos), score_BM, dict(run.panel.monitor))
-
-
-def _cut(scored: Scored, keep: int) -> Scored:
-    return jax.tree.map(lambda x: x[:keep], scored)
+    keep = count * each
+    monitor = {name: x_B[:keep] for name, x_B in run.panel.monitors().items()}
+    return Scored(shown, score_BM[:keep], monitor)
 
 
 def _join(scored: list[Scored]) -> Scored:
-    return jax.tree.map(lambda *x: np.concatenate(x), *scored)
+    monitor = {k: np.concatenate([part.monitor[k] for part in scored]) for k in scored[0].monitor}
+    scores = np.concatenate([part.score_BM for part in scored])
+    return Scored([video for part in scored for video in part.shown], scores, monitor)
 
 
-def _write_samples(run, chosen, base_BFHWC, evolved_BFHWC) -> None:
+def _write_samples(run, chosen, base: list[np.ndarray], evolved: list[np.ndarray]) -> None:
     """Keep the first seed of some held-out pairs as mp4, with their faces and a list of them."""
     folder, each = run.workdir / "samples", run.cfg.data.heldout_seeds
     folder.mkdir(parents=True, exist_ok=True)
     listed = []
     for k, row in enumerate(chosen[:SHOWN]):
-        at, name = k * each, f"heldout_{k:02d}"
-        for role, video_BFHWC in (("base", base_BFHWC), ("evolved", evolved_BFHWC)):
-            media.write(folder / f"{name}_{role}.mp4", video_BFHWC[at], run.cfg.video.fps)
+        name = f"heldout_{k:02d}"
+        for role, video_FHWC in (("base", base[k]), ("evolved", evolved[k])):
+            media.write(folder / f"{name}_{role}.mp4", video_FHWC, run.cfg.video.fps)
         media.write_image(folder / f"{name}_reference.png", row.images[0])
         seed = int(_seeds(k, 1, each)[0, 0])
         listed.append({"k": k, "prompt": row.prompt, "identity": row.name, "seed": seed})

@@ -16,6 +16,8 @@ from absl import app, flags
 
 from evoid_jax import metrics, report_page
 
+FILE = "report.html"
+
 
 class Sample(NamedTuple):
     """One held-out triple: its entry in heldout.json and the bytes of its files (or None)."""
@@ -66,9 +68,7 @@ def digest(config: dict) -> str:
 
 def write(workdir: str | Path, videos: int = 12) -> Path:
     """Write `workdir/report.html` from what the run folder holds now; return its path."""
-    return metrics.write_text(
-        Path(workdir) / "report.html", report_page.page(load(workdir, videos))
-    )
+    return metrics.write_text(Path(workdir) / FILE, report_page.page(load(workdir, videos)))
 
 
 def _read_json(file, kind):

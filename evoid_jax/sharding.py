@@ -131,7 +131,7 @@ def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 
 def replicate(tree, mesh: Mesh):
     """Put a tree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    return _place(tree, NamedSharding(mesh, REPLICATED))
 
 
 def place_batch(tree, mesh: Mesh):
@@ -147,7 +147,20 @@ def place_batch(tree, mesh: Mesh):
                 f"{x.shape[0]} videos do not divide over {shards} devices (data x fsdp); change "
                 "config.data.pairs, config.data.seeds or config.mesh"
             )
-    return jax.device_put(tree, NamedSharding(mesh, BATCH))
+    return _place(tree, NamedSharding(mesh, BATCH))
+
+
+def _place(tree, sharding: NamedSharding):
+    """Put a tree where `sharding` says; what a process has alone is the same on all processes."""
+
+    def one(x):
+        spans = isinstance(x, jax.Array) and not x.is_fully_addressable
+        if sharding.is_fully_addressable or spans:
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)  # device_put would gather and compare it first
+        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+    return jax.tree.map(one, tree)
 
 
 def split(x, parts: int, mesh: Mesh):

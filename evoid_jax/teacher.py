@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh, NamedSharding
 
-from evoid_jax import rollout, sharding
+from evoid_jax import distributed, rollout, sharding
 from evoid_jax.models import pipeline, weights
 from evoid_jax.models.wan import WanConfig
 
@@ -37,9 +37,11 @@ def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> 
     found = pipeline.compare(folder, model)
     different = [key for key, what in found.items() if what != "equal"]
     if not different:
-        print(f"teacher: {folder} is byte-equal to the main blocks of {model}, which serve for it")
+        distributed.say(
+            f"teacher: {folder} is byte-equal to the main blocks of {model}, which serve for it"
+        )
         return None
-    print(
+    distributed.say(
         f"teacher: {len(different)} of {len(found)} tensors differ from {model}, such as "
         f"{different[0]} ({found[different[0]]}); {folder} is loaded beside it"
     )

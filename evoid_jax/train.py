@@ -3,6 +3,7 @@
     python -m evoid_jax.train --config=configs/evoid.py:tiny --workdir=runs/tiny
 
 A run started again in the same workdir goes on from its newest checkpoint. The loop is `evolution`.
+Many hosts run this program together, see distributed.py and launch/; the first one writes.
 
 Letters: B videos of a step, P pairs, M metrics, G groups, R reference frames, T H W C latents.
 """
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from evoid_jax import (
     checkpoint,
     config,
+    distributed,
     evolve,
     flow,
     heldout,
@@ -67,8 +69,8 @@ class Memory(NamedTuple):
 def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
     cfg, first = run.cfg, int(state.step)
-    bar = tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, desc="evolution")
-    for step in bar:
+    look = {"desc": "evolution", "disable": not distributed.leads()}
+    for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
         clock = Clock()
         batch = heldout.prepare(run, pairs.batch(run.data, step, cfg.data.pairs), seeds(cfg, step))
         tickets, clean = [], []
@@ -95,7 +97,8 @@ def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> e
             )
         terms = check(step, jax.device_get(terms))
         clock.lap("train")
-        writer.write(step, record(terms, raw, scores, fused, memory, clock.stop()))
+        if writer:
+            writer.write(step, record(terms, raw, scores, fused, memory, clock.stop()))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
             checkpoint.save(saved, step + 1, state, memory._asdict())
     return state
@@ -218,9 +221,9 @@ class Clock:
 def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     """Load the model and the data and start the scorers; stop these at the end."""
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
-    data = pairs.open_pairs(
-        cfg.data.source, cfg.data.dir, "evolution", cfg.seed, str(Path(cfg.data.cache).expanduser())
-    )
+    cache = str(Path(cfg.data.cache).expanduser())
+    with distributed.leader_first():
+        data = pairs.open_pairs(cfg.data.source, cfg.data.dir, "evolution", cfg.seed, cache)
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
     frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
     rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
@@ -231,7 +234,8 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     rows = text_rows(frozen, data, mesh)
     r = cfg.rollout
     solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)
-    with Panel(cfg.reward, mesh, cfg.video.fps, workdir / "logs") as panel:
+    logs = distributed.own_folder(workdir / "logs")
+    with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
         yield Run(cfg, workdir, mesh, frozen, t2v, data, panel, solver, rows)
 
 
@@ -262,7 +266,7 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory
     found = checkpoint.restore(saved, state)
     if found is None:
         return state, Memory(None, [])
-    print(f"resuming after step {int(found[0].step)}")
+    distributed.say(f"resuming after step {int(found[0].step)}")
     return found[0], Memory(**found[1])
 
 
@@ -297,6 +301,20 @@ def export(run: Run, state: evolve.State) -> Path:
     return file
 
 
+@contextmanager
+def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
+    """Write config.json and open the record from step `start` on; None where another writes."""
+    if not distributed.leads():
+        yield None
+        return
+    cfg = run.cfg
+    settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
+    metrics.write_text(run.workdir / "config.json", json.dumps(settings, indent=2) + "\n")
+    log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
+    with metrics.Writer(run.workdir, start, cfg.steps, **log) as writer:
+        yield writer
+
+
 def train(cfg: config.Config, workdir: Path) -> Path:
     """Run everything: evolution, export, held-out proof, report. Returns the report's path."""
     began = time.perf_counter()
@@ -305,17 +323,15 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
     with open_run(cfg, workdir) as run:
         state, memory = begin(run, saved)
-        settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
-        metrics.write_text(workdir / "config.json", json.dumps(settings, indent=2) + "\n")
         start = int(state.step)
-        began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
-        log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
-        with metrics.Writer(workdir, start, cfg.steps, **log) as writer:
+        with open_log(run, start) as writer:
+            began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
             state = evolution(run, state, memory, saved, writer)
-        export(run, state)
+        if distributed.leads():
+            export(run, state)
         heldout.prove(run, state, began)
     checkpoint.close(saved)
-    return report.write(workdir)
+    return report.write(workdir) if distributed.leads() else workdir / report.FILE
 
 
 def quiet() -> None:
@@ -333,14 +349,16 @@ def main(argv) -> None:
     quiet()
     try:
         cfg = config.from_dict(flags.FLAGS.config.to_dict())
-        path = train(cfg, Path(flags.FLAGS.workdir))
-    except (ValueError, OSError, FloatingPointError) as error:
+        with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
+            path = train(cfg, Path(flags.FLAGS.workdir))
+            distributed.say(f"report: {path.resolve()}")
+    except distributed.EXPECTED as error:
         raise SystemExit(f"error: {error}") from error
-    print(f"report: {path.resolve()}")
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:tiny.")
     flags.mark_flag_as_required("config")
     flags.DEFINE_string("workdir", None, "Run folder; resumed when it exists.", required=True)
+    distributed.define_flags()
     app.run(main)

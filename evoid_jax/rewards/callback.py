@@ -16,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 log = logging.getLogger(__name__)
+INLINE = 2**16  # bytes; JAX's CPU client copies up to 100 KiB at once, larger arrays in its threads
 
 # (video_bFHWC, index_b) -> raw_bM, score_bM, valid_bM, all numpy
 ScoreFn = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -77,7 +79,9 @@ def make(
 
     def submit(video_bFHWC, index_b):
         ticket_b = jax.ShapeDtypeStruct(index_b.shape, jnp.int32)
-        return share(io_callback(desk.submit, ticket_b, leads(), video_bFHWC, index_b))
+        hand_over = partial(desk.submit, video_bFHWC.shape)
+        parts = _parts(video_bFHWC, mesh)
+        return share(io_callback(hand_over, ticket_b, leads(), index_b, *parts))
 
     def collect(ticket_b):
         table_bM = jax.ShapeDtypeStruct((ticket_b.shape[0], metrics), jnp.float32)
@@ -103,6 +107,20 @@ def make(
     )
 
 
+def _parts(video_bFHWC: jax.Array, mesh: Mesh) -> list[jax.Array]:
+    """Cut videos for the way to the host, where that way may be blocked.
+
+    JAX copies a callback's arguments to the CPU client. Where the devices are that client's own,
+    their callbacks hold its threads, and a copy that waits for one of these waits for ever.
+    """
+    devices = mesh.local_devices
+    if devices[0].platform != "cpu" or len(devices) == 1:
+        return [video_bFHWC]
+    flat = video_bFHWC.reshape(-1)
+    size = INLINE // flat.dtype.itemsize
+    return jnp.split(flat, list(range(size, flat.size, size)))
+
+
 class _Desk:
     """The host's side: tickets out, videos in work, scores to be fetched."""
 
@@ -113,14 +131,18 @@ class _Desk:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
-    def submit(self, lead, video_bFHWC, index_b) -> np.ndarray:
-        """Start scoring; return a ticket per row (zeros, which nobody redeems, on failure)."""
+    def submit(self, shape, lead, index_b, *parts) -> np.ndarray:
+        """Start scoring; return a ticket per row (zeros, which nobody redeems, on failure).
+
+        parts: of the videos of `shape`, in order.
+        """
         count = len(index_b)
         try:
             if not bool(np.asarray(lead)):
                 return np.zeros(count, np.int32)
             # A copy: JAX takes the memory behind a callback's arguments back when it returns.
-            args = (np.array(video_bFHWC), np.array(index_b))
+            video_bFHWC = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
+            args = (video_bFHWC.reshape(shape), np.array(index_b))
             future = self._pool.submit(self._score, *args)
             with self._lock:
                 tickets = [next(self._numbers) % 2**31 for _ in range(count)]

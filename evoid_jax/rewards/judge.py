@@ -147,7 +147,7 @@ class Judge:
         group_B: np.ndarray,
         reward_B: np.ndarray,
         valid_B: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, bool]:
+    ) -> tuple[np.ndarray, int]:
         """Ask, pair by pair, how much each dimension needs improvement.
 
         Args:
@@ -157,8 +157,8 @@ class Judge:
           reward_B, valid_B: (B,) who is best and worst of a pair, among the valid.
 
         Returns:
-          attention_G float32 in 0..10, the mean over the pairs that were answered, and whether any
-          was. If not, attention is zeros: blend with gamma = 0 then, which is the prior.
+          attention_G float32 in 0..10, the mean over the pairs that were answered, and how many
+          were. If none, attention is zeros: blend with gamma = 0 then, which is the prior.
         """
         ends = _best_and_worst(group_B, reward_B, valid_B)
 
@@ -173,8 +173,8 @@ class Judge:
 
         answers = [a for a in self._map(one, len(ends)) if a is not None]
         if not answers:
-            return np.zeros(len(GROUPS), np.float32), False
-        return np.mean(answers, axis=0).astype(np.float32), True
+            return np.zeros(len(GROUPS), np.float32), 0
+        return np.mean(answers, axis=0).astype(np.float32), len(answers)
 
     def _map(self, function: Callable, count: int) -> list:
         with ThreadPoolExecutor(max(1, min(self.workers, count))) as pool:

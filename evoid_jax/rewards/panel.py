@@ -1,7 +1,9 @@
 """The rewards of a run: who scores, from start to end, and what they need to know of each video.
 
 B videos, M metrics in the order of `table.NAMES`, G groups. The panel owns the local servers it
-started; servers given by address are left alone.
+started; servers given by address are left alone. Every process has a panel and asks its own servers
+about the videos on its own devices; `collect` leaves the scores with them, while `attention` and
+`monitors` tell every process the same.
 """
 
 from __future__ import annotations
@@ -9,9 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from evoid_jax import distributed, sharding
 from evoid_jax.config import Reward
 from evoid_jax.rewards import callback, client, local, table
 from evoid_jax.rewards.judge import Judge
@@ -29,7 +33,8 @@ class Panel:
     """Scores videos through the host callback.
 
     Use: `begin(request)`; then `submit(video_BFHWC, index_B)` for each part of the videos, where
-    index_B are rows of the request; then `collect(tickets)`, and `attention` if wanted.
+    index_B are rows of the request; then `collect(ticket_B)` for each ticket, and `attention` or
+    `monitors` if wanted.
     """
 
     def __init__(self, cfg: Reward, mesh: Mesh, fps: int, log_dir: str | Path):
@@ -46,9 +51,9 @@ class Panel:
         axes = ("data", "fsdp")
         metrics = len(table.NAMES)
         self._callback = callback.make(self._score, mesh, axes, metrics, timeout=2 * cfg.timeout)
-        self.submit, self.collect = self._callback.submit, self._callback.collect
-        self._watch, self._request = False, None
-        self.monitor: dict[str, np.ndarray] = {}
+        self.collect = self._callback.collect
+        self._mesh, self._watch, self._request = mesh, False, None
+        self._monitor: dict[str, np.ndarray] = {}
         self.videos: dict[int, np.ndarray] = {}
         self.reasons: dict[int, dict[str, str]] = {}
 
@@ -72,7 +77,11 @@ class Panel:
     def begin(self, request: Request, monitors: bool = False) -> None:
         """Take the next batch's faces and prompts; forget the last one's videos."""
         self._request, self._watch = request, monitors
-        self.videos, self.monitor, self.reasons = {}, {}, {}
+        self.videos, self._monitor, self.reasons = {}, {}, {}
+
+    def submit(self, video_BFHWC: jax.Array, index_B: np.ndarray) -> jax.Array:
+        """Hand videos over to be scored, at once; returns their tickets, see `callback`."""
+        return self._callback.submit(video_BFHWC, sharding.place_batch(index_B, self._mesh))
 
     def _score(self, video_bFHWC, index_b):
         r, rows = self._request, [int(i) for i in index_b]
@@ -91,15 +100,31 @@ class Panel:
         for b, i in enumerate(rows):
             self.videos[i], self.reasons[i] = video_bFHWC[b], found.reasons[b]
             for name, x_b in found.monitor.items():
-                values = self.monitor.setdefault(name, np.full(len(r.prompts), np.nan))
+                values = self._monitor.setdefault(name, np.full(len(r.prompts), np.nan))
                 values[i] = x_b[b]
         return found.raw_BM, found.score_BM, found.valid_BM
 
     def attention(self, group_B, reward_B, valid_B) -> tuple[np.ndarray, bool]:
-        """Ask the judge which group of rewards this batch needs most; see `Judge.attention`."""
+        """Ask the judge which group of rewards this batch needs most.
+
+        Every process asks about each pair that it holds videos of, and all take the mean over the
+        answers. A pair that is spread over processes is asked about by each of them, with the best
+        and the worst of the videos it has.
+
+        Returns:
+          attention_G in 0..10, zeros without an answer, and whether there was any.
+        """
+        own_G, count = self._own_attention(group_B, reward_B, valid_B)
+        shares = distributed.exchange([own_G.tolist(), count])
+        total = sum(count for _, count in shares)
+        sum_G = np.sum([np.multiply(own_G, count) for own_G, count in shares], axis=0)
+        return (sum_G / max(total, 1)).astype(np.float32), total > 0
+
+    def _own_attention(self, group_B, reward_B, valid_B) -> tuple[np.ndarray, int]:
+        """Return the mean answer on this process's videos, and how many answers there were."""
         if self.judge is None or not self.videos:
-            return np.zeros(len(table.GROUPS), np.float32), False
-        rows = sorted(self.videos)  # this process's share
+            return np.zeros(len(table.GROUPS), np.float32), 0
+        rows = sorted(self.videos)
         return self.judge.attention(
             np.stack([self.videos[i] for i in rows]),
             self._request.reference_BHWC[rows],
@@ -108,6 +133,15 @@ class Panel:
             np.asarray(reward_B)[rows],
             np.asarray(valid_B)[rows],
         )
+
+    def monitors(self) -> dict[str, np.ndarray]:
+        """Return the measures that are never rewarded: name -> (B,), NaN where unknown."""
+        found: dict[str, np.ndarray] = {}
+        for share in distributed.exchange({k: x_B.tolist() for k, x_B in self._monitor.items()}):
+            for name, values in share.items():
+                column_B = found.setdefault(name, np.full(len(values), np.nan))
+                column_B[:] = np.where(np.isnan(column_B), values, column_B)
+        return found
 
     def close(self) -> None:
         """Stop the threads and the servers that this panel started."""

@@ -1,0 +1,34 @@
+"""End one of two processes on purpose, for test_distributed.py, which starts both.
+
+    python failing_process.py HOW WHO WHERE      or      python failing_process.py alone
+
+HOW process WHO ends (raise | vanish), and WHERE the other one is meanwhile (collective | asleep).
+It imports little, to be quick.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import jax
+
+from evoid_jax import distributed
+
+
+def main(how: str, who: str = "", where: str = ""):
+    if how == "alone":
+        distributed.START = 5
+    with distributed.together(distributed.settings(os.environ), silent=10):
+        distributed.exchange(None)
+        if jax.process_index() == int(who):
+            if how == "raise":
+                raise ValueError("the sidecar burns")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if where == "asleep":
+            time.sleep(900)
+        distributed.exchange(None)
+        print("went on alone")
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""Check facts of two processes; test_distributed.py starts both.
+
+python two_processes.py FOLDER
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import conftest  # noqa: F401  exact matmuls, compiled programs cached
+import jax
+import jax.numpy as jnp
+import numpy as np
+from servers import serve
+from test_checkpoint import damage
+from test_client import Fake
+
+from evoid_jax import checkpoint, config, distributed, sharding
+from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.sidecars import judge_server
+
+PAIR_B = np.repeat(np.arange(2), 4)
+
+
+def check_exchange(me: int):
+    mine = [["a", float("nan")], ["b" * 3000, None]][me]
+    (a, nan), (b, none) = distributed.exchange(mine)
+    assert (a, b, none) == ("a", "b" * 3000, None) and np.isnan(nan)
+    assert distributed.own_folder(Path("logs")) == Path(f"logs/process_{me}")
+    with distributed.leader_first():
+        entered = time.time()
+    assert np.diff(distributed.exchange(entered)) > 0
+
+
+def check_arrays(mesh):
+    x = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    for put, shape in ((sharding.place_batch, (2, 3)), (sharding.replicate, (8, 3))):
+        for given in (x, jnp.asarray(x), jax.device_put(x, jax.local_devices()[1])):
+            placed = put(put(given, mesh), mesh)
+            assert not placed.is_fully_addressable
+            assert {shard.data.shape for shard in placed.addressable_shards} == {shape}
+            np.testing.assert_array_equal(distributed.whole(placed), x)
+            np.testing.assert_array_equal(distributed.whole(placed[5]), x[5])
+
+
+def check_panel(me: int, mesh):
+    """Each process has its own servers and asks about its own videos; all know all the answers."""
+    video = np.random.default_rng(0).integers(0, 256, (8, 9, 64, 64, 3), dtype=np.uint8)
+    face, prompts = video[:, 0], [f"A person waves {i} times." for i in range(8)]
+    reward_B = np.linspace(0, 1, 8)
+    fake = Fake()
+    with serve(fake.app()) as sidecar, serve(judge_server.app()) as url:
+        cfg = config.Reward(sidecars=(sidecar,), judge=f"{url}/v1")
+        with Panel(cfg, mesh, 8, "unused") as panel:
+            panel.begin(Request(face, prompts, None), monitors=True)
+            placed = sharding.place_batch(video, mesh)
+            ticket_B = panel.submit(placed, np.arange(8, dtype=np.int32))
+            raw_BM, _, valid_BM = distributed.whole(panel.collect(ticket_B))
+            assert sorted(panel.videos) == list(range(4 * me, 4 * me + 4))
+            assert sum(len(batch.videos) for batch in fake.batches) == 4
+            first_B = video[:, 0, 0, 0, 0].astype(np.float32)
+            np.testing.assert_array_equal(raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None])
+            assert np.all(valid_BM)
+            np.testing.assert_array_equal(panel.monitors()["truth"], 2 * first_B)
+            found_G, answered = panel.attention(PAIR_B, reward_B, np.ones(8, bool))
+            want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
+            assert answered and pairs == 2
+            np.testing.assert_allclose(found_G, want_G, rtol=1e-6)
+
+
+def check_checkpoint(me: int, mesh, folder: str):
+    """All processes read the newest step that is sound for all of them."""
+    noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+    state = lambda value: sharding.replicate({"a": noise + value, "step": jnp.asarray(3)}, mesh)
+    found = checkpoint.open_folder(folder, keep=2)
+    for step in (1, 2):
+        checkpoint.save(found, step, state(step), {"memory": [step]})
+    found.manager.wait_until_finished()
+    for sound in (2, 1):
+        back, host = checkpoint.restore(found, state(0))
+        np.testing.assert_array_equal(distributed.whole(back["a"]), noise + np.float32(sound))
+        assert host == {"memory": [sound]} and len(checkpoint.digests(back)) == 2
+        if me == 0 and sound == 2:
+            damage(found.folder / "2")
+        distributed.exchange(None)
+    checkpoint.close(found)
+
+
+def agree(folder: str):
+    me, mesh = jax.process_index(), sharding.make_mesh()
+    assert jax.process_count() == 2 and mesh.shape["data"] == 4
+    assert distributed.leads() == (me == 0)
+    check_exchange(me)
+    check_arrays(mesh)
+    check_panel(me, mesh)
+    check_checkpoint(me, mesh, folder)
+    distributed.say("two processes agree")
+
+
+if __name__ == "__main__":
+    with distributed.together(distributed.settings(os.environ)):
+        agree(sys.argv[1])
