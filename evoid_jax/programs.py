@@ -117,9 +117,14 @@ def vae_params(at: Setting):
 
 
 def text_encoder_gib(at: Setting) -> float:
-    """Return what the text encoder takes on the device that holds it."""
-    init = lambda: umt5.init(jax.random.key(0), at.models.umt5)
-    count = sum(math.prod(shape) for shape in weights.shapes(init).values())
+    """Return what the text encoder takes on each device: its process holds it in pieces."""
+    devices = at.mesh.devices.flat
+    own = [d for d in devices if d.process_index == devices[0].process_index]
+    mesh = sharding.make_mesh(fsdp=len(own), devices=own)
+    shapes = weights.shapes(lambda: umt5.init(jax.random.key(0), at.models.umt5))
+    spec = lambda path, shape: sharding.text_spec("/".join(path), shape, mesh)
+    piece = lambda path, shape: NamedSharding(mesh, spec(path, shape)).shard_shape(shape)
+    count = sum(math.prod(piece(path, shape)) for path, shape in shapes.items())
     return count * jnp.dtype(DTYPES[at.cfg.dtype]).itemsize / 2**30
 
 

@@ -71,7 +71,7 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
 
     dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.
     mesh: where weights live: the transformer's by the table of `sharding`, the VAE's everywhere,
-      the text encoder's on each process's first device, where all is for None.
+      the text encoder's in pieces on each process's own devices. None: all on the first device.
 
     Raises:
       FileNotFoundError, ValueError, KeyError: a part is missing, or asks for what is not
@@ -86,8 +86,8 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
     if not wan_config.vace_layers:
         raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
     tokenizer = umt5.load_tokenizer(folder / "tokenizer")
-    first = sharding.make_mesh(devices=jax.local_devices()[:1])
-    place = mesh or first
+    place = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
+    own = sharding.make_mesh(fsdp=len(place.local_devices), devices=place.local_devices)
 
     def read(part: str, dtype_of, spec_of, mesh):
         tensors = umt5.untie(weights.open_folder(folder / part))
@@ -102,7 +102,7 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
         about["vae"].config,
         read("vae", lambda _: jnp.float32, whole, place),
         about["text_encoder"].config,
-        read("text_encoder", lambda _: dtype, whole, first),
+        read("text_encoder", lambda _: dtype, sharding.text_spec, own),
         tokenizer,
         scheduler,
         {},

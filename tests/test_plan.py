@@ -122,4 +122,3 @@ def test_the_paper_s_run_fits(platform, args, limit):
     assert step["hbm_gib"] <= limit
     assert found["fits"], found
     assert step["executed_pflop"] > step["model_pflop"]
-    assert all(found[name]["compile_s"] < 180 for name in plan.TRACES)
