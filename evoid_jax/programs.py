@@ -118,7 +118,7 @@ def vae_params(at: Setting):
 
 def text_encoder_gib(at: Setting) -> float:
     """Return what the text encoder takes on each device: its process holds it in pieces."""
-    devices = at.mesh.devices.flat
+    devices = at.mesh.devices.flatten()
     own = [d for d in devices if d.process_index == devices[0].process_index]
     mesh = sharding.make_mesh(fsdp=len(own), devices=own)
     shapes = weights.shapes(lambda: umt5.init(jax.random.key(0), at.models.umt5))
