@@ -39,11 +39,12 @@ def ours(frozen, x, t, control, text):
 def theirs(folder, x, t, control, text):
     model = WanVACETransformer3DModel.from_pretrained(folder, subfolder="transformer").float()
     to = lambda a: torch.from_numpy(np.moveaxis(a, -1, 1).copy())
-    args = to(x), torch.from_numpy(t), torch.from_numpy(text), to(control)
+    args = to(x), torch.from_numpy(t), torch.from_numpy(text)
+    given = {"control_hidden_states": to(control), "return_dict": False}
 
     @torch.inference_mode()
     def run():
-        return np.moveaxis(model.eval()(*args, return_dict=False)[0].numpy(), 1, -1)
+        return np.moveaxis(model.eval()(*args, **given)[0].numpy(), 1, -1)
 
     return run
 
