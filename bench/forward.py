@@ -7,10 +7,10 @@ milliseconds and the ratio diffusers / ours, the median over pairs of neighbouri
 """
 
 import argparse
-import time
 
 import jax
 import numpy as np
+import timing
 import torch
 from diffusers import WanVACETransformer3DModel
 
@@ -49,12 +49,6 @@ def theirs(folder, x, t, control, text):
     return run
 
 
-def timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return 1e3 * (time.perf_counter() - start)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="evoid_jax/assets/tiny")
@@ -69,10 +63,10 @@ def main():
     error = np.linalg.norm(a() - b()) / np.linalg.norm(b())
     if error > 1e-5:
         raise SystemExit(f"the two sides differ by {error:.1e}, nothing to compare")
-    rows = np.array([(timed(a), timed(b)) for _ in range(args.runs)])
+    our, their, ratio = timing.in_turn(a, b, args.runs)
     print(f"relative L2 {error:.1e}; {args.videos} videos, {shape[1]} text rows, {args.runs} runs")
-    print(f"ours {np.median(rows[:, 0]):.1f} ms, diffusers {np.median(rows[:, 1]):.1f} ms")
-    print(f"diffusers / ours {np.median(rows[:, 1] / rows[:, 0]):.2f}")
+    print(f"ours {1e3 * our:.1f} ms, diffusers {1e3 * their:.1f} ms")
+    print(f"diffusers / ours {ratio:.2f}")
 
 
 if __name__ == "__main__":

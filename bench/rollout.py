@@ -9,10 +9,10 @@ Prints medians in seconds and the ratio diffusers / ours, the median over pairs 
 """
 
 import argparse
-import time
 
 import jax
 import numpy as np
+import timing
 import torch
 from diffusers import WanVACEPipeline
 from PIL import Image
@@ -70,12 +70,6 @@ class Theirs:
         return np.concatenate([self.pipe(**self.call, latents=x).frames for x in self.noise])
 
 
-def timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="evoid_jax/assets/tiny")
@@ -90,11 +84,11 @@ def main():
     apart = np.abs(ours() - theirs()).max() * 255
     if error > 1e-3 or apart > 2:
         raise SystemExit(f"the two sides differ: latents {error:.1e}, frames {apart:.2f} of 255")
-    rows = np.array([(timed(ours), timed(theirs)) for _ in range(args.runs)])
+    our, their, ratio = timing.in_turn(ours, theirs, args.runs)
     print(f"{args.seeds} seeds, {args.steps} steps, guidance {GUIDANCE:g}, {args.runs} runs")
     print(f"latents agree to {error:.1e}, frames to {apart:.2f} of 255")
-    print(f"ours {np.median(rows[:, 0]):.2f} s, diffusers {np.median(rows[:, 1]):.2f} s", end=" ")
-    print(f"diffusers / ours {np.median(rows[:, 1] / rows[:, 0]):.2f}")
+    print(f"ours {our:.2f} s, diffusers {their:.2f} s", end=" ")
+    print(f"diffusers / ours {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ PyTorch's time goes, and the ratio PyTorch / ours, the median over pairs of neig
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import timing
 import torch
 from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from peft import LoraConfig
@@ -160,19 +160,14 @@ class Ours:
     """The update as `train` makes it."""
 
     def __init__(self, model, base, state, scored, cfg):
-        self.state, self.base, self.scored = state, base, scored
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        # placed as `train` does; else the second call is compiled anew
+        self.state, self.base, self.scored = sharding.replicate((state, base, scored), mesh)
         self.static = dict(cfg=cfg, wan=model, mesh=mesh, references=1)
 
     def __call__(self) -> dict[str, float]:
         self.state, terms = evolve.train_step(self.state, self.base, self.scored, **self.static)
         return {name: float(x) for name, x in jax.device_get(terms).items()}
-
-
-def timed(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main():
@@ -191,16 +186,16 @@ def main():
     worst = max(abs(a[name] - b[name]) / abs(b[name]) for name in b)
     if worst > 1e-3:
         raise SystemExit(f"the two sides differ by {worst:.1e}: {a} {b}")
-    forwards = np.median([timed(lambda: plain.forwards()) for _ in range(3)])
-    rows = np.array([(timed(ours), timed(plain)) for _ in range(args.runs)])
+    forwards = timing.seconds(plain.forwards)
+    our, their, ratio = timing.in_turn(ours, plain, args.runs)
     tokens = args.frames * (args.size // 2) ** 2
     print(
         f"{args.videos} x {tokens} tokens, width {c.dim}, {args.layers} + {args.layers // 2} blocks"
     )
     print(f"loss terms and gradient norm agree to {worst:.1e}")
-    print(f"ours {np.median(rows[:, 0]):.2f} s, PyTorch {np.median(rows[:, 1]):.2f} s", end=" ")
+    print(f"ours {our:.2f} s, PyTorch {their:.2f} s", end=" ")
     print(f"(its four forwards {forwards:.2f} s)")
-    print(f"PyTorch / ours {np.median(rows[:, 1] / rows[:, 0]):.2f}")
+    print(f"PyTorch / ours {ratio:.2f}")
 
 
 if __name__ == "__main__":

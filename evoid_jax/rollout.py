@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 from PIL import Image
 
 from evoid_jax import flow, sharding
-from evoid_jax.models import pipeline, umt5, vae, wan, weights
+from evoid_jax.models import loading, pipeline, umt5, vae, wan, weights
 
 ORDERS = ("diffusers", "vace")
 WHOLE = 2**22  # more pixels than this (a device's sum) go through the VAE in chunks
@@ -93,7 +93,7 @@ def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -
         tensors = umt5.untie(weights.open_folder(folder / part))
         to = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
         _, rules, shapes, _ = about[part]
-        return weights.load(tensors, rules, shapes, dtype_of, to, part)
+        return loading.load(tensors, rules, shapes, dtype_of, to, part)
 
     whole = lambda *_: sharding.REPLICATED
     return Frozen(

@@ -14,7 +14,7 @@ from pathlib import Path
 from jax.sharding import Mesh, NamedSharding
 
 from evoid_jax import distributed, rollout, sharding
-from evoid_jax.models import pipeline, weights
+from evoid_jax.models import loading, pipeline, weights
 from evoid_jax.models.wan import WanConfig
 
 
@@ -51,7 +51,7 @@ def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> 
     spec = lambda path, shape: sharding.weight_spec("/".join(path), shape, mesh)
     place = lambda path, shape: NamedSharding(mesh, spec(path, shape))
     dtype_of = partial(rollout.wan_dtype, frozen.wan.dtype)
-    return weights.load(main, rules, shapes, dtype_of, place, "teacher")
+    return loading.load(main, rules, shapes, dtype_of, place, "teacher")
 
 
 def _check_size(teacher: WanConfig, base: WanConfig, folder: str, model: str | Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from evoid_jax.models import native, pipeline, umt5, vae, wan
+from evoid_jax import programs
+from evoid_jax.models import native, pipeline, umt5, vae
 from evoid_jax.models.weights import Tensor
 
-WAN = wan.WanConfig(12, 128, 30, 8960, vace_layers=tuple(range(0, 30, 2)))
+WAN = programs.RELEASED["Wan2.1-VACE-1.3B-diffusers"]
 PROMPTS = ["a woman nods slowly in a sunny park", "an old man turns his head and smiles"]
 DTYPES = {"transformer": ml_dtypes.bfloat16, "vae": np.float32, "text_encoder": ml_dtypes.bfloat16}
 

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
 from evoid_jax import rollout, sharding
-from evoid_jax.models import pipeline, wan, weights
+from evoid_jax.models import loading, pipeline, wan, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,7 @@ def load(folder, dtype=jnp.float32, mesh=None):
     part, mesh = part_of(folder), mesh or sharding.make_mesh(devices=jax.devices()[:1])
     place = lambda path, shape: NamedSharding(mesh, P())
     tensors = weights.open_folder(folder)
-    return weights.load(tensors, part.rules, part.shapes, lambda _: dtype, place)
+    return loading.load(tensors, part.rules, part.shapes, lambda _: dtype, place)
 
 
 def assert_trees_equal(a, b):
@@ -88,8 +88,8 @@ def test_sharded_files_of_diffusers_are_read_without_torch(folder, tmp_path, dty
 
 def grow_on_the_device(monkeypatch):
     """Load as an accelerator does: every stack grows there."""
-    monkeypatch.setattr(weights, "SMALL", 0)
-    monkeypatch.setattr(weights, "HOSTS", ())
+    monkeypatch.setattr(loading, "SMALL", 0)
+    monkeypatch.setattr(loading, "HOSTS", ())
 
 
 @pytest.mark.parametrize("grow", [False, True])
@@ -130,7 +130,7 @@ import sys
 import jax, numpy as np
 from flax import traverse_util
 from evoid_jax import rollout, sharding
-from evoid_jax.models import weights
+from evoid_jax.models import loading, weights
 
 class Spy(np.ndarray):
     def __getitem__(self, at):
@@ -138,7 +138,7 @@ class Spy(np.ndarray):
         asked.append((self.shape, np.shape(cut)))
         return cut.view(np.ndarray)
 
-weights.SMALL, weights.HOSTS, asked, read = 0, sys.argv[2:], [], weights._map
+loading.SMALL, loading.HOSTS, asked, read = 0, sys.argv[2:], [], weights._map
 weights._map = lambda *about: read(*about).view(Spy)
 mesh = sharding.make_mesh(data=2, fsdp=4)
 frozen = rollout.load(sys.argv[1], mesh=mesh)
