@@ -320,8 +320,8 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     began = time.perf_counter()
     workdir.mkdir(parents=True, exist_ok=True)
     check_workdir(cfg, workdir)
-    saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
     with open_run(cfg, workdir) as run:
+        saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
         state, memory = begin(run, saved)
         start = int(state.step)
         with open_log(run, start) as writer:
