@@ -29,7 +29,7 @@ class Ours:
     def __init__(self, args, scene):
         sizes = generate.settings(args.model, dict.fromkeys(generate.DEFAULTS))
         self.size = sizes["frames"], sizes["height"], sizes["width"]
-        self.frozen = rollout.load(args.model, remat=False)
+        self.frozen = rollout.load(args.model, remat="none")
         shape = rollout.latent_shape(self.frozen, *self.size, 1)
         self.noise = rollout.noise(np.arange(args.seeds, dtype=np.int32), shape)
         self.table = flow.schedule("unipc", args.steps, rollout.solver_of(self.frozen.scheduler)[1])

@@ -36,7 +36,7 @@ def sizes(args) -> wan.WanConfig:
 def problem(args, c: wan.WanConfig, cfg: config.Config):
     """Return (params, state, scored) of our side: random weights, adapters apart, random videos."""
     shake = lambda x, key: x + 0.02 * jax.random.normal(key, x.shape)
-    model = wan.Wan(c, lora_scale=1.0, remat=False)
+    model = wan.Wan(c, lora_scale=1.0, remat="none")
     base = shake_tree(wan.init(jax.random.key(0), model), shake, 1)
     state = evolve.init(cfg, base, c)
     evolving, stable = (shake_tree(state.evolving, shake, i) for i in (2, 3))
@@ -178,7 +178,7 @@ def main():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     c = sizes(args)
-    train = config.Train(timesteps=1, remat=False, videos_per_device=args.videos)
+    train = config.Train(timesteps=1, remat="none", videos_per_device=args.videos)
     cfg = config.Config(train=train)
     model, base, state, scored = problem(args, c, cfg)
     plain, ours = Plain(c, base, state, scored, cfg), Ours(model, base, state, scored, cfg)

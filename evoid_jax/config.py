@@ -88,7 +88,9 @@ class Train:
     grid: int = 20  # the K times are drawn, stratified, from a list as long as the rollout's
     shift: float = 5.0  # of that list; 16 would never train t < 0.46 (our choice)
     videos_per_device: int = 1  # in one forward; the rest is accumulated
-    remat: bool = True
+    remat: str = (
+        "full"  # recompute in the backward pass: full (blocks) | attention (all but it) | none
+    )
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ def _checks(c: Config):
         ("config.attention", c.attention, ("auto", "exact", "cudnn", "splash")),
         ("config.rollout.scheduler", r.scheduler, ("unipc", "euler")),
         ("config.rollout.reference_order", r.reference_order, ("diffusers", "vace")),
+        ("config.train.remat", t.remat, ("full", "attention", "none")),
         ("config.lora.targets", c.lora.targets, ("main", "main+vace")),
     ]
     for name, value, allowed in choices:

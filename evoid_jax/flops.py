@@ -111,14 +111,15 @@ def objective(c: WanConfig, cfg: Config, at: Sizes) -> dict[str, float]:
     """Return the FLOPs of one video at one trained time: what is needed, what remat adds.
 
     model: hints once; evolving, stable and initial; the teacher; one backward pass.
-    executed: and the recomputed forward pass, and a flash kernel's fifth matmul.
+    executed: and what is recomputed (config.train.remat), and a flash kernel's fifth matmul.
     """
     evolving = add(main(c, at.tokens, at.text), adapter(c, cfg, at.tokens, at.text))
     forward = vace(c, at.tokens, at.text).forward + 2 * evolving.forward
     forward += main(c, at.tokens, at.text).forward + main(c, at.video, at.text).forward
-    recomputed = blocks(c, c.num_layers, at.tokens, at.text).forward
-    recomputed += adapter(c, cfg, at.tokens, at.text).forward
-    executed = forward + evolving.flash_backward + (recomputed if cfg.train.remat else 0)
+    again = add(blocks(c, c.num_layers, at.tokens, at.text), adapter(c, cfg, at.tokens, at.text))
+    kept = c.num_layers * 4 * at.tokens**2 * c.dim  # self-attention
+    recomputed = {"full": again.forward, "attention": again.forward - kept, "none": 0.0}
+    executed = forward + evolving.flash_backward + recomputed[cfg.train.remat]
     return {"model": forward + evolving.backward, "executed": executed}
 
 

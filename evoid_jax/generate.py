@@ -121,7 +121,7 @@ def generate(
 def load(folder: str, dtype: str | None) -> rollout.Frozen:
     """Read the model, with bfloat16 weights by default wherever that is not a CPU."""
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    return rollout.load(folder, jnp.dtype(dtype), remat=False)
+    return rollout.load(folder, jnp.dtype(dtype), remat="none")
 
 
 def run(args) -> np.ndarray:

@@ -168,7 +168,7 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     data = imitation.Latents(**stage(workdir, "latents", made))
     if until == "latents":
         return
-    wan = wan_model.Wan(imitation.wan_config(cfg))  # remat is faster on a CPU too
+    wan = wan_model.Wan(imitation.wan_config(cfg))
     params = stage(workdir, "t2v", lambda: imitation.train_t2v(cfg, data, wan))
     if until == "t2v":
         return

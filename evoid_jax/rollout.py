@@ -66,7 +66,7 @@ class Frozen(NamedTuple):
     blank: dict  # memo: (frames, height, width) -> latents of the empty control video
 
 
-def load(folder: str | Path, dtype=jnp.float32, remat: bool = True, mesh=None) -> Frozen:
+def load(folder: str | Path, dtype=jnp.float32, remat: str = "full", mesh=None) -> Frozen:
     """Read a diffusers WanVACEPipeline folder, each tensor straight to its devices.
 
     dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.

@@ -19,7 +19,7 @@ from evoid_jax.models.wan import Wan, WanConfig
 
 TINY = WanConfig(2, 16, num_layers=3, ffn_dim=48, text_dim=12, vace_layers=(0, 2))
 TIMESTEP_B = np.array([999.0, 37.5], np.float32)
-RANK, ALPHA = 4, 6.0
+RANK, ALPHA = 32, 48.0
 DIFFUSERS_NAMES = ["to_q", "to_k", "to_v", "to_out.0"]
 
 velocity = jax.jit(wan_model.velocity, static_argnums=0)
@@ -117,11 +117,16 @@ def test_without_adapter_the_graph_has_no_adapter(params, inputs):
     assert products(lora) - products(None) == 2 * 8  # a and b, for q k v o of two attentions
 
 
-@pytest.mark.parametrize("targets", ["main", "main+vace"])
-def test_saved_adapters_give_diffusers_our_velocity(params, inputs, tmp_path, targets):
+FORMS = [("main", "diffusers"), ("main+vace", "diffusers"), ("main", "comfyui")]
+
+
+@pytest.mark.parametrize(("targets", "form"), FORMS)
+def test_saved_adapters_give_diffusers_our_velocity(params, inputs, tmp_path, targets, form):
     lora = trained(jax.random.key(1), params, targets=targets)
     file = tmp_path / "pytorch_lora_weights.safetensors"
     adapters.save(file, lora, ALPHA, {"reward": "0.61"})
+    if form == "comfyui":
+        weights.write_tensors(file, adapters.to_comfyui(adapters.read(file)[0]))
     names = ["vae", "text_encoder", "tokenizer", "scheduler"]
     pipe = WanVACEPipeline(transformer=torch_model(), **dict.fromkeys(names))
     pipe.load_lora_weights(tmp_path, adapter_name="evolved")
@@ -204,7 +209,7 @@ def test_bad_files_are_named(params, tmp_path):
         reading(without(a, b))
     with pytest.raises(ValueError, match=r"blocks\.attn2\.to_v.*other half"):
         reading(without(*(b.replace(".1.", f".{i}.") for i in range(3))))
-    with pytest.raises(ValueError, match=r"blocks\.attn2\.to_v\.a: ranks \[4, 5\]"):
+    with pytest.raises(ValueError, match=rf"blocks\.attn2\.to_v\.a: ranks \[5, {RANK}\]"):
         reading(tensors | {a: np.zeros((5, 32)), b: np.zeros((32, 5))})
     with pytest.raises(ValueError, match=r"widths \[31, 32\].* width 32"):
         reading(tensors | {a: np.zeros((RANK, 31))})

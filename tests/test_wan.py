@@ -185,7 +185,8 @@ def test_the_graph_without_hints_holds_no_hint_code(tiny):
     assert "dynamic_slice" in graph(hints_VBLD) and "dynamic_slice" not in graph()
 
 
-def test_remat_changes_no_number(tiny):
+@pytest.mark.parametrize("remat", ["full", "attention"])
+def test_remat_changes_no_number(tiny, remat):
     _, params = tiny
     x, text, control = inputs(TINY)
     hints_VBLD = hints(Wan(TINY), params, None, x, TIMESTEP_B, text, control)
@@ -196,7 +197,7 @@ def test_remat_changes_no_number(tiny):
         return jnp.square(v).mean()
 
     run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    (loss_on, grad_on), (loss_off, grad_off) = run(params, True), run(params, False)
+    (loss_on, grad_on), (loss_off, grad_off) = run(params, remat), run(params, "none")
     np.testing.assert_allclose(loss_on, loss_off, rtol=1e-6)
     for on, off in zip(jax.tree.leaves(grad_on), jax.tree.leaves(grad_off), strict=True):
         np.testing.assert_allclose(on, off, rtol=1e-4, atol=1e-7)
@@ -272,11 +273,12 @@ def test_attention_in_blocks_of_queries_changes_no_number(monkeypatch):
         return attention(q, k, v, bias_S), jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
     whole, whole_grad = run()
-    monkeypatch.setattr(attention_file, "MAX_LOGITS", 2 * 3 * 5 * 4)  # 3 blocks, the last padded
-    blocked, blocked_grad = run()
-    np.testing.assert_allclose(blocked, whole, rtol=1e-6, atol=1e-6)
-    for a, b in zip(blocked_grad, whole_grad, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for rows in (2 * 6, 4):  # two blocks of both videos; three of each video; the last ones padded
+        monkeypatch.setattr(attention_file, "MAX_LOGITS", rows * 3 * 5)
+        blocked, blocked_grad = run()
+        np.testing.assert_allclose(blocked, whole, rtol=1e-6, atol=1e-6)
+        for a, b in zip(blocked_grad, whole_grad, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_is_the_softmax_mean_and_log_n_counts_a_key_n_times():

@@ -31,7 +31,7 @@ def self_attention(q_BLNK, k_BLNK, v_BLNK, length: int, mesh: Mesh | None, backe
       q_BLNK, k_BLNK, v_BLNK: L divides by the mesh's context.
       backend: of `attention.choose`; ring attention is always exact XLA.
     """
-    attend = partial(local.attention, length=length, backend=backend)
+    attend = partial(local.attention, length=length, backend=backend, name=local.KEPT)
     if sharding.alone(mesh):
         return attend(q_BLNK, k_BLNK, v_BLNK)
     pieces = sharding.pieces(mesh)
@@ -74,16 +74,12 @@ def ring(q_BLNK, k_BSNK, v_BSNK, pieces: int, length: int):
 
     Queries go in blocks, as many as keep the logits under `attention.MAX_LOGITS`.
     """
-    B, L, N, K = q_BLNK.shape
-    blocks = -(-B * N * L * L // local.MAX_LOGITS)
-    size = -(-L // blocks)
-    q_BLNK = jnp.pad(q_BLNK, ((0, 0), (0, size * blocks - L), (0, 0), (0, 0)))
-    q_XBNLK = q_BLNK.reshape(B, blocks, size, N, K).transpose(1, 0, 3, 2, 4)
+    B, L, N, _ = q_BLNK.shape
+    q_XBNLK = local.into_blocks(q_BLNK, -(-B * N * L * L // local.MAX_LOGITS))
     real_S = _real(jax.lax.axis_index(sharding.CONTEXT), L, length)
     clean = lambda x: jnp.where(real_S[None, :, None, None], x, 0)  # whatever padding may hold
     k_BNSK, v_BNSK = (clean(x).transpose(0, 2, 1, 3) for x in (k_BSNK, v_BSNK))
-    out_XBNLK = _ring(q_XBNLK, k_BNSK, v_BNSK, pieces, length)
-    return out_XBNLK.transpose(1, 0, 3, 2, 4).reshape(B, -1, N, K)[:, :L]
+    return local.out_of_blocks(_ring(q_XBNLK, k_BNSK, v_BNSK, pieces, length), L)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -93,40 +89,35 @@ def _ring(q_XBNLK, k_BNSK, v_BNSK, pieces, length):
 
 
 def _forward(q_XBNLK, k_BNSK, v_BNSK, pieces, length):
-    def fold(state, kv, real_S):
+    def fold(state, kv, bias_S):
         def one(block):
             q, out, lse_BNL = block
-            logits_BNLS = _logits(q, kv[0], real_S)
+            logits_BNLS = local.logits(q, kv[0], bias_S)
             new_BNL = jnp.logaddexp(lse_BNL, jax.nn.logsumexp(logits_BNLS, -1))
             weights_BNLS = jnp.exp(logits_BNLS - new_BNL[..., None])
-            seen = _matmul(weights_BNLS.astype(kv[1].dtype), kv[1])
+            seen = local.matmul(weights_BNLS.astype(kv[1].dtype), kv[1])
             return out * jnp.exp(lse_BNL - new_BNL)[..., None] + seen, new_BNL
 
         return jax.lax.map(one, (q_XBNLK, *state)), kv
 
     nothing = jnp.zeros(q_XBNLK.shape, jnp.float32), jnp.full(q_XBNLK.shape[:-1], HIDDEN)
     (out, lse_XBNL), _ = _around(fold, nothing, (k_BNSK, v_BNSK), pieces, length)
-    out = out.astype(q_XBNLK.dtype)
+    out, lse_XBNL = local.named((out.astype(q_XBNLK.dtype), lse_XBNL), local.KEPT)
     return out, (q_XBNLK, k_BNSK, v_BNSK, out, lse_XBNL)
 
 
 def _backward(pieces, length, saved, g_XBNLK):
     """Go round again: keys and values take their gradients along, and bring them home."""
     q_XBNLK, k_BNSK, v_BNSK, out, lse_XBNL = saved
-    scale = q_XBNLK.shape[-1] ** -0.5
     delta_XBNL = (g_XBNLK.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
-    def fold(dq_XBNLK, moving, real_S):
+    def fold(dq_XBNLK, moving, bias_S):
         k, v, *grads = moving
 
         def one(grads, block):
-            q, g, lse_BNL, delta_BNL, dq = block
-            weights_BNLS = jnp.exp(_logits(q, k, real_S) - lse_BNL[..., None])
-            slope_BNLS = _matmul(g, v.mT) - delta_BNL[..., None]
-            slope_BNLS = (weights_BNLS * slope_BNLS * scale).astype(q.dtype)
-            dk = grads[0] + _matmul(slope_BNLS.mT, q)
-            dv = grads[1] + _matmul(weights_BNLS.astype(g.dtype).mT, g)
-            return (dk, dv), dq + _matmul(slope_BNLS, k)
+            *block, dq = block
+            more_dq, *more = local.gradients(*block, k, v, bias_S)
+            return jax.tree.map(jnp.add, grads, tuple(more)), dq + more_dq
 
         blocks = q_XBNLK, g_XBNLK, lse_XBNL, delta_XBNL, dq_XBNLK
         grads, dq_XBNLK = jax.lax.scan(one, tuple(grads), blocks)
@@ -142,16 +133,16 @@ _ring.defvjp(_forward, _backward)
 
 
 def _around(fold, state, moving, pieces: int, length: int):
-    """Show each device every piece: `fold(state, moving, real_S) -> state, moving`, then pass on.
+    """Show each device every piece: `fold(state, moving, bias_S) -> state, moving`, then pass on.
 
-    After as many turns as there are pieces, what moves is home again.
+    bias_S hides padded keys. After as many turns as there are pieces, what moves is home again.
     """
     here = jax.lax.axis_index(sharding.CONTEXT)
     onward = [(i, (i + 1) % pieces) for i in range(pieces)]
 
     def turn(carry, step):
         real_S = _real((here - step) % pieces, moving[0].shape[2], length)
-        state, passed = fold(*carry, real_S)
+        state, passed = fold(*carry, jnp.where(real_S, 0.0, HIDDEN))
         return (state, jax.lax.ppermute(passed, sharding.CONTEXT, onward)), None
 
     return jax.lax.scan(turn, (state, moving), jnp.arange(pieces))[0]
@@ -160,12 +151,3 @@ def _around(fold, state, moving, pieces: int, length: int):
 def _real(piece, size: int, length: int):
     """Say which tokens of a piece are no padding."""
     return piece * size + jnp.arange(size) < length
-
-
-def _logits(q_BNLK, k_BNSK, real_S):
-    logits_BNLS = _matmul(q_BNLK, k_BNSK.mT) * q_BNLK.shape[-1] ** -0.5
-    return jnp.where(real_S[None, None, None], logits_BNLS, HIDDEN)
-
-
-def _matmul(x, y):
-    return jnp.matmul(x, y, preferred_element_type=jnp.float32)

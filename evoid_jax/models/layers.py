@@ -44,6 +44,7 @@ class Dense(nn.Module):
         if self.has_variable("lora", "a"):
             a = self.get_variable("lora", "a").astype(self.dtype)
             b = (self.get_variable("lora", "b") * self.lora_scale).astype(self.dtype)
+            a, b = (jnp.broadcast_to(w, (x.shape[0], *w.shape)) for w in (a, b))
             y += (x @ a) @ b
         return y
 

@@ -30,12 +30,15 @@ def unit(chip: str, pieces: int) -> int:
     return math.lcm(max(_most(chip)), LANES * pieces)
 
 
-def attention(q_BLNK, k_BSNK, v_BSNK, length: int | None, chip: str, interpret: bool = False):
+def attention(
+    q_BLNK, k_BSNK, v_BSNK, length: int | None, chip: str, name=None, interpret: bool = False
+):
     """Attend from every query to the first `length` keys (None: to all); BLNK.
 
     Args:
       q_BLNK, k_BSNK, v_BSNK: L and S multiples of 128, as K.
       chip: the `device_kind`, for the size of the blocks.
+      name: of the kernel's results that its backward pass needs, for checkpoint policies.
       interpret: run on a CPU, slowly, as tests do.
 
     Raises:
@@ -49,6 +52,7 @@ def attention(q_BLNK, k_BSNK, v_BSNK, length: int | None, chip: str, interpret: 
         block_sizes=_sizes(L, S, chip),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=name,
         interpret=interpret,
     )
     q_BLNK = (q_BLNK.astype(jnp.float32) * K**-0.5).astype(q_BLNK.dtype)

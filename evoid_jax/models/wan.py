@@ -209,13 +209,67 @@ class Context:
     hints_VBLD: jax.Array | None = None
 
 
+class Block(nn.Module):
+    """One layer, of the main stack or (emits_hint) of the VACE stack, as a scan body."""
+
+    config: WanConfig
+    dtype: jnp.dtype
+    lora_scale: float
+    emits_hint: bool
+    mesh: Mesh | None
+    backend: attention.Backend
+
+    @nn.compact
+    def __call__(self, x_BLD, hint_of_layer, context: Context):
+        c, where = self.config, {"mesh": self.mesh}
+        lay = partial(sharding.tokens, **where)
+        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale, **where)
+        numbers = c.attention_head_dim, c.eps, self.dtype, self.lora_scale
+        attend = partial(Attention, *numbers, backend=self.backend, **where)
+        table = self.param("scale_shift_table", _table_init, (1, 6, c.dim)).astype(jnp.float32)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + context.time_B6D, 6, 1)
+
+        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
+        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope, length=context.length)
+        x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
+
+        norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
+        bias2 = self.param("norm2_bias", nn.initializers.zeros, (c.dim,))
+        h_BLD = layer_norm(x_BLD, c.eps) * row(norm2, 3) + row(bias2, 3)
+        x_BLD += attend(name="attn2")(
+            h_BLD.astype(self.dtype), context.text_BSD, bias_S=context.text_bias_S
+        )
+
+        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale2) + shift2).astype(self.dtype)
+        h_BLF = nn.gelu(lay(dense(c.ffn_dim, name="ffn_up")(h_BLD)), approximate=True)
+        h_BLD = dense(c.dim, name="ffn_down")(h_BLF)
+        x_BLD = lay((x_BLD + h_BLD * gate2).astype(self.dtype))
+
+        if self.emits_hint:
+            zeros = {"kernel_init": nn.initializers.zeros, **where}
+            return x_BLD, lay(Dense(c.dim, self.dtype, name="proj_out", **zeros)(x_BLD))
+        if context.hints_VBLD is not None:
+            index, use = hint_of_layer
+            x_BLD += context.hints_VBLD[index] * use.astype(self.dtype)
+        return x_BLD, None
+
+
+# A block as the backward pass wants it: recomputed from its input, but for its self-attention or
+# not, or with all its activations kept.
+REMAT = {
+    "full": nn.remat(Block, prevent_cse=False),
+    "attention": nn.remat(Block, prevent_cse=False, policy=attention.keep),
+    "none": Block,
+}
+
+
 class Wan(nn.Module):
     """The transformer; call it through `velocity` and `hints`."""
 
     config: WanConfig
     dtype: jnp.dtype = jnp.float32  # of matmuls and of the residual stream
     lora_scale: float = 1.0  # alpha / rank
-    remat: bool = True  # recompute each block in the backward pass
+    remat: str = "full"  # what the backward pass recomputes, one of REMAT
     mesh: Mesh | None = None  # None is one device
     attention: str = "auto"  # one of attention.BACKENDS
 
@@ -241,7 +295,7 @@ class Wan(nn.Module):
 
     def _stack(self, layers: int, emits_hint: bool):
         scanned = nn.scan(
-            nn.remat(Block, prevent_cse=False) if self.remat else Block,
+            REMAT[self.remat],
             variable_axes={"params": 0, "lora": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
@@ -305,51 +359,6 @@ class Wan(nn.Module):
         text_BSD = sharding.videos(self.text_embedder_2(text_BSD), self.mesh)
         rope = rope_tables(grid, c.attention_head_dim, self._padded(grid))
         return time_BD, Context(time_B6D, text_BSD, bias_S, rope, math.prod(grid))
-
-
-class Block(nn.Module):
-    """One layer, of the main stack or (emits_hint) of the VACE stack, as a scan body."""
-
-    config: WanConfig
-    dtype: jnp.dtype
-    lora_scale: float
-    emits_hint: bool
-    mesh: Mesh | None
-    backend: attention.Backend
-
-    @nn.compact
-    def __call__(self, x_BLD, hint_of_layer, context: Context):
-        c, where = self.config, {"mesh": self.mesh}
-        lay = partial(sharding.tokens, **where)
-        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale, **where)
-        numbers = c.attention_head_dim, c.eps, self.dtype, self.lora_scale
-        attend = partial(Attention, *numbers, backend=self.backend, **where)
-        table = self.param("scale_shift_table", _table_init, (1, 6, c.dim)).astype(jnp.float32)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + context.time_B6D, 6, 1)
-
-        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
-        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope, length=context.length)
-        x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
-
-        norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
-        bias2 = self.param("norm2_bias", nn.initializers.zeros, (c.dim,))
-        h_BLD = layer_norm(x_BLD, c.eps) * row(norm2, 3) + row(bias2, 3)
-        x_BLD += attend(name="attn2")(
-            h_BLD.astype(self.dtype), context.text_BSD, bias_S=context.text_bias_S
-        )
-
-        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale2) + shift2).astype(self.dtype)
-        h_BLF = nn.gelu(lay(dense(c.ffn_dim, name="ffn_up")(h_BLD)), approximate=True)
-        h_BLD = dense(c.dim, name="ffn_down")(h_BLF)
-        x_BLD = lay((x_BLD + h_BLD * gate2).astype(self.dtype))
-
-        if self.emits_hint:
-            zeros = {"kernel_init": nn.initializers.zeros, **where}
-            return x_BLD, lay(Dense(c.dim, self.dtype, name="proj_out", **zeros)(x_BLD))
-        if context.hints_VBLD is not None:
-            index, use = hint_of_layer
-            x_BLD += context.hints_VBLD[index] * use.astype(self.dtype)
-        return x_BLD, None
 
 
 def _variables(base, lora):
