@@ -27,7 +27,7 @@ from evoid_jax import flow, sharding
 from evoid_jax.models import loading, pipeline, umt5, vae, wan, weights
 
 ORDERS = ("diffusers", "vace")
-WHOLE = 2**22  # more pixels than this (a device's sum) go through the VAE in chunks
+WHOLE = 2**22  # more pixels than this of a device go through the VAE one latent frame at a time
 # What our solvers implement, with diffusers' defaults for keys that a config leaves out.
 UNIPC = {
     "prediction_type": ("flow_prediction", "epsilon"),
@@ -346,9 +346,9 @@ def decode_float(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("config", "mesh"))
 def decode_on(params, config, latents_BTHWC, mesh):
-    own = sharding.own_videos(latents_BTHWC.shape[0], mesh)
-    pixels = own * math.prod(latents_BTHWC.shape[1:4]) * config.stride_t * config.stride_s**2
-    decode = lambda params, x: vae.decode(params, config, x, _chunk(pixels)) * 0.5 + 0.5
+    pixels = math.prod(latents_BTHWC.shape[:4]) * config.stride_t * config.stride_s**2
+    in_turn = pixels * sharding.share(latents_BTHWC.shape, mesh) > WHOLE
+    decode = lambda params, x: vae.decode(params, config, x, in_turn) * 0.5 + 0.5
     return sharding.per_video(decode, params, latents_BTHWC, mesh)
 
 
@@ -357,9 +357,9 @@ def to_uint8(video_BFHWC):
     return (video_BFHWC * 255).astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames=("config", "chunk"))
-def _encode(params, config, video_BFHWC, chunk=None):
-    return vae.encode(params, config, video_BFHWC, chunk)
+@partial(jax.jit, static_argnames=("config", "in_turn"))
+def _encode(params, config, video_BFHWC, in_turn=False):
+    return vae.encode(params, config, video_BFHWC, in_turn)
 
 
 @partial(jax.jit, static_argnames="config")
@@ -372,14 +372,9 @@ def _blank(frozen: Frozen, frames: int, height: int, width: int) -> jax.Array:
     size = frames, height, width
     if size not in frozen.blank:
         grey = jnp.zeros((1, *size, 3), jnp.float32)
-        chunk = _chunk(frames * height * width)
-        frozen.blank[size] = _encode(frozen.vae_params, frozen.vae_config, grey, chunk)
+        in_turn = frames * height * width > WHOLE
+        frozen.blank[size] = _encode(frozen.vae_params, frozen.vae_config, grey, in_turn)
     return frozen.blank[size]
-
-
-def _chunk(pixels: int) -> int | None:
-    """Choose how many latent frames the VAE takes at once; the numbers do not depend on it."""
-    return None if pixels <= WHOLE else 1
 
 
 def _pair(text_BSE: jax.Array, null_BSE: jax.Array) -> jax.Array:

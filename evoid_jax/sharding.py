@@ -90,29 +90,41 @@ def videos(x: jax.Array, mesh: Mesh | None) -> jax.Array:
     return x if alone(mesh) else constrain(x, mesh, P(batch_axes(x.shape[0], mesh)))
 
 
-def per_video(fn, given, x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Run `fn(given, x)` on each device's own rows of x (B, ...), and all of the tree `given`.
+def per_video(fn, given, x_BTHWC: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Run `fn(given, x)` on each device's part of the videos, and all of the tree `given`.
 
-    Where the videos divide over all devices, those along context share the work, else repeat it.
+    Devices along context take videos of their own where these divide over all devices, else a piece
+    of each video's plane, whose borders the compiler exchanges where a convolution needs them.
     """
     if alone(mesh):
-        return fn(given, x)
-    rows = _video_spec(x.shape[0], mesh)
+        return fn(given, x_BTHWC)
+    videos, plane = _parts(x_BTHWC.shape, mesh)
     # check_vma: loops inside would have to say how what they carry varies
-    sharded = {"mesh": mesh, "in_specs": (REPLICATED, rows), "out_specs": rows}
-    return jax.shard_map(fn, check_vma=False, **sharded)(given, x)
+    rows = {"mesh": mesh, "in_specs": (REPLICATED, videos), "out_specs": videos, "check_vma": False}
+    if plane is None:
+        return jax.shard_map(fn, **rows)(given, x_BTHWC)
+    piece = lambda given, x: fn(given, jax.lax.with_sharding_constraint(x, plane))
+    return jax.shard_map(piece, axis_names=set(BATCH[0]), **rows)(given, x_BTHWC)
 
 
-def own_videos(videos: int, mesh: Mesh | None) -> int:
-    """Return how many of the videos a device sees in `per_video`."""
+def share(shape_BTHWC: tuple[int, ...], mesh: Mesh | None) -> float:
+    """Return how much of all videos a device sees in `per_video`: 1 is everything."""
     if alone(mesh):
-        return videos
-    axes = _video_spec(videos, mesh)[0] or ()
-    return videos // math.prod(mesh.shape[axis] for axis in axes)
+        return 1.0
+    videos, plane = _parts(shape_BTHWC, mesh)
+    axes = (*(videos[0] or ()), *(CONTEXT for axis in plane or () if axis))
+    return 1 / math.prod(mesh.shape[axis] for axis in axes)
 
 
-def _video_spec(videos: int, mesh: Mesh) -> P:
-    return P(batch_axes(videos, mesh)) if videos % mesh.size else P(AXES)
+def _parts(shape_BTHWC: tuple[int, ...], mesh: Mesh) -> tuple[P, P | None]:
+    """Return the spec of videos, and of each video's plane where context shares that."""
+    count, _, *plane = shape_BTHWC[:4]
+    if count % mesh.size == 0:
+        return P(AXES), None
+    whole = [n % mesh.shape[CONTEXT] == 0 for n in plane]
+    cut = whole.index(True) if True in whole else len(plane)  # rows first
+    spec = [CONTEXT if i == cut else None for i in range(len(plane))]
+    return P(batch_axes(count, mesh)), P(None, None, *spec)
 
 
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -179,9 +179,15 @@ def check_rollout(base):
     )
     want = np.asarray(rollout.decode(frozen(params, None), jax.device_get(got)[:, 1:]), int)
     params = sharding.replicate(params, mesh)
-    for count in (8, 4):  # over all devices; over data and fsdp, the same along context
-        video = rollout.decode(frozen(params, mesh), sharding.place_batch(got[:count, 1:], mesh))
-        found[f"decode {count}"] = int(abs(np.asarray(video, int) - want[:count]).max())
+    for count in (
+        8,
+        4,
+    ):  # over all devices; over data and fsdp, in pieces of the plane over context
+        for whole in (2**22, 0):
+            rollout.WHOLE, video = whole, sharding.place_batch(got[:count, 1:], mesh)
+            video = np.asarray(rollout.decode(frozen(params, mesh), video), int)
+            found[f"decode {count} {whole}"] = int(abs(video - want[:count]).max())
+            jax.clear_caches()  # WHOLE is no argument
 
 
 def main():

@@ -187,7 +187,7 @@ def test_noise_depends_on_the_seed_alone():
     assert abs(float(batch.std()) - 1) < 0.05
 
 
-def test_decoding_in_chunks_changes_nothing(frozen, monkeypatch):
+def test_decoding_frame_by_frame_changes_nothing(frozen, monkeypatch):
     latents = noise_for(frozen, 0)
     whole = rollout.decode_float(frozen, latents)
     monkeypatch.setattr(rollout, "WHOLE", 0)

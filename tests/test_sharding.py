@@ -56,3 +56,15 @@ def test_split_keeps_every_video_once():
     found = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
     assert found.shape == (3, 4, 2)
     np.testing.assert_array_equal(np.sort(np.asarray(found).ravel()), np.arange(24))
+
+
+def test_devices_share_videos_then_planes():
+    mesh = SimpleNamespace(size=8, shape={"data": 1, "fsdp": 2, "context": 4})
+    for shape, parts in [
+        ((8, 3, 5, 7), 8),
+        ((2, 3, 8, 7), 8),
+        ((2, 3, 6, 8), 8),
+        ((2, 3, 6, 6), 2),
+    ]:
+        assert sharding.share((*shape, 16), mesh) == 1 / parts
+    assert sharding.share((8, 3, 5, 7, 16), None) == 1

@@ -75,7 +75,7 @@ def test_encode_and_decode_equal_diffusers(config, frames):
     model, params = reference(config)
     mean, logvar = torch_moments(model, video(frames))
     latents = (mean - np.float32(config.latents_mean)) / np.float32(config.latents_std)
-    assert relative(encode(params, config, video(frames), None), latents) <= 1e-5
+    assert relative(encode(params, config, video(frames)), latents) <= 1e-5
     if config is OTHER:
         for ours, theirs in zip(moments(params, config, video(9)), (mean, logvar), strict=True):
             assert relative(ours, theirs) <= 1e-5
@@ -83,24 +83,23 @@ def test_encode_and_decode_equal_diffusers(config, frames):
     wide = np.random.default_rng(1).normal(0, 2, latents.shape).astype(np.float32)
     pixels = torch_decode(model, wide * config.latents_std + config.latents_mean)
     assert pixels.shape == (2, frames, 16, 24, 3)
-    assert relative(decode(params, config, wide, None), pixels) <= 1e-5
+    assert relative(decode(params, config, wide), pixels) <= 1e-5
 
 
-# 4 latent frames: the first, then 3 chunks of 1, or a chunk of 2 and a rest of 1
-@pytest.mark.parametrize("chunk", [1, 2])
-def test_chunks_change_no_number(chunk):
+@pytest.mark.parametrize("frames", [1, 13])
+def test_one_latent_frame_at_a_time_changes_no_number(frames):
     params = vae.init(jax.random.key(0), SMALL)
-    latents = encode(params, SMALL, video(13), None)
-    assert relative(encode(params, SMALL, video(13), chunk), latents) <= 5e-6
-    whole = decode(params, SMALL, latents, None)
-    assert whole.shape == (2, 13, 16, 24, 3)
-    assert relative(decode(params, SMALL, latents, chunk), whole) <= 5e-6
+    latents = encode(params, SMALL, video(frames))
+    assert relative(encode(params, SMALL, video(frames), True), latents) <= 5e-6
+    whole = decode(params, SMALL, latents)
+    assert whole.shape == (2, frames, 16, 24, 3)
+    assert relative(decode(params, SMALL, latents, True), whole) <= 5e-6
 
 
 def test_cpu_forms_equal_the_direct_forms(monkeypatch):
     params = vae.init(jax.random.key(0), SMALL)
-    latents = encode(params, SMALL, video(13), None)
-    pixels = decode(params, SMALL, latents, None)
+    latents = encode(params, SMALL, video(13))
+    pixels = decode(params, SMALL, latents)
     monkeypatch.setattr(vae_layers, "_on_cpu", lambda: False)
     direct = jax.jit(lambda x: vae.encode(params, SMALL, x), compiler_options=FAST)(video(13))
     assert relative(direct, latents) <= 5e-6
@@ -128,10 +127,10 @@ def test_first_latent_is_the_image_alone_and_later_frames_cannot_change_it():
     params = vae.init(jax.random.key(0), SMALL)
     x, y = video(13), video(13)
     y[:, 9:] = video(4, seed=7)
-    from_x, from_y = encode(params, SMALL, x, None), encode(params, SMALL, y, None)
+    from_x, from_y = encode(params, SMALL, x), encode(params, SMALL, y)
     np.testing.assert_array_equal(from_x[:, :3], from_y[:, :3])
     assert relative(from_y[:, 3:], from_x[:, 3:]) > 1e-3
-    assert relative(encode(params, SMALL, x[:, :1], None), from_x[:, :1]) <= 5e-6
+    assert relative(encode(params, SMALL, x[:, :1]), from_x[:, :1]) <= 5e-6
 
 
 def test_long_frames_attend_one_at_a_time_with_the_same_numbers(monkeypatch):

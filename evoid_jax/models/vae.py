@@ -2,8 +2,9 @@
 
 Numbers follow `AutoencoderKLWan` of diffusers 0.42, which feeds one latent frame at a time through
 caches. Its caches have a closed form over the whole sequence, which is what we compute: causal
-convolutions, except that the first frame bypasses every temporal resampling. Chunks carry the last
-two frames of each convolution's input and give the same numbers in bounded memory.
+convolutions, except that the first frame bypasses every temporal resampling. One latent frame at a
+time, with the last frames of each convolution's input carried on, gives the same numbers in bounded
+memory.
 
 Letters: B videos, F pixel frames, T H W C latent or feature frames, height, width, channels.
 """
@@ -188,7 +189,7 @@ def init(key: jax.Array, config: VAEConfig) -> dict:
     return traverse_util.unflatten_dict(flat | {p: jnp.ones(s) for p, s in norms.items()})
 
 
-def _encoder(params: dict, x_BFHWC: jax.Array, memory: dict) -> jax.Array:
+def _encoder(params: dict, x_BFHWC: jax.Array, memory: vae_layers.Memory) -> jax.Array:
     p = params["encoder"]
     x = vae_layers.causal(p["conv_in"], x_BFHWC, memory, "in")
     for i in range(len(p["down_blocks"])):
@@ -201,7 +202,7 @@ def _encoder(params: dict, x_BFHWC: jax.Array, memory: dict) -> jax.Array:
     )
 
 
-def _decoder(params: dict, z_BTHWC: jax.Array, memory: dict) -> jax.Array:
+def _decoder(params: dict, z_BTHWC: jax.Array, memory: vae_layers.Memory) -> jax.Array:
     p = params["decoder"]
     x = vae_layers.causal(
         p["conv_in"], vae_layers.point(params["post_quant_conv"], z_BTHWC), memory, "in"
@@ -216,31 +217,24 @@ def _decoder(params: dict, z_BTHWC: jax.Array, memory: dict) -> jax.Array:
     return vae_layers.head(p, x, memory)
 
 
-# --- Whole sequences and chunks.
+# --- Whole videos, or one latent frame at a time.
 
 
-def _in_chunks(step, x: jax.Array, size: int) -> jax.Array:
-    """Run `step(x, memory)` on the first frame, then on chunks of `size` frames, then the rest.
+def _in_turn(step, x_BTHWC: jax.Array, size: int) -> jax.Array:
+    """Run `step(x, memory)` on `size` frames after the other; all are one `lax.scan`."""
+    b, t, *frame = x_BTHWC.shape
+    turns = jnp.moveaxis(x_BTHWC.reshape(b, t // size, size, *frame), 1, 0)
+    first = jnp.arange(t // size) == 0
 
-    `step` fills the memory it is given. The equal chunks are one `lax.scan`, so the program is as
-    long for 5 chunks as for 50.
-    """
-    memory: dict = {}
-    parts = [step(x[:, :1], memory)]
-    count, rest = divmod(x.shape[1] - 1, size)
+    def body(seen, turn):
+        memory = vae_layers.Memory(dict(seen), turn[1])
+        y = step(turn[0], memory)
+        return memory.seen, y
 
-    def body(memory, chunk):
-        memory = dict(memory)
-        y = step(chunk, memory)
-        return memory, y
-
-    if count:
-        chunks = x[:, 1 : 1 + count * size].reshape(x.shape[0], count, size, *x.shape[2:])
-        memory, ys = lax.scan(body, memory, jnp.moveaxis(chunks, 1, 0))
-        parts.append(jnp.moveaxis(ys, 0, 1).reshape(x.shape[0], -1, *ys.shape[3:]))
-    if rest:
-        parts.append(step(x[:, -rest:], dict(memory)))
-    return jnp.concatenate(parts, axis=1)
+    before = jax.eval_shape(lambda x, first: body({}, (x, first))[0], turns[0], first[0])
+    before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), before)
+    ys = jnp.moveaxis(lax.scan(body, before, (turns, first))[1], 0, 1)
+    return ys.reshape(b, -1, *ys.shape[3:])
 
 
 def _statistics(config: VAEConfig) -> tuple[jax.Array, jax.Array]:
@@ -250,14 +244,14 @@ def _statistics(config: VAEConfig) -> tuple[jax.Array, jax.Array]:
 
 
 def moments(
-    params: dict, config: VAEConfig, video_BFHWC: jax.Array, chunk: int | None = None
+    params: dict, config: VAEConfig, video_BFHWC: jax.Array, in_turn: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Return the posterior's mean and log variance, not normalised, as the training loss needs.
 
     Args:
       params: tree of `init` or of the `rules`; its dtype is the compute dtype.
       video_BFHWC: float pixels in [-1, 1], F = 1 + 4k, H and W multiples of 8.
-      chunk: latent frames to compute at a time after the first; None is the whole sequence.
+      in_turn: compute one latent frame at a time, in a small part of the memory.
 
     Returns:
       mean_BTHWC and logvar_BTHWC, float32, T = 1 + k, log variance clipped to [-30, 20].
@@ -272,47 +266,48 @@ def moments(
             f"{config.stride_t} frames, height and width multiples of {config.stride_s}"
         )
     x = video_BFHWC.astype(params["encoder"]["conv_in"]["kernel"].dtype)
-    if chunk is None:
-        y = _encoder(params, x, {})
+    if in_turn:
+        x = jnp.pad(x, ((0, 0), (config.stride_t - 1, 0), (0, 0), (0, 0), (0, 0)))
+        y = _in_turn(functools.partial(_encoder, params), x, config.stride_t)
     else:
-        y = _in_chunks(lambda x, m: _encoder(params, x, m), x, chunk * config.stride_t)
+        y = _encoder(params, x, vae_layers.Memory({}))
     mean, logvar = jnp.split(y.astype(jnp.float32), 2, axis=-1)
     return mean, jnp.clip(logvar, -30.0, 20.0)
 
 
 def encode(
-    params: dict, config: VAEConfig, video_BFHWC: jax.Array, chunk: int | None = None
+    params: dict, config: VAEConfig, video_BFHWC: jax.Array, in_turn: bool = False
 ) -> jax.Array:
     """Encode pixels to normalised latents, the posterior's mode as Wan's pipelines use.
 
     Args, errors: as `moments`. Returns latents_BTHWC, float32, (mean - latents_mean) / latents_std.
     """
     mean, std = _statistics(config)
-    return (moments(params, config, video_BFHWC, chunk)[0] - mean) / std
+    return (moments(params, config, video_BFHWC, in_turn)[0] - mean) / std
 
 
 def decode(
-    params: dict, config: VAEConfig, latents_BTHWC: jax.Array, chunk: int | None = None
+    params: dict, config: VAEConfig, latents_BTHWC: jax.Array, in_turn: bool = False
 ) -> jax.Array:
     """Decode normalised latents to video_BFHWC, float32 clipped to [-1, 1], F = 1 + 4(T - 1).
 
     Args:
       params: tree of `init` or of the `rules`; its dtype is the compute dtype.
       latents_BTHWC: as `encode` returns.
-      chunk: latent frames to compute at a time after the first; None is the whole sequence.
+      in_turn: compute one latent frame at a time, in a small part of the memory.
     """
-    return jnp.clip(raw_decode(params, config, latents_BTHWC, chunk), -1.0, 1.0)
+    return jnp.clip(raw_decode(params, config, latents_BTHWC, in_turn), -1.0, 1.0)
 
 
 def raw_decode(
-    params: dict, config: VAEConfig, latents_BTHWC: jax.Array, chunk: int | None = None
+    params: dict, config: VAEConfig, latents_BTHWC: jax.Array, in_turn: bool = False
 ) -> jax.Array:
     """Decode as `decode` without the clip, for a training loss whose gradient must not vanish."""
     mean, std = _statistics(config)
     z = latents_BTHWC.astype(jnp.float32) * std + mean
     z = z.astype(params["decoder"]["conv_in"]["kernel"].dtype)
-    if chunk is None:
-        y = _decoder(params, z, {})
+    if in_turn:
+        y = _in_turn(functools.partial(_decoder, params), z, 1)[:, config.stride_t - 1 :]
     else:
-        y = _in_chunks(lambda z, m: _decoder(params, z, m), z, chunk)
+        y = _decoder(params, z, vae_layers.Memory({}))
     return y.astype(jnp.float32)

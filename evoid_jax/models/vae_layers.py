@@ -1,8 +1,8 @@
 """Layers of the Wan2.1 VAE: causal convolutions in time, resampling, attention within a frame.
 
-`p` holds one layer's weights. `memory` maps a convolution's name to the last frames it saw; it is
-empty before the video's first chunk, and each layer replaces its own entry. Numbers follow
-diffusers' autoencoder_kl_wan.py. On CPU, two layers have a faster form with the same numbers.
+`p` holds one layer's weights. A video comes whole, or one latent frame at a time with a `Memory`
+that every layer keeps its part of. Numbers follow diffusers' autoencoder_kl_wan.py. On CPU, two
+layers have a faster form with the same numbers.
 
 Letters: B videos, T H W C feature frames, height, width, channels, L positions of a frame.
 """
@@ -10,6 +10,7 @@ Letters: B videos, T H W C feature frames, height, width, channels, L positions 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,26 @@ from jax import lax
 from evoid_jax.models import backend
 
 ATTENTION_LOGITS = 2**26  # above this many, the mid-block attention runs frame by frame
+
+
+class Memory(NamedTuple):
+    """What a latent frame's layers know of the frames before it.
+
+    The first latent frame stands for one pixel frame, every other for four. It goes through the
+    same program: its own frame is the last of as many, and those before it are hidden.
+    """
+
+    seen: dict[str, jax.Array]  # by layer, the last frames of its input; zeros before the video
+    first: jax.Array | None = None  # is this the first latent frame? None: it is the whole video
+
+
+def _hide(x_BTHWC: jax.Array, first: jax.Array | None) -> jax.Array:
+    """Set frames before the video to zero, as a causal convolution pads them."""
+    t = x_BTHWC.shape[1]
+    if first is None or t == 1:
+        return x_BTHWC
+    real_T = ~first | (jnp.arange(t) == t - 1)
+    return jnp.where(real_T[None, :, None, None, None], x_BTHWC, 0)
 
 
 def _bias(p: dict, y: jax.Array) -> jax.Array:
@@ -77,20 +98,20 @@ def conv3d_cube(p: dict, x_BTHWC: jax.Array) -> jax.Array:
     return _bias(p, y)
 
 
-def _remember(x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
-    """Prepend the two frames before this chunk (zeros before the video) and store the last two."""
-    zeros = jnp.zeros_like(x_BTHWC, shape=(x_BTHWC.shape[0], 2, *x_BTHWC.shape[2:]))
-    x_BTHWC = jnp.concatenate([memory.get(name, zeros), x_BTHWC], axis=1)
-    memory[name] = x_BTHWC[:, -2:]
+def _remember(x_BTHWC: jax.Array, memory: Memory, name: str, frames: int) -> jax.Array:
+    """Prepend the frames seen before (zeros before the video) and store the last ones."""
+    zeros = jnp.zeros_like(x_BTHWC, shape=(x_BTHWC.shape[0], frames, *x_BTHWC.shape[2:]))
+    x_BTHWC = jnp.concatenate([memory.seen.get(name, zeros), x_BTHWC], axis=1)
+    memory.seen[name] = x_BTHWC[:, -frames:]
     return x_BTHWC
 
 
-def causal(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def causal(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     """Apply a causal 3x3x3 convolution."""
-    alone = x_BTHWC.shape[1] == 1 and name not in memory
-    padded = _remember(x_BTHWC, memory, name)
-    if alone:  # the first frame meets only the kernel's last tap; the others multiply zeros
+    if x_BTHWC.shape[1] == 1 and memory.first is None:
+        # an image meets only the kernel's last tap; the others multiply zeros
         return _bias(p, _slide(x_BTHWC, p["kernel"][2], 1, (1, 1)))
+    padded = _remember(_hide(x_BTHWC, memory.first), memory, name, 2)
     return (conv3d_flat if _on_cpu() else conv3d_cube)(p, padded)
 
 
@@ -103,7 +124,7 @@ def norm(p: dict, x: jax.Array) -> jax.Array:
     return (x32 / length).astype(x.dtype) * math.sqrt(x.shape[-1]) * gamma
 
 
-def residual(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def residual(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     skip = point(p["conv_shortcut"], x_BTHWC) if "conv_shortcut" in p else x_BTHWC
     h = causal(p["conv1"], jax.nn.silu(norm(p["norm1"], x_BTHWC)), memory, f"{name}.conv1")
     h = causal(p["conv2"], jax.nn.silu(norm(p["norm2"], h)), memory, f"{name}.conv2")
@@ -128,7 +149,7 @@ def attention(p: dict, x_BTHWC: jax.Array) -> jax.Array:
     return x_BTHWC + point(p["proj"], y.reshape(b, t, h, w, c))
 
 
-def middle(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def middle(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     x_BTHWC = residual(p["resnets"]["0"], x_BTHWC, memory, f"{name}.0")
     x_BTHWC = attention(p["attentions"]["0"], x_BTHWC)
     return residual(p["resnets"]["1"], x_BTHWC, memory, f"{name}.1")
@@ -140,16 +161,15 @@ def _windows(p: dict, x_BTHWC: jax.Array, stride: int) -> jax.Array:
     return _bias(p, jnp.einsum("...c,cd->...d", _taps(x_BTHWC, stride), kernel))
 
 
-def down(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def down(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     """Halve space, and time where there is a time_conv; the video's first frame passes by it."""
     resample = p["resample"]["1"]
     x_BTHWC = _bias(resample, _slide(x_BTHWC, resample["kernel"], 2, (0, 1)))
     if "time_conv" not in p:
         return x_BTHWC
-    last = memory.get(name)
-    memory[name] = x_BTHWC[:, -1:]
-    if last is not None:
-        return _windows(p["time_conv"], jnp.concatenate([last, x_BTHWC], axis=1), 2)
+    if memory.first is not None:
+        halved = _windows(p["time_conv"], _remember(x_BTHWC, memory, name, 1), 2)
+        return jnp.where(memory.first, x_BTHWC[:, 1::2], halved)
     if x_BTHWC.shape[1] == 1:
         return x_BTHWC
     return jnp.concatenate([x_BTHWC[:, :1], _windows(p["time_conv"], x_BTHWC, 2)], axis=1)
@@ -175,30 +195,29 @@ def upsample_phases(p: dict, x_BTHWC: jax.Array) -> jax.Array:
     return _bias(p, y.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, t, 2 * h, 2 * w, -1))
 
 
-def _double_time(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def _double_time(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     """Turn each frame into two; the two halves of the channels are the even and odd frame."""
     b, t, h, w, c = x_BTHWC.shape
-    y = _windows(p, _remember(x_BTHWC, memory, name), 1).reshape(b, t, h, w, 2, c)
+    y = _windows(p, _remember(x_BTHWC, memory, name, 2), 1).reshape(b, t, h, w, 2, c)
     return jnp.moveaxis(y, 4, 2).reshape(b, 2 * t, h, w, c)
 
 
-def up(p: dict, x_BTHWC: jax.Array, memory: dict, name: str) -> jax.Array:
+def up(p: dict, x_BTHWC: jax.Array, memory: Memory, name: str) -> jax.Array:
     """Double time where there is a time_conv, then space.
 
     The video's first frame passes by the time_conv, which never sees it: its window over the next
     frames starts with zeros.
     """
-    if "time_conv" in p:
-        first = name not in memory
-        if first:
-            memory[name] = jnp.zeros_like(x_BTHWC, shape=(x_BTHWC.shape[0], 2, *x_BTHWC.shape[2:]))
-            head, x_BTHWC = x_BTHWC[:, :1], x_BTHWC[:, 1:]
-        if x_BTHWC.shape[1]:
-            x_BTHWC = _double_time(p["time_conv"], x_BTHWC, memory, name)
-        if first:
-            x_BTHWC = jnp.concatenate([head, x_BTHWC], axis=1)
+    first = memory.first
+    if "time_conv" in p and first is not None:
+        doubled = _double_time(p["time_conv"], x_BTHWC, memory, name)
+        x_BTHWC = jnp.where(first, jnp.repeat(x_BTHWC, 2, axis=1), doubled)
+        memory.seen[name] = jnp.where(first, 0, memory.seen[name])
+    elif "time_conv" in p and x_BTHWC.shape[1] > 1:
+        doubled = _double_time(p["time_conv"], x_BTHWC[:, 1:], memory, name)
+        x_BTHWC = jnp.concatenate([x_BTHWC[:, :1], doubled], axis=1)
     return (upsample_phases if _on_cpu() else upsample_repeat)(p["resample"]["1"], x_BTHWC)
 
 
-def head(p: dict, x_BTHWC: jax.Array, memory: dict) -> jax.Array:
+def head(p: dict, x_BTHWC: jax.Array, memory: Memory) -> jax.Array:
     return causal(p["conv_out"], jax.nn.silu(norm(p["norm_out"], x_BTHWC)), memory, "out")
