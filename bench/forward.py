@@ -1,72 +1,98 @@
-"""Time one VACE forward against diffusers: same weights, same inputs, one process, in turn.
+"""Time VACE forward, and forward with backward, against diffusers: same weights, same inputs.
 
-    python bench/forward.py [--model=evoid_jax/assets/tiny] [--videos=8] [--runs=9]
+    python bench/forward.py [--layers=8] [--heads=4] [--frames=6] [--size=32] [--runs=9]
 
-Both sides must agree (relative L2 below 1e-5) before anything is timed. Prints medians in
-milliseconds and the ratio diffusers / ours, the median over pairs of neighbouring runs.
+One process, the two in turn, float32; nothing is recomputed. The gradient is that of the mean
+square of the velocity, with respect to every weight. Both sides must agree (relative L2 below 1e-5,
+gradients 1e-4) before anything is timed. Prints medians in milliseconds and the ratio
+diffusers / ours, the median over pairs of neighbouring runs.
 """
 
-import argparse
-
 import jax
+import jax.numpy as jnp
+import made_up
 import numpy as np
 import timing
 import torch
-from diffusers import WanVACETransformer3DModel
 
-from evoid_jax import rollout
-from evoid_jax.models import wan
+from evoid_jax.models import wan, weights
 
 
-def inputs(config, videos: int):
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    latents = draw(videos, 4, 8, 8, config.in_channels)
-    control = draw(videos, 4, 8, 8, config.vace_in_channels)
-    return latents, rng.uniform(0, 1000, videos).astype(np.float32), control
+class Ours:
+    """Hints and velocity, as a step computes them."""
+
+    def __init__(self, c, base, given):
+        model = wan.Wan(c, remat="none")
+
+        def forward(base, x, t, text, control):
+            hints = wan.hints(model, base, None, x, t, text, control)
+            return wan.velocity(model, base, None, x, t, text, hints)
+
+        self.config, self.given = c, jax.device_put((base, *given))
+        self.run = jax.jit(forward)
+        self.grad = jax.jit(jax.grad(lambda *given: jnp.square(forward(*given)).mean()))
+
+    def forward(self) -> np.ndarray:
+        return np.asarray(self.run(*self.given))
+
+    def backward(self) -> dict:
+        return jax.block_until_ready(self.grad(*self.given))
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        return weights.to_tensors(jax.device_get(self.backward()), wan.rules(self.config))
 
 
-def ours(frozen, x, t, control, text):
-    def forward(x, t, text, control):
-        hints = wan.hints(frozen.wan, frozen.wan_params, None, x, t, text, control)
-        return wan.velocity(frozen.wan, frozen.wan_params, None, x, t, text, hints)
+class Theirs:
+    """diffusers' model."""
 
-    run = jax.jit(forward)
-    args = [jax.device_put(a) for a in (x, t, text, control)]
-    return lambda: np.asarray(run(*args))
+    def __init__(self, c, base, given):
+        self.model = made_up.torch_model(c, base)
+        x, t, text, control = given
+        self.args = made_up.channels_first(x), torch.from_numpy(t), made_up.all_rows(text, c)
+        self.control = made_up.channels_first(control)
 
-
-def theirs(folder, x, t, control, text):
-    model = WanVACETransformer3DModel.from_pretrained(folder, subfolder="transformer").float()
-    to = lambda a: torch.from_numpy(np.moveaxis(a, -1, 1).copy())
-    args = to(x), torch.from_numpy(t), torch.from_numpy(text)
-    given = {"control_hidden_states": to(control), "return_dict": False}
+    def see(self) -> torch.Tensor:
+        return self.model(*self.args, control_hidden_states=self.control).sample
 
     @torch.inference_mode()
-    def run():
-        return np.moveaxis(model.eval()(*args, **given)[0].numpy(), 1, -1)
+    def forward(self) -> np.ndarray:
+        return np.moveaxis(self.see().numpy(), 1, -1)
 
-    return run
+    def backward(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.see().square().mean().backward()
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        self.backward()
+        return {name: p.grad.numpy() for name, p in self.model.named_parameters()}
+
+
+def check(ours: Ours, theirs: Theirs) -> None:
+    """Print how far the two sides are apart; stop where that is too far."""
+    a, b = ours.gradients(), theirs.gradients()
+    flat = lambda tensors: np.concatenate([tensors[name].ravel() for name in b])
+    error = made_up.apart(ours.forward(), theirs.forward())
+    slope = made_up.apart(flat(a), flat(b))
+    print(f"relative L2: forward {error:.1e}, gradient {slope:.1e}")
+    if error > 1e-5 or slope > 1e-4:
+        raise SystemExit("the two sides differ, nothing to compare")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="evoid_jax/assets/tiny")
-    parser.add_argument("--videos", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=9)
-    args = parser.parse_args()
-    frozen = rollout.load(args.model)
-    x, t, control = inputs(frozen.wan.config, args.videos)
-    shape = args.videos, frozen.wan.config.text_len, frozen.wan.config.text_dim
-    text = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    a, b = ours(frozen, x, t, control, text), theirs(args.model, x, t, control, text)
-    error = np.linalg.norm(a() - b()) / np.linalg.norm(b())
-    if error > 1e-5:
-        raise SystemExit(f"the two sides differ by {error:.1e}, nothing to compare")
-    our, their, ratio = timing.in_turn(a, b, args.runs)
-    print(f"relative L2 {error:.1e}; {args.videos} videos, {shape[1]} text rows, {args.runs} runs")
-    print(f"ours {1e3 * our:.1f} ms, diffusers {1e3 * their:.1f} ms")
-    print(f"diffusers / ours {ratio:.2f}")
+    args = made_up.arguments(__doc__, runs=9).parse_args()
+    c = made_up.sizes(args)
+    base, (x, control, text) = made_up.base(c), made_up.latents(args, c)
+    given = x, np.linspace(900, 100, args.videos, dtype=np.float32), text, control
+    ours, theirs = Ours(c, base, given), Theirs(c, base, given)
+    print(made_up.about(args, c))
+    check(ours, theirs)
+    for name, a, b in (
+        ("forward", ours.forward, theirs.forward),
+        ("forward and backward", ours.backward, theirs.backward),
+    ):
+        our, their, ratio = timing.in_turn(a, b, args.runs)
+        print(f"{name}: ours {1e3 * our:.0f} ms, diffusers {1e3 * their:.0f} ms", end=" ")
+        print(f"diffusers / ours {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -9,54 +9,30 @@ loss term and on the gradient's norm before anything is timed. Prints medians in
 PyTorch's time goes, and the ratio PyTorch / ours, the median over pairs of neighbouring runs.
 """
 
-import argparse
-
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import timing
 import torch
-from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from peft import LoraConfig
 
 from evoid_jax import config, evolve, sharding
-from evoid_jax.models import lora, wan, weights
+from evoid_jax.models import lora, wan
 
 MODULES = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 TERMS = ("policy", "t2v", "self")
 
 
-def sizes(args) -> wan.WanConfig:
-    layers = tuple(range(0, args.layers, 2))  # every other block has a hint, as in VACE-1.3B
-    return wan.WanConfig(
-        args.heads, 128, args.layers, 4 * 128 * args.heads, text_dim=512, vace_layers=layers
-    )
-
-
 def problem(args, c: wan.WanConfig, cfg: config.Config):
-    """Return (params, state, scored) of our side: random weights, adapters apart, random videos."""
-    shake = lambda x, key: x + 0.02 * jax.random.normal(key, x.shape)
-    model = wan.Wan(c, lora_scale=1.0, remat="none")
-    base = shake_tree(wan.init(jax.random.key(0), model), shake, 1)
+    """Return (base, state, scored) of our side: random weights, adapters apart, random videos."""
+    base, (clean, control, text) = made_up.base(c), made_up.latents(args, c)
     state = evolve.init(cfg, base, c)
-    evolving, stable = (shake_tree(state.evolving, shake, i) for i in (2, 3))
-    keys = jax.random.split(jax.random.key(4), 4)
-    shape = (args.videos, args.frames, args.size, args.size)
-    scored = evolve.Scored(
-        jax.random.normal(keys[0], (*shape, 16)),
-        jnp.arange(args.videos),
-        jax.random.uniform(keys[1], (args.videos,)),
-        jnp.ones(args.videos),
-        jax.random.normal(keys[2], (args.videos, args.words, c.text_dim)),
-        jax.random.normal(keys[3], (*shape, 96)),
-    )
-    return model, base, state._replace(evolving=evolving, stable=stable), scored
-
-
-def shake_tree(tree, shake, seed: int):
-    leaves, kind = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return jax.tree.unflatten(kind, [shake(x, k) for x, k in zip(leaves, keys, strict=True)])
+    evolving, stable = (made_up.shaken(state.evolving, 1000 * i) for i in (1, 2))
+    pair, one = jnp.arange(args.videos), jnp.ones(args.videos)
+    reward = jax.random.uniform(jax.random.key(0), (args.videos,))
+    scored = evolve.Scored(clean, pair, reward, one, text, control)
+    return base, state._replace(evolving=evolving, stable=stable), scored
 
 
 def draws(cfg: config.Config, scored: evolve.Scored):
@@ -74,16 +50,10 @@ class Plain:
     """The update in PyTorch."""
 
     def __init__(self, c: wan.WanConfig, base, state, scored, cfg: config.Config):
-        tensors = weights.to_tensors(jax.device_get(base), wan.rules(c))
-        state_dict = {key: torch.from_numpy(x.copy()) for key, x in tensors.items()}
-        self.model = WanVACETransformer3DModel.from_config(c.to_json())
-        self.model.load_state_dict(state_dict)
-        t2v = {k: v for k, v in c.to_json().items() if "vace" not in k}
-        self.teacher = WanTransformer3DModel.from_config(t2v)
-        main = {key: x for key, x in state_dict.items() if "vace" not in key}
-        self.teacher.load_state_dict(main)
+        self.model = made_up.torch_model(c, base)
+        self.teacher = made_up.torch_model(c, base, vace=False)
         for part in (self.model, self.teacher):
-            part.eval().requires_grad_(False)
+            part.requires_grad_(False)
         self.adapters = {
             name: self._adapter(name, tree, cfg)
             for name, tree in (("stable", state.stable), ("evolving", state.evolving))
@@ -92,17 +62,13 @@ class Plain:
         self.adam = torch.optim.AdamW(
             self.adapters["evolving"].values(), t.lr, (t.b1, t.b2), t.eps, t.weight_decay
         )
-        first = lambda x: torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
         t_B, noise = draws(cfg, scored)
-        self.t_B, self.noise, self.x0 = (
-            torch.from_numpy(t_B),
-            first(noise),
-            first(scored.clean_BTHWC),
+        self.t_B = torch.from_numpy(t_B.copy())
+        self.noise, self.x0, self.control = map(
+            made_up.channels_first, (noise, scored.clean_BTHWC, scored.control_PTHWC)
         )
-        rows = ((0, 0), (0, c.text_len - scored.text_PSE.shape[1]), (0, 0))  # as the pipeline does
-        self.text = torch.from_numpy(np.pad(np.asarray(scored.text_PSE), rows))
-        self.control = first(scored.control_PTHWC)
-        self.reward = torch.from_numpy(np.asarray(scored.reward_B))[:, None, None, None, None]
+        self.text = made_up.all_rows(scored.text_PSE, c)
+        self.reward = torch.from_numpy(np.array(scored.reward_B))[:, None, None, None, None]
 
     def _adapter(self, name: str, tree, cfg) -> dict:
         rank = cfg.lora.rank
@@ -171,28 +137,21 @@ class Ours:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in dict(
-        layers=8, heads=4, frames=6, size=32, words=24, videos=1, runs=5
-    ).items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    args = parser.parse_args()
-    c = sizes(args)
+    args = made_up.arguments(__doc__).parse_args()
+    c = made_up.sizes(args)
     train = config.Train(timesteps=1, remat="none", videos_per_device=args.videos)
     cfg = config.Config(train=train)
-    model, base, state, scored = problem(args, c, cfg)
-    plain, ours = Plain(c, base, state, scored, cfg), Ours(model, base, state, scored, cfg)
+    base, state, scored = problem(args, c, cfg)
+    plain = Plain(c, base, state, scored, cfg)
+    ours = Ours(wan.Wan(c, remat="none"), base, state, scored, cfg)
     a, b = ours(), plain()
     worst = max(abs(a[name] - b[name]) / abs(b[name]) for name in b)
+    print(made_up.about(args, c))
+    print(f"loss terms and gradient norm agree to {worst:.1e}")
     if worst > 1e-3:
-        raise SystemExit(f"the two sides differ by {worst:.1e}: {a} {b}")
+        raise SystemExit(f"the two sides differ, nothing to compare: {a} {b}")
     forwards = timing.seconds(plain.forwards)
     our, their, ratio = timing.in_turn(ours, plain, args.runs)
-    tokens = args.frames * (args.size // 2) ** 2
-    print(
-        f"{args.videos} x {tokens} tokens, width {c.dim}, {args.layers} + {args.layers // 2} blocks"
-    )
-    print(f"loss terms and gradient norm agree to {worst:.1e}")
     print(f"ours {our:.2f} s, PyTorch {their:.2f} s", end=" ")
     print(f"(its four forwards {forwards:.2f} s)")
     print(f"PyTorch / ours {ratio:.2f}")

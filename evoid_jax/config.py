@@ -49,6 +49,7 @@ class Rollout:
     negative_prompt: str = ""
     reference_order: str = "diffusers"  # diffusers (last reference first) | vace
     videos_per_device: int = 1  # generated at once
+    split: bool = False  # the guidance's two prompts one after the other, in half the memory
 
 
 @dataclass(frozen=True)

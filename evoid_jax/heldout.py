@@ -92,6 +92,7 @@ def sample(run, adapter, batch: Prepared, rows: np.ndarray) -> jax.Array:
         rollout.noise(seed_B, shape),
         run.solver,
         run.cfg.rollout.guidance,
+        run.cfg.rollout.split,
     )
 
 

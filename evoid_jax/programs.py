@@ -175,6 +175,7 @@ def rollout_step(at: Setting):
         array(at, (count, *at.latent_THWC), spec=sharding.BATCH),
         table,
         guidance=r.guidance,
+        split=r.split,
     )
 
 
