@@ -99,8 +99,8 @@ def attention(
 def keep(primitive, *inputs, **params) -> bool:
     """Checkpoint policy: keep the results of self-attention, so that none is computed again.
 
-    The kernels' own backward passes start from output and sums, which carry the name KEPT; cuDNN's
-    gives them none, and is known by its queries being as many as its keys.
+    What the backward passes start from carries the name KEPT; cuDNN gives its results none, and is
+    known by its queries being as many as its keys.
     """
     if primitive.name.startswith("dot_product_attention_fwd"):
         q, k = inputs[:2]
@@ -163,53 +163,67 @@ def _exact(q_XBNLK, k_BNSK, v_BNSK, bias_S, name):
 
 
 def _forward(q_XBNLK, k_BNSK, v_BNSK, bias_S, name):
-    def one(q_BNLK):
-        logits_BNLS = logits(q_BNLK, k_BNSK, bias_S)
-        top_BNL = logits_BNLS.max(-1)
-        weights_BNLS = jnp.exp(logits_BNLS - top_BNL[..., None])
-        total_BNL = weights_BNLS.sum(-1)  # dividing by it comes last: fewer numbers to divide
-        out = matmul(weights_BNLS.astype(v_BNSK.dtype), v_BNSK) / total_BNL[..., None]
-        return out.astype(q_BNLK.dtype), top_BNL + jnp.log(total_BNL)
+    k_BNKS = k_BNSK.mT  # once, not in every block
 
-    out, lse_XBNL = named(jax.lax.map(one, q_XBNLK), name)
-    return out, (q_XBNLK, k_BNSK, v_BNSK, bias_S, out, lse_XBNL)
+    def one(q_BNLK):
+        weights_BNLS, total_BNL1 = _softmax(q_BNLK, k_BNKS, bias_S)
+        out = matmul(weights_BNLS.astype(v_BNSK.dtype), v_BNSK) / total_BNL1
+        return out.astype(q_BNLK.dtype)
+
+    out = named(jax.lax.map(one, q_XBNLK), name)
+    return out, (q_XBNLK, k_BNSK, v_BNSK, bias_S, out)
 
 
 def _backward(name, saved, g_XBNLK):
-    q_XBNLK, k_BNSK, v_BNSK, bias_S, out, lse_XBNL = saved
-    delta_XBNL = (g_XBNLK.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+    q_XBNLK, k_BNSK, v_BNSK, bias_S, out = saved
+    k_BNKS, v_BNKS = k_BNSK.mT, v_BNSK.mT
 
     def one(grads, block):
-        dq, *more = gradients(*block, k_BNSK, v_BNSK, bias_S)
-        return jax.tree.map(jnp.add, grads, tuple(more)), dq.astype(q_XBNLK.dtype)
+        q_BNLK, g_BNLK, delta_BNL1 = block
+        weights_BNLS, total_BNL1 = _softmax(q_BNLK, k_BNKS, bias_S)
+        g_BNLK = (g_BNLK / total_BNL1).astype(q_BNLK.dtype)  # fewer numbers than weights
+        given = q_BNLK, g_BNLK, delta_BNL1 / total_BNL1, weights_BNLS, k_BNSK, v_BNKS
+        dq, *more = gradients(*given)
+        return jax.tree.map(jnp.add, grads, tuple(more)), dq.astype(q_BNLK.dtype)
 
-    zero = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k_BNSK, v_BNSK))
-    (dk, dv), dq = jax.lax.scan(one, zero, (q_XBNLK, g_XBNLK, lse_XBNL, delta_XBNL))
-    return dq, dk.astype(k_BNSK.dtype), dv.astype(v_BNSK.dtype), None
+    zero = tuple(jnp.zeros(x.shape, jnp.float32) for x in (k_BNKS, v_BNKS))
+    (dk, dv), dq = jax.lax.scan(one, zero, (q_XBNLK, g_XBNLK, delta(g_XBNLK, out)))
+    return dq, dk.mT.astype(k_BNSK.dtype), dv.mT.astype(v_BNSK.dtype), None
 
 
 _exact.defvjp(_forward, _backward)
 
 
-def gradients(q_BNLK, g_BNLK, lse_BNL, delta_BNL, k_BNSK, v_BNSK, bias_S):
-    """Return the gradients of a block's queries, and its part of those of keys and values.
+def _softmax(q_BNLK, k_BNKS, bias_S):
+    """Return weights that are not normalised, and their sums, by which to divide."""
+    logits_BNLS = logits(q_BNLK, k_BNKS, bias_S)
+    weights_BNLS = jnp.exp(logits_BNLS - logits_BNLS.max(-1, keepdims=True))
+    return weights_BNLS, weights_BNLS.sum(-1, keepdims=True)
+
+
+def delta(g_BNLK, out_BNLK):
+    """Return the sum of gradient times output: what all logits of a query have in common."""
+    return (g_BNLK.astype(jnp.float32) * out_BNLK.astype(jnp.float32)).sum(-1, keepdims=True)
+
+
+def gradients(q_BNLK, g_BNLK, delta_BNL1, weights_BNLS, k_BNSK, v_BNKS):
+    """Return the gradients of queries, and their part of those of keys and values, as BNKS.
 
     Args:
-      g_BNLK: gradient of the block's output.
-      lse_BNL: log of the sum of exponentials of the queries' logits, over all keys.
-      delta_BNL: sum of g times output.
+      g_BNLK: gradient of the output.
+      delta_BNL1: of `delta`.
+      weights_BNLS: of the softmax; where they are not normalised, g and delta are, in their stead.
     """
-    weights_BNLS = jnp.exp(logits(q_BNLK, k_BNSK, bias_S) - lse_BNL[..., None])
-    slope_BNLS = matmul(g_BNLK, v_BNSK.mT) - delta_BNL[..., None]
-    slope_BNLS = (weights_BNLS * slope_BNLS * q_BNLK.shape[-1] ** -0.5).astype(q_BNLK.dtype)
-    dk = matmul(slope_BNLS.mT, q_BNLK)
-    dv = matmul(weights_BNLS.astype(g_BNLK.dtype).mT, g_BNLK)
-    return matmul(slope_BNLS, k_BNSK), dk, dv
+    slope_BNLS = weights_BNLS * (matmul(g_BNLK, v_BNKS) - delta_BNL1)
+    slope_BNLS = (slope_BNLS * q_BNLK.shape[-1] ** -0.5).astype(q_BNLK.dtype)
+    dk_BNKS = matmul(q_BNLK.mT, slope_BNLS)
+    dv_BNKS = matmul(g_BNLK.mT, weights_BNLS.astype(g_BNLK.dtype))
+    return matmul(slope_BNLS, k_BNSK), dk_BNKS, dv_BNKS
 
 
-def logits(q_BNLK, k_BNSK, bias_S):
+def logits(q_BNLK, k_BNKS, bias_S):
     """Return float32 logits, bias added to those of each key."""
-    logits_BNLS = matmul(q_BNLK, k_BNSK.mT) * q_BNLK.shape[-1] ** -0.5
+    logits_BNLS = matmul(q_BNLK, k_BNKS) * q_BNLK.shape[-1] ** -0.5
     return logits_BNLS if bias_S is None else logits_BNLS + bias_S[None, None, None, :]
 
 

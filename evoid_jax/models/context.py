@@ -90,9 +90,11 @@ def _ring(q_XBNLK, k_BNSK, v_BNSK, pieces, length):
 
 def _forward(q_XBNLK, k_BNSK, v_BNSK, pieces, length):
     def fold(state, kv, bias_S):
+        k_BNKS = kv[0].mT
+
         def one(block):
             q, out, lse_BNL = block
-            logits_BNLS = local.logits(q, kv[0], bias_S)
+            logits_BNLS = local.logits(q, k_BNKS, bias_S)
             new_BNL = jnp.logaddexp(lse_BNL, jax.nn.logsumexp(logits_BNLS, -1))
             weights_BNLS = jnp.exp(logits_BNLS - new_BNL[..., None])
             seen = local.matmul(weights_BNLS.astype(kv[1].dtype), kv[1])
@@ -109,24 +111,26 @@ def _forward(q_XBNLK, k_BNSK, v_BNSK, pieces, length):
 def _backward(pieces, length, saved, g_XBNLK):
     """Go round again: keys and values take their gradients along, and bring them home."""
     q_XBNLK, k_BNSK, v_BNSK, out, lse_XBNL = saved
-    delta_XBNL = (g_XBNLK.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
     def fold(dq_XBNLK, moving, bias_S):
         k, v, *grads = moving
+        k_BNKS, v_BNKS = k.mT, v.mT
 
         def one(grads, block):
-            *block, dq = block
-            more_dq, *more = local.gradients(*block, k, v, bias_S)
+            q, g, delta_BNL1, lse_BNL, dq = block
+            weights_BNLS = jnp.exp(local.logits(q, k_BNKS, bias_S) - lse_BNL[..., None])
+            more_dq, *more = local.gradients(q, g, delta_BNL1, weights_BNLS, k, v_BNKS)
             return jax.tree.map(jnp.add, grads, tuple(more)), dq + more_dq
 
-        blocks = q_XBNLK, g_XBNLK, lse_XBNL, delta_XBNL, dq_XBNLK
+        blocks = q_XBNLK, g_XBNLK, local.delta(g_XBNLK, out), lse_XBNL, dq_XBNLK
         grads, dq_XBNLK = jax.lax.scan(one, tuple(grads), blocks)
         return dq_XBNLK, (k, v, *grads)
 
     zero = lambda x: jnp.zeros(x.shape, jnp.float32)
-    moving = k_BNSK, v_BNSK, zero(k_BNSK), zero(v_BNSK)
+    moving = k_BNSK, v_BNSK, zero(k_BNSK.mT), zero(v_BNSK.mT)
     dq_XBNLK, (_, _, dk, dv) = _around(fold, zero(q_XBNLK), moving, pieces, length)
-    return tuple(x.astype(y.dtype) for x, y in zip((dq_XBNLK, dk, dv), saved, strict=False))
+    grads = dq_XBNLK, dk.mT, dv.mT
+    return tuple(x.astype(y.dtype) for x, y in zip(grads, saved, strict=False))
 
 
 _ring.defvjp(_forward, _backward)
