@@ -89,9 +89,7 @@ class Train:
     grid: int = 20  # the K times are drawn, stratified, from a list as long as the rollout's
     shift: float = 5.0  # of that list; 16 would never train t < 0.46 (our choice)
     videos_per_device: int = 1  # in one forward; the rest is accumulated
-    remat: str = (
-        "full"  # recompute in the backward pass: full (blocks) | attention (all but it) | none
-    )
+    remat: str = "full"  # recomputed going backward: full (blocks) | attention (all but it) | none
 
 
 @dataclass(frozen=True)
