@@ -2,9 +2,9 @@
 
     python bench/forward.py [--layers=8] [--heads=4] [--frames=6] [--size=32] [--runs=9]
 
-One process, the two in turn, float32; nothing is recomputed. The gradient is that of the mean
-square of the velocity, with respect to every weight. Both sides must agree (relative L2 below 1e-5,
-gradients 1e-4) before anything is timed. Prints medians in milliseconds and the ratio
+The two in turn, each in a process of its own, float32; nothing is recomputed. The gradient is that
+of the mean square of the velocity, with respect to every weight. Both sides must agree (relative L2
+below 1e-5, gradients 1e-4) before anything is timed. Prints medians in milliseconds and the ratio
 diffusers / ours, the median over pairs of neighbouring runs.
 """
 
@@ -35,11 +35,12 @@ class Ours:
     def forward(self) -> np.ndarray:
         return np.asarray(self.run(*self.given))
 
-    def backward(self) -> dict:
-        return jax.block_until_ready(self.grad(*self.given))
+    def backward(self) -> None:
+        jax.block_until_ready(self.grad(*self.given))
 
     def gradients(self) -> dict[str, np.ndarray]:
-        return weights.to_tensors(jax.device_get(self.backward()), wan.rules(self.config))
+        gradient = jax.device_get(self.grad(*self.given))
+        return weights.to_tensors(gradient, wan.rules(self.config))
 
 
 class Theirs:
@@ -67,11 +68,11 @@ class Theirs:
         return {name: p.grad.numpy() for name, p in self.model.named_parameters()}
 
 
-def check(ours: Ours, theirs: Theirs) -> None:
+def check(ours: timing.Side, theirs: timing.Side) -> None:
     """Print how far the two sides are apart; stop where that is too far."""
-    a, b = ours.gradients(), theirs.gradients()
+    a, b = ours.get("gradients"), theirs.get("gradients")
     flat = lambda tensors: np.concatenate([tensors[name].ravel() for name in b])
-    error = made_up.apart(ours.forward(), theirs.forward())
+    error = made_up.apart(ours.get("forward"), theirs.get("forward"))
     slope = made_up.apart(flat(a), flat(b))
     print(f"relative L2: forward {error:.1e}, gradient {slope:.1e}")
     if error > 1e-5 or slope > 1e-4:
@@ -81,16 +82,13 @@ def check(ours: Ours, theirs: Theirs) -> None:
 def main():
     args = made_up.arguments(__doc__, runs=9).parse_args()
     c = made_up.sizes(args)
-    base, (x, control, text) = made_up.base(c), made_up.latents(args, c)
+    base, (x, control, text) = jax.device_get(made_up.base(c)), made_up.latents(args, c)
     given = x, np.linspace(900, 100, args.videos, dtype=np.float32), text, control
-    ours, theirs = Ours(c, base, given), Theirs(c, base, given)
+    ours, theirs = (timing.Side(side, c, base, given) for side in (Ours, Theirs))
     print(made_up.about(args, c))
     check(ours, theirs)
-    for name, a, b in (
-        ("forward", ours.forward, theirs.forward),
-        ("forward and backward", ours.backward, theirs.backward),
-    ):
-        our, their, ratio = timing.in_turn(a, b, args.runs)
+    for name, method in (("forward", "forward"), ("forward and backward", "backward")):
+        our, their, ratio = timing.in_turn(ours, theirs, method, args.runs)
         print(f"{name}: ours {1e3 * our:.0f} ms, diffusers {1e3 * their:.0f} ms", end=" ")
         print(f"diffusers / ours {ratio:.2f}")
 

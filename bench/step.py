@@ -4,9 +4,10 @@
 
 The PyTorch side is what one would write with diffusers and peft: one VACE model whose adapters are
 switched for the stable, initial and evolving forwards, a T2V model as the teacher, the four-term
-loss, backward, clipping, AdamW, EMA. Neither side recomputes activations. Both must agree on every
-loss term and on the gradient's norm before anything is timed. Prints medians in seconds, where
-PyTorch's time goes, and the ratio PyTorch / ours, the median over pairs of neighbouring runs.
+loss, backward, clipping, AdamW, EMA. Neither side recomputes activations; each has a process of its
+own. Both must agree on every loss term and on the gradient's norm before anything is timed. Prints
+medians in seconds, where PyTorch's time goes, and the ratio PyTorch / ours, the median over pairs
+of neighbouring runs.
 """
 
 import jax
@@ -32,7 +33,8 @@ def problem(args, c: wan.WanConfig, cfg: config.Config):
     pair, one = jnp.arange(args.videos), jnp.ones(args.videos)
     reward = jax.random.uniform(jax.random.key(0), (args.videos,))
     scored = evolve.Scored(clean, pair, reward, one, text, control)
-    return base, state._replace(evolving=evolving, stable=stable), scored
+    state = state._replace(evolving=evolving, stable=stable)
+    return jax.device_get((base, state, scored))
 
 
 def draws(cfg: config.Config, scored: evolve.Scored):
@@ -49,7 +51,7 @@ def draws(cfg: config.Config, scored: evolve.Scored):
 class Plain:
     """The update in PyTorch."""
 
-    def __init__(self, c: wan.WanConfig, base, state, scored, cfg: config.Config):
+    def __init__(self, c: wan.WanConfig, base, state, scored, drawn, cfg):
         self.model = made_up.torch_model(c, base)
         self.teacher = made_up.torch_model(c, base, vace=False)
         for part in (self.model, self.teacher):
@@ -62,13 +64,13 @@ class Plain:
         self.adam = torch.optim.AdamW(
             self.adapters["evolving"].values(), t.lr, (t.b1, t.b2), t.eps, t.weight_decay
         )
-        t_B, noise = draws(cfg, scored)
+        t_B, noise = drawn
         self.t_B = torch.from_numpy(t_B.copy())
         self.noise, self.x0, self.control = map(
             made_up.channels_first, (noise, scored.clean_BTHWC, scored.control_PTHWC)
         )
         self.text = made_up.all_rows(scored.text_PSE, c)
-        self.reward = torch.from_numpy(np.array(scored.reward_B))[:, None, None, None, None]
+        self.reward = torch.from_numpy(scored.reward_B.copy())[:, None, None, None, None]
 
     def _adapter(self, name: str, tree, cfg) -> dict:
         rank = cfg.lora.rank
@@ -102,7 +104,7 @@ class Plain:
         self.model.set_adapter("evolving")
         return (self.noise - self.x0)[:, :, 1:], stable, initial, teacher, self.see(x_t)
 
-    def __call__(self) -> dict[str, float]:
+    def update(self) -> dict[str, float]:
         v, stable, initial, teacher, evolving = self.forwards()
         loss, away = self.cfg.loss, self.cfg.loss.beta * (evolving - stable)
         toward = (
@@ -131,7 +133,7 @@ class Ours:
         self.state, self.base, self.scored = sharding.replicate((state, base, scored), mesh)
         self.static = dict(cfg=cfg, wan=model, mesh=mesh, references=1)
 
-    def __call__(self) -> dict[str, float]:
+    def update(self) -> dict[str, float]:
         self.state, terms = evolve.train_step(self.state, self.base, self.scored, **self.static)
         return {name: float(x) for name, x in jax.device_get(terms).items()}
 
@@ -142,16 +144,16 @@ def main():
     train = config.Train(timesteps=1, remat="none", videos_per_device=args.videos)
     cfg = config.Config(train=train)
     base, state, scored = problem(args, c, cfg)
-    plain = Plain(c, base, state, scored, cfg)
-    ours = Ours(wan.Wan(c, remat="none"), base, state, scored, cfg)
-    a, b = ours(), plain()
+    plain = timing.Side(Plain, c, base, state, scored, draws(cfg, scored), cfg)
+    ours = timing.Side(Ours, wan.Wan(c, remat="none"), base, state, scored, cfg)
+    a, b = ours.get("update"), plain.get("update")
     worst = max(abs(a[name] - b[name]) / abs(b[name]) for name in b)
     print(made_up.about(args, c))
     print(f"loss terms and gradient norm agree to {worst:.1e}")
     if worst > 1e-3:
         raise SystemExit(f"the two sides differ, nothing to compare: {a} {b}")
-    forwards = timing.seconds(plain.forwards)
-    our, their, ratio = timing.in_turn(ours, plain, args.runs)
+    forwards = plain.seconds("forwards")
+    our, their, ratio = timing.in_turn(ours, plain, "update", args.runs)
     print(f"ours {our:.2f} s, PyTorch {their:.2f} s", end=" ")
     print(f"(its four forwards {forwards:.2f} s)")
     print(f"PyTorch / ours {ratio:.2f}")

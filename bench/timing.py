@@ -1,19 +1,51 @@
-"""What every benchmark here measures with: two sides in turn, in one process."""
+"""What every benchmark here measures with: two sides in turn, each in a process of its own.
 
+Nobody trains with JAX and PyTorch in one process, and there they are in each other's way: JAX's
+side takes up to half as long again beside a PyTorch that rests.
+"""
+
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
+SIDE = "side"
+HELD = {}
 
-def seconds(function: Callable) -> float:
-    """Return how long one call takes; what it returns must be computed when it returns."""
+
+def _hold(make: Callable, *given) -> None:
+    HELD[SIDE] = make(*given)
+
+
+def _call(name: str):
+    return getattr(HELD[SIDE], name)()
+
+
+def _seconds(name: str) -> float:
     start = time.perf_counter()
-    function()
+    _call(name)
     return time.perf_counter() - start
 
 
-def in_turn(ours: Callable, theirs: Callable, runs: int) -> tuple[float, float, float]:
+class Side:
+    """An object made in a new process by `make(*given)`, with methods to call by name there."""
+
+    def __init__(self, make: Callable, *given):
+        new = multiprocessing.get_context("spawn")
+        self.process = ProcessPoolExecutor(1, new, _hold, (make, *given))
+
+    def get(self, name: str):
+        """Return what the method returns, NumPy arrays or plain numbers."""
+        return self.process.submit(_call, name).result()
+
+    def seconds(self, name: str) -> float:
+        """Return how long the method takes; what it returns must be computed by then."""
+        return self.process.submit(_seconds, name).result()
+
+
+def in_turn(ours: Side, theirs: Side, name: str, runs: int) -> tuple[float, float, float]:
     """Return medians of both, in seconds, and the median of theirs / ours over neighbours."""
-    rows = np.array([(seconds(ours), seconds(theirs)) for _ in range(runs)])
+    rows = np.array([(ours.seconds(name), theirs.seconds(name)) for _ in range(runs)])
     return *np.median(rows, axis=0), float(np.median(rows[:, 1] / rows[:, 0]))
