@@ -151,7 +151,8 @@ def encode_text(frozen: Frozen, prompts: list[str], length: int | None = None) -
             raise ValueError(f"a prompt has {used} tokens, more than the length {length}")
         pad = ((0, 0), (0, max(missing, 0)))
         ids_BS, mask_BS = (np.pad(x, pad)[:, :length] for x in (ids_BS, mask_BS))
-    return _encode_text(frozen.umt5_params, frozen.umt5_config, ids_BS, mask_BS)
+    mesh = frozen.umt5_params["shared"].sharding.mesh
+    return _encode_text(frozen.umt5_params, frozen.umt5_config, ids_BS, mask_BS, mesh)
 
 
 def check_size(frozen: Frozen, frames: int, height: int, width: int):
@@ -362,9 +363,9 @@ def _encode(params, config, video_BFHWC, in_turn=False):
     return vae.encode(params, config, video_BFHWC, in_turn)
 
 
-@partial(jax.jit, static_argnames="config")
-def _encode_text(params, config, ids_BS, mask_BS):
-    return umt5.encode(params, config, ids_BS, mask_BS)
+@partial(jax.jit, static_argnames=("config", "mesh"))
+def _encode_text(params, config, ids_BS, mask_BS, mesh):
+    return umt5.encode(params, config, ids_BS, mask_BS, mesh)
 
 
 def _blank(frozen: Frozen, frames: int, height: int, width: int) -> jax.Array:

@@ -90,8 +90,9 @@ class Ended(NamedTuple):
     at: float  # seconds
 
 
-def start(command, process: int, port: int, log) -> subprocess.Popen:
-    known = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "TF_CPP_MIN_LOG_LEVEL": "1"}
+def start(command, process: int, port: int, log, devices: int) -> subprocess.Popen:
+    known = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    known |= {"TF_CPP_MIN_LOG_LEVEL": "1"}
     values = f"127.0.0.1:{port}", "2", str(process)
     known |= dict(zip(distributed.ENVIRONMENT, values, strict=True))
     known |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -106,10 +107,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(command, folder: Path, which=(0, 1), timeout=600) -> list[Ended]:
-    """Run a command as these processes of two, and say how they ended."""
+def run(command, folder: Path, which=(0, 1), devices=2, timeout=600) -> list[Ended]:
+    """Run a command as these processes of two, each with so many devices; say how they ended."""
     port, logs = free_port(), [folder / f"process_{i}.log" for i in which]
-    all_ = [start(command, i, port, open(log, "w")) for i, log in zip(which, logs, strict=True)]  # noqa: SIM115
+    all_ = [
+        start(command, i, port, open(log, "w"), devices)  # noqa: SIM115
+        for i, log in zip(which, logs, strict=True)
+    ]
     limit, at = time.monotonic() + timeout, {}
     try:
         while len(at) < len(all_) and time.monotonic() < limit:
@@ -169,31 +173,33 @@ def command(workdir, cache, steps: int) -> list:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_two_processes_train_as_one_does(tmp_path):
-    """Two processes, stopped and resumed, against one with as many devices that goes straight on.
+@pytest.mark.parametrize(("devices", "ends"), [(1, (2, 3)), (2, (1,))])
+def test_two_processes_train_as_one_does(tmp_path, devices, ends):
+    """Two processes, stopped at `ends` and resumed, against one with as many devices in one go.
 
-    Their sums over devices differ in the last bit, which Adam's division by a gradient's own size
-    makes larger, and a pixel that then rounds the other way moves a reward by 5e-6. Measured: 8e-8,
-    7e-6 and 2e-5 (the gradient's norm) at steps 0 to 2, 2e-6 for the adapter.
+    Sums over two devices are equal to the last bit, and so is all that follows for three steps. A
+    sum over four is not: the next step has a pixel that rounds the other way, and a reward that
+    differs by 1e-4. So there the first update is compared.
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
-    for steps in (2, 3):
-        found = run(command(two, cache, steps), tmp_path, timeout=1800)
+    for steps in ends:
+        found = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
         assert [ended.status for ended in found] == [0, 0], found
-    assert "resuming after step 2" in found[0].text and "resuming" not in found[1].text
-    alone = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
-    straight = [sys.executable, *command(one, cache, 3)]
+    for ended, resumed in zip(found, (len(ends) > 1, False), strict=True):
+        assert ("resuming after step" in ended.text) == resumed
+    alone = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(2 * devices)}
+    straight = [sys.executable, *command(one, cache, ends[-1])]
     subprocess.run(straight, cwd=ROOT, env=os.environ | alone, check=True, timeout=1800)
-    assert [row["step"] for row in lines(two)] == [0, 1, 2]
+    assert [row["step"] for row in lines(two)] == list(range(ends[-1]))
     for step, (a, b) in enumerate(zip(lines(two), lines(one), strict=True)):
-        near = {"rtol": [1e-6, 3e-5, 1e-4][step], "atol": 1e-9}
         for (name, x), (_, y) in zip(flat(a), flat(b), strict=True):
-            np.testing.assert_allclose(x, y, **near, err_msg=f"{name} of step {step}")
+            near = {"rtol": 1e-6, "atol": 1e-9, "err_msg": f"{name} of step {step}"}
+            np.testing.assert_allclose(x, y, **near)
     file = "export/pytorch_lora_weights.safetensors"
     a, b = (load_file(folder / file) for folder in (two, one))
     apart = lambda x, y: np.linalg.norm(x - y) / np.linalg.norm(y)
     whole = [np.concatenate([x[key].ravel() for key in sorted(b)]) for x in (a, b)]
-    assert apart(*whole) < 1e-5 and max(apart(a[key], b[key]) for key in b) < 1e-4
+    assert apart(*whole) < 1e-6 and max(apart(a[key], b[key]) for key in b) < 1e-5
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (two, one)]
     np.testing.assert_allclose(*(s["evolved"]["total"] for s in summaries), rtol=1e-4)
     monitors = [list(s["monitor"]["evolved"].values()) for s in summaries]

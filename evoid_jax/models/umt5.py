@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from tokenizers import (
     Regex,
     Tokenizer,
@@ -35,6 +36,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from evoid_jax import sharding
 from evoid_jax.models.weights import Rule
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2 as in T5
@@ -168,26 +170,31 @@ def _linear(x_BSI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
     return jnp.einsum("bsi,oi->bso", x_BSI, kernel_OI)
 
 
-def encode(params: dict, config: UMT5Config, ids_BS: jax.Array, mask_BS: jax.Array) -> jax.Array:
+def encode(params: dict, config: UMT5Config, ids_BS, mask_BS, mesh: Mesh | None = None):
     """Embed prompts: text_BSE in the parameters' dtype, zero past each prompt's end.
 
     Args:
       params: tree of `init` or of the `rules`.
       ids_BS: token ids, 0 <= id < vocab_size.
       mask_BS: 1 (or True) on true tokens, 0 on padding.
+      mesh: where the parameters lie in pieces. A layer's are gathered where they are used and every
+        device computes all, so that the numbers do not depend on how many there are.
     """
+    everywhere = lambda x: sharding.constrain(x, mesh, sharding.REPLICATED)
     bucket_SS = jnp.asarray(buckets(ids_BS.shape[1], config))
     mask_BS = jnp.asarray(mask_BS) > 0
     eps = config.layer_norm_epsilon
 
     def layer(x_BSE, p):
+        p = jax.tree.map(everywhere, p)
         x_BSE = x_BSE + _attention(p, _norm(p["norm_0"], x_BSE, eps), bucket_SS, mask_BS)
         h = _norm(p["norm_1"], x_BSE, eps)
         h = jax.nn.gelu(_linear(h, p["wi_0"]), approximate=True) * _linear(h, p["wi_1"])
         return x_BSE + _linear(h, p["wo"]), None
 
     # jnp.asarray: parameters may come as numpy, which cannot be indexed by a traced array
-    x_BSE, _ = lax.scan(layer, jnp.asarray(params["shared"])[ids_BS], params["layers"])
+    x_BSE = everywhere(jnp.asarray(params["shared"])[ids_BS])
+    x_BSE, _ = lax.scan(layer, x_BSE, params["layers"])
     return _norm(params["final_norm"], x_BSE, eps) * mask_BS[..., None].astype(x_BSE.dtype)
 
 
