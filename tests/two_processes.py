@@ -15,6 +15,7 @@ import numpy as np
 from servers import serve
 from test_checkpoint import damage
 from test_client import Fake
+from three_steps import apart, apart_whole, shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
 from evoid_jax.rewards.panel import Panel, Request
@@ -69,6 +70,17 @@ def check_panel(me: int, mesh):
             np.testing.assert_allclose(found_G, want_G, rtol=1e-6)
 
 
+def check_training():
+    """Three updates on both processes' devices are those on one, wherever the mesh is cut."""
+    base = shaken_base()
+    want, _ = trained(base, sharding.make_mesh(devices=jax.local_devices()[:1]))
+    for sizes in ((4, 1, 1), (1, 2, 2), (1, 1, 4)):
+        got, _ = trained(base, sharding.make_mesh(*sizes))
+        assert apart_whole(got["gradient"], want["gradient"]) < 1e-5
+        for name, limit in {"terms": 1e-5, "gradient": 1e-4, "adapters": 1e-5}.items():
+            assert apart(got[name], want[name]) < limit, (sizes, name)
+
+
 def check_checkpoint(me: int, mesh, folder: str):
     """All processes read the newest step that is sound for all of them."""
     noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
@@ -94,6 +106,7 @@ def agree(folder: str):
     check_exchange(me)
     check_arrays(mesh)
     check_panel(me, mesh)
+    check_training()
     check_checkpoint(me, mesh, folder)
     distributed.say("two processes agree")
 
