@@ -10,10 +10,13 @@ arithmetic against one device's: 1.00 is work shared without loss.
 """
 
 import argparse
+import runpy
+from pathlib import Path
 
-from configs import evoid
 from evoid_jax import config, count, flops, plan, programs, targets
 from evoid_jax.models import backend
+
+CONFIGS = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "evoid.py"))
 
 
 def layout(devices: int, videos: int) -> dict[str, int]:
@@ -35,11 +38,11 @@ def row(cfg: config.Config, target: targets.Target) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="vace_14b", choices=list(evoid.PRESETS))
+    parser.add_argument("--preset", default="vace_14b", choices=list(CONFIGS["PRESETS"]))
     parser.add_argument("--chip", default="h100", choices=["h100", "h200"])
     parser.add_argument("--most", type=int, default=256)
     args = parser.parse_args()
-    preset = evoid.get_config(args.preset)
+    preset = CONFIGS["get_config"](args.preset)
     videos, devices, whole = preset.data.pairs * preset.data.seeds, 1, None
     targets.quiet_host()
     print("devices  data x fsdp x context  GiB each  PFLOP each  GiB exchanged each  work / one's")

@@ -33,13 +33,18 @@ TINY = {
     },
 }
 
+# The model in pieces over all devices that context leaves.
+PIECES = {"data": 1, "fsdp": -1}
+
 VACE_1_3B = {
     "model": "Wan2.1-VACE-1.3B-diffusers",
+    "mesh": PIECES,
     "reward": {"preset": "open", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }
 
 VACE_14B = {
     "model": "Wan2.1-VACE-14B-diffusers",
+    "mesh": PIECES,
     "reward": {"preset": "paper", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }
 

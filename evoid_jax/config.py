@@ -113,7 +113,7 @@ class Reward:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; -1 takes what is left."""
+    """Devices along each axis; -1 for data or fsdp takes what is left."""
 
     data: int = -1  # copies of the model
     fsdp: int = 1  # pieces of the model, which are gathered layer by layer
@@ -216,6 +216,9 @@ def _checks(c: Config):
         "config.steps": c.steps,
         "config.save_every": c.save_every,
         "config.data.pairs": c.data.pairs,
+        "config.data.heldout_identities": c.data.heldout_identities,
+        "config.data.heldout_seeds": c.data.heldout_seeds,
+        "config.mesh.context": c.mesh.context,
         "config.rollout.steps": r.steps,
         "config.rollout.videos_per_device": r.videos_per_device,
         "config.train.videos_per_device": t.videos_per_device,
@@ -224,6 +227,11 @@ def _checks(c: Config):
     }
     for name, value in counts.items():
         yield value < 1, f"{name} must be at least 1, got {value}"
+    for axis in ("data", "fsdp"):
+        size = getattr(c.mesh, axis)
+        yield size < 1 and size != -1, f"config.mesh.{axis} must be -1 or at least 1, got {size}"
+    both = c.mesh.data == c.mesh.fsdp == -1
+    yield both, "one of config.mesh.data and config.mesh.fsdp may be -1, not both"
     few = f"config.data.seeds must be at least 2 to compare videos of a pair, got {c.data.seeds}"
     yield c.data.seeds < 2, few
     many = f"config.train.timesteps must be 1 to {t.grid} (config.train.grid), got {t.timesteps}"

@@ -5,6 +5,7 @@ Letters: B videos, P pairs, N seeds of a pair, M metrics, R reference frames, T 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,12 @@ class Scored(NamedTuple):
     monitor: dict[str, np.ndarray]
 
 
+def triples(videos: int, each: int, shards: int) -> int:
+    """Return how many pairs of `each` videos make about `videos`, a multiple of `shards`."""
+    whole = shards // math.gcd(shards, each)
+    return max(videos // (each * whole), 1) * whole
+
+
 def prove(run, state, began: float) -> dict:
     """Generate the same held-out triples with the base and the evolved model, and compare.
 
@@ -127,7 +134,7 @@ def prove(run, state, began: float) -> dict:
     zero = jax.tree.map(jnp.zeros_like, state.evolving)
     base, evolved = [], []
     each = cfg.data.heldout_seeds
-    count = max(cfg.data.pairs * cfg.data.seeds // each, 1)  # as many videos as a training step
+    count = triples(cfg.data.pairs * cfg.data.seeds, each, sharding.batch_shards(run.mesh))
     starts = range(0, len(chosen), count)
     quiet = not distributed.leads()
     for at in tqdm(starts, desc="held-out", dynamic_ncols=True, disable=quiet):

@@ -39,11 +39,7 @@ def setting(cfg: config.Config, target: targets.Target) -> programs.Setting:
         cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context, targets.devices(target)
     )
     at = programs.Setting(cfg, programs.models(cfg.model), mesh)
-    if at.videos % sharding.batch_shards(mesh):
-        raise ValueError(
-            f"{at.videos} videos of a step do not divide over {sharding.batch_shards(mesh)} "
-            "groups of devices (data x fsdp); give --context, or other config.data.pairs and seeds"
-        )
+    sharding.check_videos(at.videos, mesh)
     return at
 
 
@@ -162,14 +158,14 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def configure(cfg: config.Config, target: targets.Target, given) -> config.Config:
-    """Apply the command line's sizes; without --fsdp the model is in as many pieces as it can."""
+def configure(cfg: config.Config, given) -> config.Config:
+    """Apply the command line's sizes; the mesh is the config's, as `train` makes it."""
     change = dataclasses.replace
     sizes = {n: getattr(given, n) for n in ("frames", "height", "width") if getattr(given, n)}
-    context = given.context or cfg.mesh.context
-    fsdp = given.fsdp or (target.count // context)
-    cfg = change(cfg, video=change(cfg.video, **sizes))
-    cfg = change(cfg, mesh=change(cfg.mesh, fsdp=fsdp, context=context))
+    mesh = change(cfg.mesh, context=given.context or cfg.mesh.context)
+    if given.fsdp:
+        mesh = change(mesh, data=-1, fsdp=given.fsdp)
+    cfg = change(cfg, video=change(cfg.video, **sizes), mesh=mesh)
     if each := given.videos_per_device:
         cfg = change(cfg, train=change(cfg.train, videos_per_device=each))
         cfg = change(cfg, rollout=change(cfg.rollout, videos_per_device=each))
@@ -199,7 +195,7 @@ def main(argv) -> None:
     with stdout_kept() as out:
         try:
             target = targets.parse(given.target)
-            cfg = configure(config.from_dict(given.config.to_dict()), target, given)
+            cfg = configure(config.from_dict(given.config.to_dict()), given)
             targets.quiet_host()
             found = plan(cfg, target)
         except (ValueError, RuntimeError, OSError) as error:
@@ -215,6 +211,6 @@ if __name__ == "__main__":
         flags.DEFINE_integer(size, None, f"Instead of config.video.{size}.")
     flags.DEFINE_integer("videos_per_device", None, "At once, in training and generation.")
     flags.DEFINE_integer("context", None, "Devices that share a video's tokens.")
-    flags.DEFINE_integer("fsdp", None, "Devices that share the model; default: all.")
+    flags.DEFINE_integer("fsdp", None, "Instead of config.mesh.fsdp; data takes the rest.")
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -360,7 +360,9 @@ def to_uint8(video_BFHWC):
 
 @partial(jax.jit, static_argnames=("config", "in_turn"))
 def _encode(params, config, video_BFHWC, in_turn=False):
-    return vae.encode(params, config, video_BFHWC, in_turn)
+    """Encode video by video: memory does not grow with their number."""
+    one = lambda x_FHWC: vae.encode(params, config, x_FHWC[None], in_turn)[0]
+    return jax.lax.map(one, video_BFHWC)
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"))

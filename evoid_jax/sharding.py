@@ -33,14 +33,13 @@ WEIGHTS = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> Mesh:
-    """Make the mesh; -1 for `data` takes all devices that fsdp and context leave.
+    """Make the mesh; -1 for `data` or `fsdp` takes all devices that the others leave.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    if data == -1:
-        data = len(devices) // (fsdp * context)
+    data, fsdp, context = mesh_shape(data, fsdp, context, len(devices))
     if data * fsdp * context != len(devices):
         raise ValueError(
             f"mesh data={data} fsdp={fsdp} context={context} needs {data * fsdp * context} "
@@ -48,6 +47,13 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> 
         )
     shape = np.array(devices).reshape(data, fsdp, context)
     return Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_shape(data: int, fsdp: int, context: int, devices: int) -> tuple[int, int, int]:
+    """Put what the other axes leave of the devices in the place of -1."""
+    if data == -1:
+        return devices // (fsdp * context), fsdp, context
+    return data, devices // (data * context) if fsdp == -1 else fsdp, context
 
 
 def batch_shards(mesh: Mesh) -> int:
@@ -193,6 +199,15 @@ def split(x, parts: int, mesh: Mesh):
     x = x.reshape(shards, parts, each, *x.shape[1:]).swapaxes(0, 1)
     x = x.reshape(parts, shards * each, *x.shape[3:])
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, *BATCH)))
+
+
+def check_videos(videos: int, mesh: Mesh) -> None:
+    """Raise a ValueError where a step's videos do not divide over data x fsdp."""
+    if videos % batch_shards(mesh):
+        raise ValueError(
+            f"{videos} videos of a step do not divide over {batch_shards(mesh)} groups of devices "
+            "(data x fsdp); give other config.data.pairs and seeds, or a larger config.mesh.context"
+        )
 
 
 def parts_of(videos: int, per_device: int, mesh: Mesh) -> int:

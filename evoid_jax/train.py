@@ -15,6 +15,7 @@ import logging as std_logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
@@ -221,6 +223,7 @@ class Clock:
 def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     """Load the model and the data and start the scorers; stop these at the end."""
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
+    sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
     cache = str(Path(cfg.data.cache).expanduser())
     with distributed.leader_first():
         data = pairs.open_pairs(cfg.data.source, cfg.data.dir, "evolution", cfg.seed, cache)
@@ -231,7 +234,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     wan = frozen.wan.clone(lora_scale=scale, attention=cfg.attention)
     frozen = frozen._replace(wan=wan)
     t2v = teacher.load(cfg.teacher, cfg.model, frozen, mesh)
-    rows = text_rows(frozen, data, mesh)
+    rows = text_rows(frozen, [*(row.prompt for row in data), cfg.rollout.negative_prompt], mesh)
     r = cfg.rollout
     solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)
     logs = distributed.own_folder(workdir / "logs")
@@ -239,7 +242,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
         yield Run(cfg, workdir, mesh, frozen, t2v, data, panel, solver, rows)
 
 
-def text_rows(frozen: rollout.Frozen, data: pairs.Pairs, mesh: Mesh) -> int:
+def text_rows(frozen: rollout.Frozen, prompts: list[str], mesh: Mesh) -> int:
     """Return how many rows every prompt gets, so that no step compiles anew.
 
     On accelerators all that the model was made for: nothing to weigh, and fused attention needs no
@@ -248,8 +251,8 @@ def text_rows(frozen: rollout.Frozen, data: pairs.Pairs, mesh: Mesh) -> int:
     full = frozen.wan.config.text_len
     if mesh.devices.flat[0].platform != "cpu":
         return full
-    prompts = sorted({row.prompt for row in data}, key=len)[-64:]
-    longest = max(len(ids) for ids in frozen.tokenizer(prompts)["input_ids"])
+    longest = sorted(set(prompts), key=len)[-64:]
+    longest = max(len(ids) for ids in frozen.tokenizer(longest)["input_ids"])
     return min(full, -(-(longest + 8) // 8) * 8)
 
 
@@ -270,21 +273,27 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory
     return found[0], Memory(**found[1])
 
 
-def check_workdir(cfg: config.Config, workdir: Path) -> None:
-    """Refuse a workdir that belongs to other settings.
+# What a run may change when it is resumed: how long it is, where it runs, whom it asks.
+# So is all of mesh.
+FREE = ("steps", "save_every", "keep", "tensorboard", "wandb", "attention", "train/remat")
+FREE += ("train/videos_per_device", "rollout/videos_per_device", "rollout/split", "data/cache")
+FREE += ("reward/sidecars", "reward/judge", "reward/timeout")
 
-    The number of steps may change, so that a finished run can be made longer.
-    """
+
+def check_workdir(cfg: config.Config, workdir: Path) -> None:
+    """Raise a ValueError where a workdir belongs to other settings; those of FREE may change."""
     path = workdir / "config.json"
     if not path.is_file():
         return
-    free = {"steps", "save_every", "keep", "tensorboard", "wandb"}
-    old, now = json.loads(path.read_text()), json.loads(json.dumps(config.to_dict(cfg)))
-    for key in now.keys() - free:
-        if now[key] != old.get(key):
+    flat = partial(traverse_util.flatten_dict, sep="/")
+    old, now = flat(json.loads(path.read_text())), flat(json.loads(json.dumps(config.to_dict(cfg))))
+    for key in now:
+        free = key in FREE or key.startswith("mesh/")
+        if not free and now[key] != old.get(key):
+            name = key.replace("/", ".")
             raise ValueError(
-                f"{workdir} holds a run with another config.{key}: {old.get(key)}, now {now[key]}. "
-                "Use another --workdir, or remove this one"
+                f"{workdir} holds a run with another config.{name}: {old.get(key)}, now "
+                f"{now[key]}. Use another --workdir, or remove this one"
             )
 
 

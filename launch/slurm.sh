@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train on several GPU nodes under Slurm, one process a node with all of its GPUs.
-#   sbatch --nodes=4 launch/slurm.sh WORKDIR [--config=configs/evoid.py:vace_14b ...]
+#   CONFIG=configs/evoid.py:vace_14b sbatch --nodes=4 launch/slurm.sh WORKDIR [--config.model=... ...]
 # WORKDIR, the model and this repository lie on a file system that all nodes share. Every node starts
 # its own reward sidecar; a judge for all is given as --config.reward.judge=http://HOST:8200/v1.
 # The processes find each other by themselves (JAX reads Slurm's variables). When one ends with an
@@ -18,5 +18,6 @@ mkdir -p "$workdir"
 # Of itself JAX would give a Slurm task one GPU; this task has all of its node's.
 gpus=${SLURM_GPUS_ON_NODE:-8}
 export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
-srun --kill-on-bad-exit=1 --output="$workdir/slurm_%j_%t.log" \
-  python -m evoid_jax.train --config=configs/evoid.py:vace_1_3b --workdir="$workdir" "$@"
+# srun no longer inherits sbatch's number of cores
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-64}" --output="$workdir/slurm_%j_%t.log" \
+  python -m evoid_jax.train --config="${CONFIG:-configs/evoid.py:vace_1_3b}" --workdir="$workdir" "$@"

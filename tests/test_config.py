@@ -44,6 +44,12 @@ def test_round_trip_and_digest():
         ({"video": {"frames": 80}}, r"must be 4 k \+ 1, got 80"),
         ({"video": {"width": 100}}, "config.video.width must be a multiple of 16, got 100"),
         ({"rollout": {"scheduler": "ddim"}}, "one of unipc, euler, got 'ddim'"),
+        ({"data": {"heldout_seeds": 0}}, "config.data.heldout_seeds must be at least 1, got 0"),
+        ({"mesh": {"fsdp": 0}}, "config.mesh.fsdp must be -1 or at least 1, got 0"),
+        (
+            {"mesh": {"fsdp": -1}},
+            "one of config.mesh.data and config.mesh.fsdp may be -1, not both",
+        ),
         ({"attention": "flash"}, "config.attention must be one of auto, exact, cudnn, splash"),
         ({"attention": "cudnn", "dtype": "float32"}, "cudnn needs config.dtype=bfloat16"),
         ({"data": {"seeds": 1}}, "at least 2"),

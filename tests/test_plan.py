@@ -4,11 +4,13 @@ import importlib.util
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import pytest
 
-from evoid_jax import count, plan, programs, sharding, targets
+from configs import evoid
+from evoid_jax import config, count, plan, programs, sharding, targets
 from evoid_jax.config import Config, Rollout, Train
 
 
@@ -55,6 +57,16 @@ def test_the_released_14b_needs_no_folder():
     state = programs.state(at, base)
     assert sum(x.size for x in jax.tree.leaves(state.evolving)) == 40 * 8 * 2 * 32 * 5120
     assert programs.text_encoder_gib(at) == pytest.approx(10.6, abs=0.1)
+
+
+def test_the_mesh_is_the_one_that_train_makes():
+    """The big presets cut the model over all devices; --fsdp is the only one to change that."""
+    cfg = config.from_dict(evoid.get_config("vace_14b").to_dict())
+    sizes = dict.fromkeys(("frames", "height", "width", "videos_per_device", "context", "fsdp"))
+    mesh = lambda **given: plan.configure(cfg, SimpleNamespace(**sizes | given)).mesh
+    assert mesh() == config.Mesh(data=1, fsdp=-1, context=1)
+    assert mesh(context=4) == config.Mesh(data=1, fsdp=-1, context=4)
+    assert mesh(fsdp=2) == config.Mesh(data=-1, fsdp=2, context=1)
 
 
 def test_a_model_that_is_nowhere_is_named():

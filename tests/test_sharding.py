@@ -68,3 +68,15 @@ def test_devices_share_videos_then_planes():
     ]:
         assert sharding.share((*shape, 16), mesh) == 1 / parts
     assert sharding.share((8, 3, 5, 7, 16), None) == 1
+
+
+def test_the_model_takes_all_devices_where_fsdp_is_what_is_left():
+    shape = lambda *sizes: sharding.mesh_shape(*sizes, 8)
+    assert shape(1, -1, 1) == (1, 8, 1) and shape(1, -1, 4) == (1, 2, 4)
+    assert shape(-1, 2, 2) == (2, 2, 2)
+
+
+def test_videos_that_do_not_divide_are_named():
+    sharding.check_videos(8, FOUR)
+    with pytest.raises(ValueError, match="6 videos of a step do not divide over 4 groups"):
+        sharding.check_videos(6, FOUR)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from configs import evoid
-from evoid_jax import checkpoint, config, evolve, train
+from evoid_jax import checkpoint, config, evolve, heldout, sharding, train
 from evoid_jax.data import portraits
 from evoid_jax.media import write_image
 from evoid_jax.models import wan as wan_model
@@ -112,6 +113,32 @@ def test_a_run_leaves_what_it_says(runs):
 def test_workdir_of_another_run_is_refused(runs, cache):
     with pytest.raises(ValueError, match="holds a run with another config.loss"):
         train.train(settings(cache, 4, loss={"beta": 0.5}), runs[0])
+
+
+def test_a_run_goes_on_with_another_judge_or_mesh(tmp_path, cache):
+    cfg = settings(cache, 4)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict(cfg)))
+    there = {"reward": {"judge": "http://other:8200/v1"}, "mesh": {"context": 2}}
+    train.check_workdir(settings(cache, 9, **there), tmp_path)
+    with pytest.raises(ValueError, match=r"another config\.reward\.clip: 0\.5, now 1\.0"):
+        train.check_workdir(settings(cache, 4, reward={"clip": 1.0}), tmp_path)
+
+
+def test_the_negative_prompt_has_room():
+    words = ["short", "a prompt of some more words than the other"]
+    frozen = SimpleNamespace(
+        wan=SimpleNamespace(config=SimpleNamespace(text_len=512)),
+        tokenizer=lambda texts: {"input_ids": [text.split() for text in texts]},
+    )
+    one = sharding.make_mesh(devices=jax.devices()[:1])
+    assert train.text_rows(frozen, words[:1], one) == 16
+    assert train.text_rows(frozen, words, one) == 24
+
+
+@pytest.mark.parametrize(("each", "shards"), [(3, 8), (2, 1), (2, 8), (5, 4)])
+def test_held_out_videos_divide_over_the_devices(each, shards):
+    count = heldout.triples(32, each, shards)
+    assert count * each % shards == 0 and 16 <= count * each <= 40
 
 
 def test_users_own_folder_through_the_command_line(tmp_path, cache):
