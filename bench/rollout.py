@@ -18,7 +18,7 @@ from diffusers import WanVACEPipeline
 from PIL import Image
 
 from evoid_jax import flow, generate, rollout
-from evoid_jax.data import portraits
+from evoid_jax.world import portraits
 
 GUIDANCE, NEGATIVE = 5.0, ""
 

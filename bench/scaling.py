@@ -3,7 +3,7 @@
     python bench/scaling.py [--preset=vace_14b] [--chip=h100] [--most=256]
 
 Strong scaling of one step, from compilation alone (nothing runs, no time is known; see
-evoid_jax/plan.py for the compiler that it needs). Up to as many devices as a step has videos, each
+evoid_jax/plan for the compiler that it needs). Up to as many devices as a step has videos, each
 holds a piece of the model and takes its own videos; beyond, devices share a video's tokens. Prints
 for each count the mesh, GiB and PFLOP of one device, the GiB it exchanges, and all devices'
 arithmetic against one device's: 1.00 is work shared without loss.
@@ -13,8 +13,10 @@ import argparse
 import runpy
 from pathlib import Path
 
-from evoid_jax import config, count, flops, plan, programs, targets
+from evoid_jax import config
 from evoid_jax.models import backend
+from evoid_jax.plan import __main__ as plan
+from evoid_jax.plan import chips, count, flops, programs
 
 CONFIGS = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "evoid.py"))
 
@@ -24,7 +26,7 @@ def layout(devices: int, videos: int) -> dict[str, int]:
     return {"data": 1, "fsdp": min(devices, videos), "context": max(1, devices // videos)}
 
 
-def row(cfg: config.Config, target: targets.Target) -> dict[str, float]:
+def row(cfg: config.Config, target: chips.Target) -> dict[str, float]:
     at = plan.setting(cfg, target)
     with backend.compiling_for(target.chip.platform):
         traced = programs.train_step(at)
@@ -44,11 +46,11 @@ def main():
     args = parser.parse_args()
     preset = CONFIGS["get_config"](args.preset)
     videos, devices, whole = preset.data.pairs * preset.data.seeds, 1, None
-    targets.quiet_host()
+    chips.quiet_host()
     print("devices  data x fsdp x context  GiB each  PFLOP each  GiB exchanged each  work / one's")
     while devices <= args.most:
         preset.mesh.update(layout(devices, videos))
-        target = targets.parse(f"{args.chip}:{devices}")
+        target = chips.parse(f"{args.chip}:{devices}")
         found = row(config.from_dict(preset.to_dict()), target)
         whole = whole or found["pflop"]
         mesh = " x ".join(str(n) for n in layout(devices, videos).values())

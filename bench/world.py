@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from evoid_jax import rollout
-from evoid_jax.data import portraits
 from evoid_jax.models import vae
-from evoid_jax.sidecars import preset, tiny, wire
+from evoid_jax.sidecars import preset, wire
+from evoid_jax.sidecars.tiny import rewards as tiny
+from evoid_jax.world import portraits
 
 
 def reconstruct(frozen, video_BFHWC: np.ndarray) -> np.ndarray:

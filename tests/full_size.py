@@ -10,9 +10,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from evoid_jax import programs
 from evoid_jax.models import native, pipeline, umt5, vae
 from evoid_jax.models.weights import Tensor
+from evoid_jax.plan import programs
+from evoid_jax.pretrain import tokenizer as tokenizers
 
 WAN = programs.RELEASED["Wan2.1-VACE-1.3B-diffusers"]
 PROMPTS = ["a woman nods slowly in a sunny park", "an old man turns his head and smiles"]
@@ -22,7 +23,7 @@ DTYPES = {"transformer": ml_dtypes.bfloat16, "vae": np.float32, "text_encoder": 
 def build(folder: Path, seed: int = 0) -> Path:
     """Write the diffusers folder, 5.8 GB, tensor by tensor; returns it."""
     tokenizer_folder = folder.with_name(folder.name + "-tokenizer")
-    umt5.train_tokenizer(PROMPTS * 8, tokenizer_folder, 400)
+    tokenizers.train(PROMPTS * 8, tokenizer_folder, 400)
     text = umt5.UMT5Config(len(umt5.load_tokenizer(tokenizer_folder)), num_layers=2)
     files = native.released_files(WAN, "bfloat16")
     files["text_encoder/config.json"] |= text.to_json()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evoid_jax.data import faults, portraits
+from evoid_jax.world import faults, portraits
 
 
 @pytest.fixture(scope="module")

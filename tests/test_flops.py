@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from evoid_jax import count, flops, programs, sharding
+from evoid_jax import sharding
 from evoid_jax.config import Config, Lora, Rollout, Train, Video
 from evoid_jax.models import wan
+from evoid_jax.plan import count, flops, programs
 
 VACE_14B = programs.RELEASED["Wan2.1-VACE-14B-diffusers"]
 VACE_1_3B = programs.RELEASED["Wan2.1-VACE-1.3B-diffusers"]

@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from servers import dead_url, serve
 
-from evoid_jax.data import portraits
 from evoid_jax.rewards import judge
 from evoid_jax.rewards.table import GROUPS
-from evoid_jax.sidecars import judge_server
+from evoid_jax.sidecars.tiny import judge as judge_server
+from evoid_jax.world import portraits
 
 SEVENS = dict.fromkeys(judge.DIMENSIONS, 7)
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from evoid_jax.data import pairs as pairs_module
-from evoid_jax.data import portraits
 from evoid_jax.data.pairs import batch, open_pairs
+from evoid_jax.world import portraits
 
 
 @pytest.fixture(scope="module")

@@ -10,34 +10,36 @@ import jax
 import pytest
 
 from configs import evoid
-from evoid_jax import config, count, plan, programs, sharding, targets
+from evoid_jax import config, sharding
 from evoid_jax.config import Config, Rollout, Train
+from evoid_jax.plan import __main__ as plan
+from evoid_jax.plan import chips, count, programs
 
 
 def test_targets_are_read():
-    assert targets.parse("h100:8") == targets.Target("h100", (8,))
-    assert targets.parse("v5p:2x2x1").count == 4
-    assert str(targets.parse("v6e:4x4")) == "v6e:4x4"
+    assert chips.parse("h100:8") == chips.Target("h100", (8,))
+    assert chips.parse("v5p:2x2x1").count == 4
+    assert str(chips.parse("v6e:4x4")) == "v6e:4x4"
 
 
 @pytest.mark.parametrize("text", ["h100", "h100:0", "h100:2x2", "v5p:4", "v6e:2x2x2", "a100:8"])
 def test_other_targets_are_refused_with_the_form(text):
     with pytest.raises(ValueError, match="expected h100:N, h200:N, v5p:AxBxC"):
-        targets.parse(text)
+        chips.parse(text)
 
 
 def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError) as error:
-        targets.check_compiler("cuda")
+        chips.check_compiler("cuda")
     assert f'pip install "jax[cuda12]=={jax.__version__}"' in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_every_gpu_has_a_description_with_its_memory():
-    for kind, chip in targets.CHIPS.items():
+    for kind, chip in chips.CHIPS.items():
         if chip.platform == "cuda":
-            text = (targets.DESCRIPTIONS / f"{kind}.txtpb").read_text()
+            text = (chips.DESCRIPTIONS / f"{kind}.txtpb").read_text()
             assert f"device_memory_size: {round(chip.hbm_gib * 2**30)}" in text
 
 
@@ -104,7 +106,7 @@ def test_the_table_tells_what_the_plan_found():
 
 def compiler(platform: str):
     try:
-        targets.check_compiler(platform)
+        chips.check_compiler(platform)
     except RuntimeError as error:
         pytest.skip(str(error))
 

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from evoid_jax.data import portraits
-from evoid_jax.data.people import ATTRIBUTES, pose, wording
-from evoid_jax.data.prompts import AMOUNTS, describe
+from evoid_jax.world import portraits
+from evoid_jax.world.people import ATTRIBUTES, pose, wording
+from evoid_jax.world.prompts import AMOUNTS, describe
 
 INDOORS = ("plain", "gradient", "stripes", "room")
 
@@ -31,7 +31,7 @@ def where_red(video_FHWC):
 
 def test_only_numpy_is_needed():
     code = (
-        "import sys; import evoid_jax.data.portraits as p; p.prompt(p.scene(0, 0));"
+        "import sys; import evoid_jax.world.portraits as p; p.prompt(p.scene(0, 0));"
         "p.render(p.scene(0, 0)); bad = {'jax', 'flax', 'torch', 'tensorflow', 'PIL', 'scipy'};"
         "assert not bad & sys.modules.keys(), bad & sys.modules.keys()"
     )

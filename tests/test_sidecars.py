@@ -13,8 +13,10 @@ import torch
 from fastapi.testclient import TestClient
 
 from evoid_jax import media
-from evoid_jax.data import portraits
-from evoid_jax.sidecars import flow, margins, preset, serve, tiny, wire
+from evoid_jax.sidecars import preset, serve, wire
+from evoid_jax.sidecars.tiny import margins, optical_flow
+from evoid_jax.sidecars.tiny import rewards as tiny
+from evoid_jax.world import portraits
 
 REWARDS = ["arcface", "curricularface", "gme", "aesthetic", "qalign", "naturalness", "flow"]
 PEOPLE = list(portraits.SPLITS["heldout"])[200:224]  # in no training or calibration set
@@ -286,21 +288,25 @@ def test_motion_monitor_follows_the_true_amplitude(loaded, world):
 
 def test_a_still_clip_has_no_flow_and_one_frame_has_none_to_measure(world):
     still = np.repeat(world[0][0][:1], 9, 0)
-    flows = flow.farneback(still)
+    flows = optical_flow.farneback(still)
     assert flows.shape == (8, 64, 64, 2)
-    assert flow.amplitude(flows) < 2e-3 and flow.score(flows) < 5e-3  # Farneback's own rounding
+    assert (
+        optical_flow.amplitude(flows) < 2e-3 and optical_flow.score(flows) < 5e-3
+    )  # Farneback's own rounding
     with pytest.raises(ValueError, match="2 frames"):
-        flow.farneback(still[:1])
+        optical_flow.farneback(still[:1])
 
 
 def test_flow_numbers_by_hand():
     flows = np.zeros((2, 32, 32, 2), np.float32)
     flows[0, ..., 0], flows[1, ..., 0] = 1.6, 0.8
-    assert flow.amplitude(flows) == pytest.approx(0.6)  # (1.6 + 0 + 0.8 + 0) / 4
-    assert flow.score(flows) == pytest.approx(1.2 / (1.2 + 0.8))
+    assert optical_flow.amplitude(flows) == pytest.approx(0.6)  # (1.6 + 0 + 0.8 + 0) / 4
+    assert optical_flow.score(flows) == pytest.approx(1.2 / (1.2 + 0.8))
     flows[1, ..., 0] = -1.6
-    assert flow.amplitude(flows) == pytest.approx(0, abs=1e-7)  # opposite motions cancel in raw
-    assert flow.score(flows) == pytest.approx(1.6 / (1.6 + 0.8))  # and not in the score
+    assert optical_flow.amplitude(flows) == pytest.approx(
+        0, abs=1e-7
+    )  # opposite motions cancel in raw
+    assert optical_flow.score(flows) == pytest.approx(1.6 / (1.6 + 0.8))  # and not in the score
 
 
 # Margin losses

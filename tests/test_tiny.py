@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from evoid_jax import media
-from evoid_jax.data import portraits, prompts
+from evoid_jax.world import portraits, prompts
 
 ASSETS = Path(__file__).parents[1] / "evoid_jax" / "assets"
 TINY = ASSETS / "tiny"

@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 from configs import evoid
 from evoid_jax import checkpoint, config, evolve, heldout, sharding, train
-from evoid_jax.data import portraits
 from evoid_jax.media import write_image
 from evoid_jax.models import wan as wan_model
 from evoid_jax.models import weights
 from evoid_jax.rewards import table
+from evoid_jax.world import portraits
 
 SMALL = {
     "save_every": 2,

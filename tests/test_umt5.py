@@ -13,6 +13,7 @@ import transformers
 from diffusers.pipelines.wan.pipeline_wan_vace import prompt_clean
 
 from evoid_jax.models import umt5, weights
+from evoid_jax.pretrain import tokenizer as tokenizers
 
 TINY = umt5.UMT5Config(vocab_size=480, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
 WIDE = umt5.UMT5Config(vocab_size=32, d_model=4096, d_kv=64, d_ff=128, num_layers=1, num_heads=8)
@@ -57,7 +58,7 @@ def batch(config: umt5.UMT5Config, lengths: list[int]):
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    umt5.train_tokenizer(TEXTS, folder, 480)
+    tokenizers.train(TEXTS, folder, 480)
     return folder
 
 
@@ -179,12 +180,12 @@ def test_tokenize_trims_to_eights_and_cuts_long_prompts(tokenizer_folder):
 
 
 def test_training_the_tokenizer_twice_gives_the_same_file(tokenizer_folder, tmp_path):
-    size = umt5.train_tokenizer(TEXTS, tmp_path, 480)
+    size = tokenizers.train(TEXTS, tmp_path, 480)
     name = "tokenizer.json"
     assert (tmp_path / name).read_bytes() == (tokenizer_folder / name).read_bytes()
     assert size == len(umt5.load_tokenizer(tmp_path)) <= 480
     with pytest.raises(ValueError, match="vocab_size is 300"):
-        umt5.train_tokenizer(TEXTS, tmp_path, 300)
+        tokenizers.train(TEXTS, tmp_path, 300)
     with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
         umt5.load_tokenizer(tmp_path / "absent")
 

@@ -19,6 +19,7 @@ from diffusers import (
 from transformers import UMT5Config, UMT5EncoderModel
 
 from evoid_jax.models import umt5
+from evoid_jax.pretrain import tokenizer as tokenizers
 
 torch.set_num_threads(1)  # its threads wait for each other far longer than these sizes take
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
@@ -33,7 +34,7 @@ NEGATIVE = "blurry, low quality"
 def build(folder: Path, seed: int = 0) -> Path:
     """Write a random pipeline to a folder, every weight of it random, and return the folder."""
     torch.manual_seed(seed)
-    umt5.train_tokenizer([*PROMPTS, NEGATIVE] * 4, folder / "tokenizer", 400)
+    tokenizers.train([*PROMPTS, NEGATIVE] * 4, folder / "tokenizer", 400)
     tokenizer = umt5.load_tokenizer(folder / "tokenizer")
     text = UMT5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2

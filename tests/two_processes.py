@@ -19,7 +19,7 @@ from three_steps import apart, apart_whole, shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
 from evoid_jax.rewards.panel import Panel, Request
-from evoid_jax.sidecars import judge_server
+from evoid_jax.sidecars.tiny import judge as judge_server
 
 PAIR_B = np.repeat(np.arange(2), 4)
 

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from PIL import Image, ImageOps
 
-from evoid_jax.data import people, portraits, prompts
+from evoid_jax.world import people, portraits, prompts
 
 PROMPTS_FILE = "prompts.jsonl"
 EXAMPLE = '{"image": "anna.png", "prompt": "A person waves a hand."}'

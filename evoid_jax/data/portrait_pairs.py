@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from evoid_jax.data import portraits
+from evoid_jax.world import portraits
 
 PROMPTS_PER_IDENTITY = {"evolution": 4, "heldout": 1}
 

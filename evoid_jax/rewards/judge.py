@@ -1,7 +1,7 @@
 """The MLLM judge: a preference score per video, and which dimension a batch should improve.
 
 Speaks the OpenAI chat API, which vLLM, SGLang and our heuristic stand-in
-(sidecars/judge_server.py) serve. The paper names the five dimensions of VQScore and the three of
+(sidecars/tiny/judge.py) serve. The paper names the five dimensions of VQScore and the three of
 attention, not its wording; the questions below are ours. B videos, G groups (table.GROUPS).
 """
 

@@ -111,7 +111,7 @@ def start_sidecar(preset: str, log_dir: str | Path, timeout: float = 180.0) -> L
 
 def start_judge(log_dir: str | Path, timeout: float = 180.0) -> Local:
     """Start the heuristic judge; its API is at `url + "/v1"`."""
-    return start_local("evoid_jax.sidecars.judge_server", [], log_dir, timeout, "judge")
+    return start_local("evoid_jax.sidecars.tiny.judge", [], log_dir, timeout, "judge")
 
 
 def _await(server: Local, port_file: Path, timeout: float) -> None:

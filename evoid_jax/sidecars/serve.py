@@ -20,7 +20,8 @@ from fastapi import FastAPI, HTTPException, Request
 from starlette.concurrency import run_in_threadpool
 
 from evoid_jax.sidecars import preset as presets
-from evoid_jax.sidecars import tiny, wire
+from evoid_jax.sidecars import wire
+from evoid_jax.sidecars.tiny import rewards
 
 
 def load(name: str) -> presets.Preset:
@@ -30,7 +31,7 @@ def load(name: str) -> presets.Preset:
       ValueError: no preset of that name.
     """
     if name == "tiny":
-        return tiny.load()
+        return rewards.load()
     raise ValueError(f"no preset {name!r}; there is: tiny")
 
 

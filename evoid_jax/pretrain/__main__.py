@@ -21,10 +21,11 @@ from flax import traverse_util
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from evoid_jax import imitation
-from evoid_jax.data import faults, portraits, prompts
 from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
+from evoid_jax.pretrain import stages
+from evoid_jax.pretrain import tokenizer as tokenizers
+from evoid_jax.world import faults, portraits, prompts
 
 STAGES = ("world", "vae", "text", "latents", "t2v", "vace")
 
@@ -43,7 +44,7 @@ def stage(workdir: Path, name: str, make):
 # --- the world
 
 
-def render_world(cfg) -> imitation.World:
+def render_world(cfg) -> stages.World:
     """Render `cfg.videos` scenes of the pretraining identities, one scene per identity."""
     chosen = portraits.SPLITS["pretrain"][: cfg.videos]
     video, reference, texts, labels, targets = [], [], [], [], []
@@ -60,7 +61,7 @@ def render_world(cfg) -> imitation.World:
             )
         )
         targets.append((scene.amplitude, *scene.identity))
-    return imitation.World(
+    return stages.World(
         np.stack(video), np.stack(reference), texts, np.array(labels), np.array(targets, np.float32)
     )
 
@@ -68,7 +69,7 @@ def render_world(cfg) -> imitation.World:
 # --- latents
 
 
-def encode_world(cfg, world: imitation.World, umt5_params, umt5_config, tokenizer, params, config):
+def encode_world(cfg, world: stages.World, umt5_params, umt5_config, tokenizer, params, config):
     """Encode every video as found, reference and prompt once; a dict of the fields of `Latents`."""
     encode = jax.jit(lambda x: vae.encode(params, config, x))
     embed = jax.jit(lambda i, m: umt5.encode(umt5_params, umt5_config, i, m))
@@ -90,24 +91,19 @@ def encode_world(cfg, world: imitation.World, umt5_params, umt5_config, tokenize
     grey = np.zeros((1, cfg.frames, cfg.size, cfg.size, 3), np.float32)
     pairs = zip(batches(ids_BS, 500, "text"), batches(mask_BS, 500, "mask"), strict=True)
     return {
-        "video_BTHWC": np.concatenate(
-            [encode(imitation.unit(x)) for x in batches(np.stack(videos))]
-        ),
-        "reference_BTHWC": np.concatenate([encode(imitation.unit(x)) for x in batches(stills)]),
+        "video_BTHWC": np.concatenate([encode(stages.unit(x)) for x in batches(np.stack(videos))]),
+        "reference_BTHWC": np.concatenate([encode(stages.unit(x)) for x in batches(stills)]),
         "blank_THWC": np.asarray(encode(grey))[0],
         "text_BSE": np.concatenate([np.asarray(embed(i, m)) for i, m in pairs]),
         "null_SE": null_SE,
     }
 
 
-def measure_latents(params, config, world: imitation.World) -> dict[str, np.ndarray]:
+def measure_latents(params, config, world: stages.World) -> dict[str, np.ndarray]:
     """Return the mean and standard deviation of each latent channel over part of the world."""
     encode = jax.jit(lambda x: vae.encode(params, config, x))
     z = np.concatenate(
-        [
-            np.asarray(encode(imitation.unit(world.video_BFHWC[i : i + 32])))
-            for i in range(0, 512, 32)
-        ]
+        [np.asarray(encode(stages.unit(world.video_BFHWC[i : i + 32]))) for i in range(0, 512, 32)]
     )
     return {"mean": z.mean((0, 1, 2, 3)), "std": z.std((0, 1, 2, 3))}
 
@@ -118,7 +114,7 @@ def measure_latents(params, config, world: imitation.World) -> dict[str, np.ndar
 def psnr(params, config, count: int = 64) -> float:
     """Return the VAE's mean PSNR in dB on portraits of identities it never saw."""
     scenes = [portraits.scene(i, 1) for i in portraits.SPLITS["heldout"][:count]]
-    video = imitation.unit(np.stack([portraits.render(s, 9, 64) for s in scenes]))
+    video = stages.unit(np.stack([portraits.render(s, 9, 64) for s in scenes]))
     back = jax.jit(lambda x: vae.decode(params, config, vae.encode(params, config, x)))(video)
     mse_B = ((np.asarray(back) - video) ** 2).mean((1, 2, 3, 4))
     return float(np.mean(10 * np.log10(4 / mse_B)))
@@ -149,30 +145,30 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     world = render_world(cfg)
     if until == "world":
         return
-    plain = imitation.vae_config(cfg)
-    coder = stage(workdir, "vae", lambda: imitation.train_vae(cfg, world, plain))
+    plain = stages.vae_config(cfg)
+    coder = stage(workdir, "vae", lambda: stages.train_vae(cfg, world, plain))
     scale = stage(workdir, "scale", lambda: measure_latents(coder, plain, world))
-    coder_cfg = imitation.vae_config(cfg, scale["mean"].tolist(), scale["std"].tolist())
+    coder_cfg = stages.vae_config(cfg, scale["mean"].tolist(), scale["std"].tolist())
     quality = psnr(coder, coder_cfg)
     print(f"VAE PSNR on held-out portraits: {quality:.2f} dB")
     if until == "vae":
         return
     if not (out / "tokenizer" / "tokenizer.json").is_file():  # the text stage depends on it
-        umt5.train_tokenizer(world.prompts, out / "tokenizer", cfg.text.vocab_size)
+        tokenizers.train(world.prompts, out / "tokenizer", cfg.text.vocab_size)
     tokenizer = umt5.load_tokenizer(out / "tokenizer")
-    text_cfg = imitation.text_config(cfg, len(tokenizer))
-    text = stage(workdir, "text", lambda: imitation.train_text(cfg, world, out / "tokenizer"))
+    text_cfg = stages.text_config(cfg, len(tokenizer))
+    text = stage(workdir, "text", lambda: stages.train_text(cfg, world, out / "tokenizer"))
     if until == "text":
         return
     made = lambda: encode_world(cfg, world, text, text_cfg, tokenizer, coder, coder_cfg)
-    data = imitation.Latents(**stage(workdir, "latents", made))
+    data = stages.Latents(**stage(workdir, "latents", made))
     if until == "latents":
         return
-    wan = wan_model.Wan(imitation.wan_config(cfg))
-    params = stage(workdir, "t2v", lambda: imitation.train_t2v(cfg, data, wan))
+    wan = wan_model.Wan(stages.wan_config(cfg))
+    params = stage(workdir, "t2v", lambda: stages.train_t2v(cfg, data, wan))
     if until == "t2v":
         return
-    params = stage(workdir, "vace", lambda: imitation.train_vace(cfg, data, wan, params))
+    params = stage(workdir, "vace", lambda: stages.train_vace(cfg, data, wan, params))
     weights_name = "diffusion_pytorch_model.safetensors"
     rules = wan_model.rules(wan.config)
     write_model(out / "transformer", wan.config, params, rules, weights_name, np.float16)

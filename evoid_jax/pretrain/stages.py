@@ -21,9 +21,9 @@ from flax import traverse_util
 from tqdm import tqdm
 
 from evoid_jax import flow
-from evoid_jax.data import portraits
 from evoid_jax.models import umt5, vae
 from evoid_jax.models import wan as wan_model
+from evoid_jax.world import portraits
 
 
 class World(NamedTuple):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from evoid_jax.data import portraits
-from evoid_jax.sidecars import corrupt, nets, tiny
-from evoid_jax.sidecars.pool import Pool, floats, signed
+from evoid_jax.sidecars.tiny import corrupt, nets, rewards
+from evoid_jax.sidecars.tiny.pool import Pool, floats, signed
+from evoid_jax.world import portraits
 
 
 def measure_face(net, held: Pool):
@@ -82,7 +82,7 @@ def measure_attributes(net, held: Pool):
 
 def measure_pose(net, held: Pool):
     guess_BFL = net(signed(floats(held.video_NFHWC)))
-    guess_B = tiny.amplitude(guess_BFL)
+    guess_B = rewards.amplitude(guess_BFL)
     numbers = {
         "landmark_error": mean((guess_BFL - held.landmark_NFL).abs()),
         "amplitude_rank_correlation": spearman(guess_B, held.motion_N),

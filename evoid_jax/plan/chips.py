@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-DESCRIPTIONS = Path(__file__).parent / "assets" / "targets"
+DESCRIPTIONS = Path(__file__).parents[1] / "assets" / "targets"
 PLUGINS = {"cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "tpu": ("libtpu",)}
 EXTRAS = {"cuda": "cuda12", "tpu": "tpu"}
 FORM = "h100:N, h200:N, v5p:AxBxC, v6e:AxB or v5e:AxB"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from evoid_jax.data import portraits
-from evoid_jax.data.people import FACE, HEAD_Y
-from evoid_jax.sidecars import tiny
+from evoid_jax.sidecars.tiny import rewards
+from evoid_jax.world import portraits
+from evoid_jax.world.people import FACE, HEAD_Y
 
 
 class Pool(NamedTuple):
@@ -33,15 +33,15 @@ def make_pool(people, videos: int) -> Pool:
     """Render `videos` scenes of each person, with four wordings of each prompt."""
     people = list(people)
     scenes = [portraits.scene(i, seed) for i in people for seed in range(videos)]
-    truths = [portraits.truth(s, tiny.FRAMES) for s in scenes]
+    truths = [portraits.truth(s, rewards.FRAMES) for s in scenes]
     references = [portraits.reference(portraits.identity(i)) for i in people]
     x_NF, y_NF = (np.stack([t[key] for t in truths]) for key in ("head_x", "head_y"))
     seen_NF = (np.abs(x_NF - 0.5) < 0.33) & (np.abs(y_NF - 0.5) < 0.4)
     return Pool(
-        torch.from_numpy(np.stack([portraits.render(s, tiny.FRAMES) for s in scenes])),
+        torch.from_numpy(np.stack([portraits.render(s, rewards.FRAMES) for s in scenes])),
         torch.arange(len(people)).repeat_interleave(videos),
         torch.from_numpy(np.stack(references)),
-        tiny.visible(torch.from_numpy(np.stack([portraits.identity(i) for i in people]))),
+        rewards.visible(torch.from_numpy(np.stack([portraits.identity(i) for i in people]))),
         torch.from_numpy(np.stack([landmarks(t) for t in truths])),
         torch.tensor([t["motion_amplitude"] for t in truths]),
         torch.from_numpy(seen_NF),

@@ -1,6 +1,6 @@
 """Train the small nets of preset `tiny` on the portrait world: about 14 minutes of one CPU core.
 
-    python -m evoid_jax.sidecars.train_tiny --out evoid_jax/assets/rewards --minutes 14
+    python -m evoid_jax.sidecars.tiny.train --out evoid_jax/assets/rewards --minutes 14
 
 The number of steps follows from --minutes and nothing is timed, so that the same command gives the
 same nets on the same machine. Training people are the first of the split `pretrain`; everything
@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evoid_jax.data import portraits
-from evoid_jax.sidecars import corrupt, margins, nets, tiny
-from evoid_jax.sidecars.measure_tiny import MEASURE
-from evoid_jax.sidecars.pool import Pool, floats, make_pool, signed
+from evoid_jax.sidecars.tiny import corrupt, margins, nets, rewards
+from evoid_jax.sidecars.tiny.measure import MEASURE
+from evoid_jax.sidecars.tiny.pool import Pool, floats, make_pool, signed
+from evoid_jax.world import portraits
 
 PEOPLE, VIDEOS = 800, 2  # of the training pool
 HELD_OUT = 160  # people, one video each: the last of the split, whom no net trains on
@@ -43,7 +43,7 @@ STEPS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=tiny.FOLDER)
+    parser.add_argument("--out", type=Path, default=rewards.FOLDER)
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--only", default="", help="comma-separated nets; default all")
     parser.add_argument("--threads", type=int, default=1)
@@ -61,12 +61,12 @@ def main() -> None:
         steps, batch = STEPS[name]
         steps = max(2, round(steps * args.minutes / 14))
         torch.manual_seed(seed)
-        net = tiny.NETS[name]().to(memory_format=torch.channels_last)
+        net = rewards.NETS[name]().to(memory_format=torch.channels_last)
         TRAIN[name](net, pool, steps, batch, torch.Generator().manual_seed(seed))
         net.eval()
         with torch.inference_mode():
             low, high, extra, numbers = MEASURE[name](net, held)
-        tiny.write_net(args.out, name, net, low, high, extra)
+        rewards.write_net(args.out, name, net, low, high, extra)
         line = {"low": round(low, 4), "high": round(high, 4), "steps": steps} | numbers
         print(name, json.dumps(line), f"{time.perf_counter() - start:.0f}s", flush=True)
         note(args.out / "metrics.json", name, line)
@@ -177,7 +177,7 @@ def train_picture(net, pool: Pool, steps: int, batch: int, g):
 
     def loss(step):
         rows = torch.randint(len(pool.prompts), (batch,), generator=g)
-        frame = torch.randint(tiny.FRAMES, (batch,), generator=g)
+        frame = torch.randint(rewards.FRAMES, (batch,), generator=g)
         x = floats(pool.video_NFHWC[rows, frame][:, None])
         s_B = severities(batch, g)
         x = corrupt.damage(x, corrupt.PICTURE, s_B, g)
@@ -216,7 +216,7 @@ def train_pose(net, pool: Pool, steps: int, batch: int, g):
         true_BFL = pool.landmark_NFL[rows]
         place = F.smooth_l1_loss(guess_BFL, true_BFL, beta=0.1)
         step = F.smooth_l1_loss(guess_BFL.diff(dim=1), true_BFL.diff(dim=1), beta=0.02)
-        total = F.smooth_l1_loss(tiny.amplitude(guess_BFL), pool.motion_N[rows], beta=0.02)
+        total = F.smooth_l1_loss(rewards.amplitude(guess_BFL), pool.motion_N[rows], beta=0.02)
         return place + 4 * step + total
 
     fit([net], steps, loss)

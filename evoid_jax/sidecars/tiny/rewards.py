@@ -1,9 +1,9 @@
 """Preset `tiny`: the paper's seven objective rewards as small stand-ins, and two monitors.
 
 Each reward has the role and the name of the paper's, not its weights: nets of about 0.1 M
-parameters trained by train_tiny.py on the portrait world of data/portraits.py, where they know
+parameters trained by train.py on the portrait world of world/portraits.py, where they know
 people, places and faults; on real footage their numbers mean little. `flow` alone is the real
-thing (flow.py).
+thing (optical_flow.py).
 
 A score is a clipped affine map of raw, (raw - low) / (high - low). low and high are measured on
 people who are in no training set and stored in each file: for the encoders, low is a stranger's
@@ -28,12 +28,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from evoid_jax.data.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
-from evoid_jax.sidecars import flow, nets
 from evoid_jax.sidecars.preset import Column, Preset, Reward
+from evoid_jax.sidecars.tiny import nets, optical_flow
 from evoid_jax.sidecars.wire import Batch
+from evoid_jax.world.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
 
-FOLDER = Path(__file__).resolve().parent.parent / "assets" / "rewards"
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "rewards"
 VERSION = "tiny-1"
 FRAMES = 9  # longer clips are read at this many evenly spaced frames (flow: every frame)
 LANDMARKS = 8
@@ -102,7 +102,7 @@ def load(folder: str | Path = FOLDER) -> Preset:
         "flow": motion_flow,
     }
     digests = {name: trained.sha256 for name, trained in nets_of.items()}
-    digests["flow"] = hashlib.sha256(Path(flow.__file__).read_bytes()).hexdigest()
+    digests["flow"] = hashlib.sha256(Path(optical_flow.__file__).read_bytes()).hexdigest()
     versions = dict.fromkeys(scorers, VERSION) | {"flow": f"opencv-{cv2.__version__}"}
     rewards = [Reward(n, versions[n], digests[n], ABOUT[n], scorers[n]) for n in scorers]
     watchers = {
@@ -129,7 +129,7 @@ def read_net(folder: Path, name: str) -> Trained:
     """Read a net that `write_net` wrote."""
     file = folder / f"{name}.safetensors"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; python -m evoid_jax.sidecars.train_tiny")
+        raise FileNotFoundError(f"{file} is missing; python -m evoid_jax.sidecars.tiny.train")
     with safe_open(file, framework="pt") as reader:
         tensors = {key: reader.get_tensor(key).float() for key in reader.keys()}  # noqa: SIM118
         meta = reader.metadata()
@@ -215,8 +215,10 @@ def clip_quality(trained: Trained, c: Clips, shortest: int) -> Column:
 
 
 def motion_flow(c: Clips) -> Column:
-    flows = [flow.farneback(v) for v in c.all_frames]
-    raw_B, score_B = (np.array([f(v) for v in flows]) for f in (flow.amplitude, flow.score))
+    flows = [optical_flow.farneback(v) for v in c.all_frames]
+    raw_B, score_B = (
+        np.array([f(v) for v in flows]) for f in (optical_flow.amplitude, optical_flow.score)
+    )
     return Column(raw_B, score_B, [None] * len(flows))
 
 

@@ -21,8 +21,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from evoid_jax import config, count, flops, programs, sharding, targets
+from evoid_jax import config, sharding
 from evoid_jax.models import backend
+from evoid_jax.plan import chips, count, flops, programs
 
 USABLE = 0.95  # of a device's memory: the rest is the runtime's and fragments
 MFU = (0.3, 0.4, 0.5)
@@ -33,11 +34,9 @@ TRACES = {
 }
 
 
-def setting(cfg: config.Config, target: targets.Target) -> programs.Setting:
+def setting(cfg: config.Config, target: chips.Target) -> programs.Setting:
     """Lay a config out on a target's devices."""
-    mesh = sharding.make_mesh(
-        cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context, targets.devices(target)
-    )
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context, chips.devices(target))
     at = programs.Setting(cfg, programs.models(cfg.model), mesh)
     sharding.check_videos(at.videos, mesh)
     return at
@@ -98,7 +97,7 @@ def resident_gib(at: programs.Setting) -> dict[str, float]:
     }
 
 
-def plan(cfg: config.Config, target: targets.Target) -> dict:
+def plan(cfg: config.Config, target: chips.Target) -> dict:
     """Compile all programs of a run for a target; returns the JSON object of `--json`.
 
     Raises:
@@ -194,9 +193,9 @@ def main(argv) -> None:
     logging.set_verbosity(logging.WARNING)
     with stdout_kept() as out:
         try:
-            target = targets.parse(given.target)
+            target = chips.parse(given.target)
             cfg = configure(config.from_dict(given.config.to_dict()), given)
-            targets.quiet_host()
+            chips.quiet_host()
             found = plan(cfg, target)
         except (ValueError, RuntimeError, OSError) as error:
             raise SystemExit(f"error: {error}") from error
@@ -205,7 +204,7 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:vace_14b.")
-    flags.DEFINE_string("target", None, f"The chips: {targets.FORM}.", required=True)
+    flags.DEFINE_string("target", None, f"The chips: {chips.FORM}.", required=True)
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     for size in ("frames", "height", "width"):
         flags.DEFINE_integer(size, None, f"Instead of config.video.{size}.")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evoid_jax.data.people import BEARD_FROM, GLASSES_FROM, TINTS, Scene, trait, wording
+from evoid_jax.world.people import BEARD_FROM, GLASSES_FROM, TINTS, Scene, trait, wording
 
 HAIR_TONES = ("black", "brown", "auburn", "ginger", "blonde", "grey")
 HAIR_LENGTHS = ("short", "shoulder-length", "long")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evoid_jax.data.people import (
+from evoid_jax.world.people import (
     ACTIONS,
     ATTRIBUTES,
     BACKGROUNDS,
@@ -29,7 +29,7 @@ from evoid_jax.data.people import (
     scene,
     truth,
 )
-from evoid_jax.data.prompts import prompt
+from evoid_jax.world.prompts import prompt
 
 __all__ = [
     "ACTIONS",

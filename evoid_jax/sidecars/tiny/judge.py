@@ -1,6 +1,6 @@
 """Heuristic judge: no model, but the OpenAI chat protocol of one; for tiny runs and tests.
 
-    python -m evoid_jax.sidecars.judge_server --host 127.0.0.1 --port 0 --port-file FILE
+    python -m evoid_jax.sidecars.tiny.judge --host 127.0.0.1 --port 0 --port-file FILE
 
 It decodes the pictures it is sent and measures plain things: edges and colours against the
 reference photo, the reference's face looked for in every frame, smoothness over time, and whether
