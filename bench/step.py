@@ -131,11 +131,15 @@ class Ours:
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         # placed as `train` does; else the second call is compiled anew
         self.state, self.base, self.scored = sharding.replicate((state, base, scored), mesh)
-        self.static = dict(cfg=cfg, wan=model, mesh=mesh, references=1)
+        self.setup = evolve.Setup(cfg, model, mesh, references=1)
 
     def update(self) -> dict[str, float]:
-        self.state, terms = evolve.train_step(self.state, self.base, self.scored, **self.static)
-        return {name: float(x) for name, x in jax.device_get(terms).items()}
+        self.state, terms = evolve.train_step(
+            self.state, self.base, self.scored, None, setup=self.setup
+        )
+        terms = jax.device_get(terms)
+        named = terms["loss"] | {"grad_norm": terms["grad_norm"]}
+        return {name: float(value) for name, value in named.items()}
 
 
 def main():

@@ -14,6 +14,39 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+GROUPS = ("identity", "text", "quality")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One reward: its group, its prior weight (any scale), and its least spread.
+
+    A spread between the seeds of one pair below `floor`, in units of the [0, 1] score, counts as
+    noise and is not blown up to full rewards. The paper has no floor; the values are ours.
+    """
+
+    name: str
+    group: str  # identity | text | quality
+    prior: float
+    floor: float = 0.01
+
+
+# Priors are the weights of the total in OpenS2V-Eval v1.1, human domain (OpenS2V-Nexus,
+# eval/merge_result.py): aesthetic .18, smoothness .09, amplitude .03, face similarity .25, GME .15,
+# naturalness .30. The benchmark has one face similarity; its weight is halved over our two face
+# encoders. The paper prints no priors. They need not sum to one: `fuse.final_weights` normalises.
+METRICS = (
+    Metric("arcface", "identity", 0.125),
+    Metric("curricularface", "identity", 0.125),
+    Metric("gme", "text", 0.15),
+    Metric("aesthetic", "quality", 0.18),
+    Metric("qalign", "quality", 0.09),  # temporal quality: the benchmark's motion smoothness
+    Metric("naturalness", "quality", 0.30),
+    Metric("flow", "quality", 0.03),  # the benchmark's motion amplitude
+    # The judge's group and prior are our choice: it grades the whole video, like naturalness.
+    Metric("vqscore", "quality", 0.30),
+)
+
 
 @dataclass(frozen=True)
 class Data:
@@ -98,6 +131,7 @@ class Reward:
 
     sidecars: tuple[str, ...] = ("local",)  # "local" starts one, else URLs
     preset: str = "tiny"  # of the local sidecar
+    table: tuple[Metric, ...] = METRICS  # by name in a ConfigDict: {"flow": {"group": ...}}
     judge: str = "local"  # "local" starts the heuristic, "" is none, else an OpenAI base URL
     judge_model: str = "heuristic"  # Qwen/Qwen3-VL-30B-A3B-Instruct (paper)
     preference: bool = True  # VQScore among the rewards (paper: PR)
@@ -145,8 +179,11 @@ class Config:
 
 
 def to_dict(config) -> dict[str, Any]:
-    """Return the config as plain nested dicts."""
-    return dataclasses.asdict(config)
+    """Return the config as plain nested dicts; the table of rewards is one by name."""
+    values = dataclasses.asdict(config)
+    rows = values["reward"]["table"]
+    values["reward"]["table"] = {row.pop("name"): row for row in rows}
+    return values
 
 
 def digest(config: Config) -> str:
@@ -181,7 +218,16 @@ def _build(kind, values: dict[str, Any], where: str):
     return kind(**made)
 
 
+def _metrics(values: dict, where: str) -> tuple[Metric, ...]:
+    """Read the table. A ConfigDict forgets the order of its keys: ours first, then by name."""
+    ours = [metric.name for metric in METRICS if metric.name in values]
+    names = [*ours, *sorted(values.keys() - set(ours))]
+    return tuple(_build(Metric, {"name": n, **values[n]}, f"{where}.{n}") for n in names)
+
+
 def _typed(want, value, where: str):
+    if want == tuple[Metric, ...]:
+        return _metrics(dict(value), where)
     if want == tuple[str, ...] and isinstance(value, list | tuple):
         if all(isinstance(v, str) for v in value):
             return tuple(value)

@@ -62,91 +62,104 @@ def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:
     evolving = start
     if evolving is None:
         key = jax.random.key(cfg.seed)
-        names = cfg.lora.rank, cfg.lora.targets, cfg.lora.modules
-        evolving = adapters.init(key, base, wan_config, *names)
+        evolving = adapters.init(
+            key,
+            base,
+            wan_config,
+            rank=cfg.lora.rank,
+            targets=cfg.lora.targets,
+            modules=cfg.lora.modules,
+        )
     stable = jax.tree.map(jnp.copy, evolving)
     return State(jnp.zeros((), jnp.int32), evolving, stable, optimizer(cfg).init(evolving))
 
 
-@partial(jax.jit, static_argnames=("cfg", "wan", "mesh", "references"), donate_argnames="state")
-def train_step(
-    state: State,
-    base,
-    scored: Scored,
-    teacher=None,
-    *,
-    cfg: Config,
-    wan,
-    mesh: Mesh,
-    references: int,
-):
+class Setup(NamedTuple):
+    """What an update is compiled for."""
+
+    cfg: Config
+    wan: wan_model.Wan
+    mesh: Mesh
+    references: int  # R, how many of the latent frames are reference images
+
+
+@partial(jax.jit, static_argnames="setup", donate_argnames="state")
+def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *, setup: Setup):
     """Make one optimizer step on all videos of a step at K times each, then the EMA.
 
     Args:
       state: donated.
-      base: frozen parameters of `wan`.
+      base: frozen parameters of `setup.wan`.
+      scored: the step's videos, clean latents BTHWC, and their rewards in [0, 1].
       teacher: parameters of a T2V model of its size, or None: the base's main blocks.
-      references: R, how many of the latent frames are reference images.
 
     Returns:
-      (state, terms): terms are scalars, means over valid videos and times: loss terms by name,
-      their sum, the drifts, and the gradient's norm before clipping.
+      (state, terms): terms are scalars, means over valid videos and times: `loss` and `drift` by
+      name, and `grad_norm` before clipping.
     """
-    grads, terms = accumulate(
-        state, base, scored, teacher, cfg=cfg, wan=wan, mesh=mesh, references=references
-    )
+    grads, terms = accumulate(state, base, scored, teacher, setup)
     terms["grad_norm"] = optax.tree.norm(grads)
+    cfg = setup.cfg
     updates, opt = optimizer(cfg).update(grads, state.opt, state.evolving)
     evolving = optax.apply_updates(state.evolving, updates)
+    # The stable transformer follows: stable <- decay stable + (1 - decay) evolving.
     stable = optax.incremental_update(evolving, state.stable, 1 - cfg.train.ema_decay)
     new = State(state.step, evolving, stable, opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
     # Whole on every device, as it came in. Left alone the compiler may choose pieces: they fit no
     # donated buffer, the next step is compiled again, and no process can read and save it all.
-    new = jax.lax.with_sharding_constraint(new, NamedSharding(mesh, sharding.REPLICATED))
+    whole = NamedSharding(setup.mesh, sharding.REPLICATED)
+    new = jax.lax.with_sharding_constraint(new, whole)
     return new._replace(step=state.step + 1), terms
 
 
-def accumulate(
-    state: State,
-    base,
-    scored: Scored,
-    teacher=None,
-    *,
-    cfg: Config,
-    wan,
-    mesh: Mesh,
-    references: int,
-):
+class Sample(NamedTuple):
+    """Videos at one time each, on the way from noise to what was generated."""
+
+    clean_BTHWC: jax.Array
+    noise_BTHWC: jax.Array
+    t_B: jax.Array  # in (0, 1]
+    text_BSE: jax.Array
+    control_BTHWC: jax.Array
+    reward_B: jax.Array  # in [0, 1]
+    share_B: jax.Array  # weight of each video in the mean; zero for those without a reward
+
+
+def accumulate(state: State, base: dict, scored: Scored, teacher: dict | None, setup: Setup):
     """Sum gradients and terms over parts of the batch and over times; returns (grads, terms)."""
-    key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+    train, mesh = setup.cfg.train, setup.mesh
+    key = jax.random.fold_in(jax.random.key(setup.cfg.seed), state.step)
     videos, pairs = scored.clean_BTHWC.shape[0], scored.text_PSE.shape[0]
-    t_PK = times(jax.random.fold_in(key, TIMES), pairs, cfg)
-    parts = sharding.parts_of(videos, cfg.train.videos_per_device, mesh)
-    split = partial(sharding.split, parts=parts, mesh=mesh)
-    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / cfg.train.timesteps
-    stacked = jax.tree.map(
-        split, (jnp.arange(videos), scored.clean_BTHWC, scored.pair_B, scored.reward_B, share_B)
-    )
+    t_PK = times(jax.random.fold_in(key, TIMES), pairs, setup.cfg)
+    noise_key = jax.random.fold_in(key, NOISE)
+    parts = sharding.parts_of(videos, train.videos_per_device, mesh)
+    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / train.timesteps
+    columns = jnp.arange(videos), scored.clean_BTHWC, scored.pair_B, scored.reward_B, share_B
+    split = jax.tree.map(lambda x: sharding.split(x, parts=parts, mesh=mesh), columns)
 
-    def add(total, at):
-        part, k = at // cfg.train.timesteps, at % cfg.train.timesteps
-        index_B, x0, pair_B, reward_B, share_B = jax.tree.map(lambda x: x[part], stacked)
-        draw = lambda i: jax.random.normal(
-            jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, NOISE), i), k),
-            x0.shape[1:],
+    def noise(index, k, shape):
+        """Draw what depends on seed, step, video and time alone, not on parts or devices."""
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(noise_key, index), k), shape)
+
+    def add(total, turn):
+        part, k = turn // train.timesteps, turn % train.timesteps
+        index_B, clean_BTHWC, pair_B, reward_B, share_B = (column[part] for column in split)
+        sample = Sample(
+            clean_BTHWC=clean_BTHWC,
+            noise_BTHWC=jax.vmap(lambda i: noise(i, k, clean_BTHWC.shape[1:]))(index_B),
+            t_B=t_PK[pair_B, k],
+            text_BSE=scored.text_PSE[pair_B],
+            control_BTHWC=scored.control_PTHWC[pair_B],
+            reward_B=reward_B,
+            share_B=share_B,
         )
-        cond = scored.text_PSE[pair_B], scored.control_PTHWC[pair_B]
-        sample = x0, jax.vmap(draw)(index_B), t_PK[pair_B, k]
-        given = state, base, sample, cond, reward_B, share_B, teacher
-        found = objective(*given, cfg=cfg, wan=wan, references=references)
-        return jax.tree.map(jnp.add, total, found), None
+        grads, terms = objective(state, base, sample, teacher, setup)
+        return jax.tree.map(jnp.add, total, grads), terms
 
-    names = ("total", "policy", "t2v", "self", "evo_stb", "evo_init", "evo_t2v")
-    zero = jax.tree.map(jnp.zeros_like, state.evolving), dict.fromkeys(names, jnp.zeros(()))
-    total, _ = jax.lax.scan(add, zero, jnp.arange(parts * cfg.train.timesteps))
-    return total
+    zero = jax.tree.map(jnp.zeros_like, state.evolving)
+    grads, terms = jax.lax.scan(add, zero, jnp.arange(parts * train.timesteps))
+    return grads, jax.tree.map(lambda x: x.sum(), terms)
 
 
 def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
@@ -159,22 +172,19 @@ def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
     return jax.vmap(draw)(jax.random.split(key, pairs))
 
 
-def objective(
-    state: State, base, sample, cond, reward_B, share_B, teacher=None, *, cfg, wan, references
-):
-    """Return (gradient, terms) of the loss on one part of the batch at one time per video.
+def objective(state: State, base: dict, sample: Sample, teacher: dict | None, setup: Setup):
+    """Return (gradient, terms) of the loss on some videos at one time each.
 
-    Args:
-      sample: x0_BTHWC, noise_BTHWC, t_B in (0, 1].
-      cond: text_BSE, control_BTHWC.
-      share_B: weight of each video in the mean; zero for those without a reward.
-      references: R; the first R frames are conditioning, not video, and enter no loss.
+    The names of the terms stand here and nowhere else: log, record and report take them over.
     """
-    x0, noise, t_B = sample
-    text_BSE, control_BTHWC = cond
-    x_t = flow.add_noise(x0, noise, t_B[:, None, None, None, None])
-    step_B = flow.TIMESTEPS * t_B
-    kept = lambda v: v[:, references:]
+    wan, cfg = setup.wan, setup.cfg
+    x_t = flow.add_noise(
+        sample.clean_BTHWC, sample.noise_BTHWC, sample.t_B[:, None, None, None, None]
+    )
+    step_B = flow.TIMESTEPS * sample.t_B
+    text_BSE, control_BTHWC = sample.text_BSE, sample.control_BTHWC
+    # The reference frames in front are conditioning, not video, and enter no loss.
+    kept = lambda v: v[:, setup.references :]
     shared = None
     if cfg.lora.targets == "main":  # hints read no main block: one set serves every role
         shared = wan_model.hints(wan, base, None, x_t, step_B, text_BSE, control_BTHWC)
@@ -185,28 +195,31 @@ def objective(
             hints = wan_model.hints(wan, base, lora, x_t, step_B, text_BSE, control_BTHWC)
         return kept(wan_model.velocity(wan, base, lora, x_t, step_B, text_BSE, hints))
 
-    v = kept(flow.velocity(x0, noise))
+    # Three frozen networks and the truth reduce to one target before the evolving pass begins.
+    v = kept(flow.velocity(sample.clean_BTHWC, sample.noise_BTHWC))
     v_stb, v_init = see(state.stable), see(None)
     t2v = base if teacher is None else teacher
     v_t2v = wan_model.velocity(wan, t2v, None, kept(x_t), step_B, text_BSE)
-    weights = cfg.loss.beta, cfg.loss.lambda_t2v, cfg.loss.lambda_self
-    v_star, a = losses.target(v_stb, v_t2v, v_init, v, reward_B, *weights)
+    beta, lambda_t2v, lambda_self = cfg.loss.beta, cfg.loss.lambda_t2v, cfg.loss.lambda_self
+    v_star, a = losses.target(
+        v_stb, v_t2v, v_init, v, sample.reward_B, beta, lambda_t2v, lambda_self
+    )
 
     def loss_fn(evolving):
         v_evo = see(evolving)
-        return (a * losses.anchor(v_evo, v_star) * share_B).sum(), v_evo
+        return (a * losses.anchor(v_evo, v_star) * sample.share_B).sum(), v_evo
 
     (_, v_evo), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.evolving)
-    terms_B = {
-        "policy": losses.policy(v_evo, v_stb, v, reward_B, cfg.loss.beta),
+    loss_B = {
+        "policy": losses.policy(v_evo, v_stb, v, sample.reward_B, beta),
         "t2v": losses.anchor(v_evo, v_t2v),
         "self": losses.anchor(v_evo, v_init),
+    }
+    loss_B["total"] = loss_B["policy"] + lambda_t2v * loss_B["t2v"] + lambda_self * loss_B["self"]
+    drift_B = {
         "evo_stb": losses.drift(v_evo, v_stb),
         "evo_init": losses.drift(v_evo, v_init),
         "evo_t2v": losses.drift(v_evo, v_t2v),
     }
-    terms = {name: (x_B * share_B).sum() for name, x_B in terms_B.items()}
-    terms["total"] = (
-        terms["policy"] + cfg.loss.lambda_t2v * terms["t2v"] + cfg.loss.lambda_self * terms["self"]
-    )
-    return grads, terms
+    terms_B = {"loss": loss_B, "drift": drift_B}
+    return grads, jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), terms_B)

@@ -5,7 +5,7 @@
 A run started again in the same workdir goes on from its newest checkpoint. The loop is `evolution`.
 Many hosts run this program together, see distributed.py and launch/; the first one writes.
 
-Letters: B videos of a step, P pairs, M metrics, G groups, R reference frames, T H W C latents.
+Letters: B videos, P pairs, M rewards, G groups, R reference frames, T H W C latents.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
-from jax.sharding import Mesh
 from ml_collections import config_flags
 from tqdm import tqdm
 
@@ -33,140 +31,62 @@ from evoid_jax import (
     config,
     distributed,
     evolve,
-    flow,
     heldout,
     metrics,
     report,
-    rollout,
+    session,
     sharding,
-    teacher,
 )
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
-from evoid_jax.rewards import fuse, table
-from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards import blend, table
+from evoid_jax.rewards.blend import Fused, RewardMemory
+from evoid_jax.rewards.table import ScoreTable
+from evoid_jax.session import Run
 
 
-class Run(NamedTuple):
-    """Everything that does not change while the run goes on."""
-
-    cfg: config.Config
-    workdir: Path
-    mesh: Mesh
-    frozen: rollout.Frozen
-    teacher: dict | None  # None: the base's main blocks
-    data: pairs.Pairs
-    panel: Panel
-    solver: flow.Table
-    text_rows: int | None  # S of every prompt; None: each batch's own
-
-
-class Memory(NamedTuple):
-    """What the host remembers from step to step; saved with every checkpoint."""
-
-    attention: list[float] | None  # averaged over steps; None before the first answer
-    deviations: list[list[float]]  # per step and metric: the scores' usual spread within a pair
-
-
-def evolution(run: Run, state: evolve.State, memory: Memory, saved, writer) -> evolve.State:
+def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
     cfg, first = run.cfg, int(state.step)
     look = {"desc": "evolution", "disable": not distributed.leads()}
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
-        clock = Clock()
-        batch = heldout.prepare(run, pairs.batch(run.data, step, cfg.data.pairs), seeds(cfg, step))
+        clock = session.Clock()
+        drawn = pairs.batch(run.data, step, cfg.data.pairs)
+        batch = session.prepare(run, drawn, session.seeds(cfg, step))
+
+        # The stable transformer generates; what is decoded is scored while the rest is generated.
         tickets, clean = [], []
-        for part in heldout.parts(run, batch):
-            clean.append(heldout.sample(run, state.stable, batch, part))
-            clock.lap("rollout", clean[-1])
-            video = rollout.decode(run.frozen, clean[-1][:, batch.references :])
-            clock.lap("decode", video)
-            tickets.append(run.panel.submit(video, part))
-        raw, scores, valid = heldout.collect(run, tickets)
-        memory, fused = fuse_scores(run, memory, scores, valid, batch.pair_B)
+        for part in session.generate(run, state.stable, batch, clock):
+            tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
+            clean.append(part.clean_BTHWC)
+        scores = run.panel.collect(tickets)
+
+        # Many scores become one reward in [0, 1]; the judge moves the weights.
+        judge = partial(run.panel.attention, batch.request, batch.pair_B)
+        memory, fused = blend.blend(cfg.reward, memory, scores, batch.pair_B, judge)
         clock.lap("score")
-        scored = to_device(run, batch, jnp.concatenate(clean), fused)
+
+        # The evolving transformer takes one step; the stable one follows it inside.
+        scored = session.to_device(batch, jnp.concatenate(clean), fused, run.mesh)
+        setup = evolve.Setup(cfg, run.frozen.wan, run.mesh, batch.references)
         with jax.transfer_guard("disallow"):  # a hidden copy between host and device is a bug
             state, terms = evolve.train_step(
-                state,
-                run.frozen.wan_params,
-                scored,
-                run.teacher,
-                cfg=cfg,
-                wan=run.frozen.wan,
-                mesh=run.mesh,
-                references=batch.references,
+                state, run.frozen.wan_params, scored, run.teacher, setup=setup
             )
         terms = check(step, jax.device_get(terms))
         clock.lap("train")
         if writer:
-            writer.write(step, record(terms, raw, scores, fused, memory, clock.stop()))
+            writer.write(step, record(cfg, terms, scores, fused, memory, clock.stop()))
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
             checkpoint.save(saved, step + 1, state, memory._asdict())
     return state
 
 
-class Fused(NamedTuple):
-    """One step's rewards."""
-
-    reward_B: np.ndarray
-    valid_B: np.ndarray
-    normalised_BM: np.ndarray
-    valid_BM: np.ndarray
-    weights_M: np.ndarray
-
-
-def priors(cfg: config.Reward) -> np.ndarray:
-    """Return prior_M: the table's, or uniform; none for the preference where that is off."""
-    prior_M, *_ = table.arrays()
-    if cfg.uniform:
-        prior_M = np.ones_like(prior_M)
-    if not cfg.preference:
-        prior_M[table.NAMES.index("vqscore")] = 0
-    return prior_M
-
-
-def fuse_scores(run: Run, memory: Memory, scores, valid, pair_B) -> tuple[Memory, Fused]:
-    """Normalise within pairs, let the judge move the weights, and unify (paper, section 3.3)."""
-    cfg = run.cfg.reward
-    _, group_M, floor_M = table.arrays()
-    history = [*memory.deviations, fuse.deviation(scores, pair_B).tolist()]
-    floor_M = np.maximum(floor_M, cfg.floor * np.median(history, axis=0)).astype(np.float32)
-    normalised = fuse.normalize(scores, valid, pair_B, cfg.clip, floor_M)
-    plain_B, any_B = fuse.unify(normalised, valid, priors(cfg), group_M)
-    attention = memory.attention
-    if cfg.dynamic:
-        answer_G, answered = run.panel.attention(pair_B, plain_B, any_B)
-        if answered:
-            keep = cfg.attention_memory if attention is not None else 0.0
-            old = np.zeros(len(table.GROUPS)) if attention is None else np.array(attention)
-            attention = (keep * old + (1 - keep) * answer_G).tolist()
-    gamma = cfg.gamma if attention is not None else 0.0
-    s_G = np.array(attention if attention is not None else [0.0] * len(table.GROUPS), np.float32)
-    weights_M = fuse.final_weights(priors(cfg), group_M, s_G, cfg.tau, gamma)
-    reward_B, valid_B = fuse.unify(normalised, valid, weights_M, group_M)
-    fused = Fused(*map(np.asarray, (reward_B, valid_B, normalised, valid, weights_M)))
-    return Memory(attention, history), fused
-
-
-def to_device(run: Run, batch: heldout.Prepared, clean, fused: Fused) -> evolve.Scored:
-    """Lay a step's videos and rewards out on the mesh for the update."""
-    of_video = clean, batch.pair_B, fused.reward_B, fused.valid_B.astype(np.float32)
-    of_pair = sharding.replicate((batch.text_PSE, batch.control_PTHWC), run.mesh)
-    return evolve.Scored(*sharding.place_batch(of_video, run.mesh), *of_pair)
-
-
-def seeds(cfg: config.Config, step: int) -> np.ndarray:
-    """Return (P, N) integer seeds of a step's videos, its own for every run, step and video."""
-    state = np.random.SeedSequence([cfg.seed, step])
-    count = cfg.data.pairs, cfg.data.seeds
-    return (state.generate_state(count[0] * count[1]) >> 1).astype(np.int32).reshape(count)
-
-
-def check(step: int, terms: dict) -> dict[str, float]:
-    """Return the terms as floats; raise where the loss is not finite."""
-    terms = {name: float(x) for name, x in terms.items()}
-    bad = [name for name, x in terms.items() if not np.isfinite(x)]
+def check(step: int, terms: dict) -> dict:
+    """Return the terms as floats; raise where one is not finite."""
+    terms = jax.tree.map(float, terms)
+    flat = traverse_util.flatten_dict(terms, sep="/")
+    bad = [name for name, value in flat.items() if not np.isfinite(value)]
     if bad:
         raise FloatingPointError(
             f"step {step}: {', '.join(bad)} is not finite. Start again from the last checkpoint "
@@ -175,88 +95,45 @@ def check(step: int, terms: dict) -> dict[str, float]:
     return terms
 
 
-def record(terms, raw, scores, fused: Fused, memory: Memory, seconds) -> dict:
-    """Return one step's line of metrics.jsonl."""
-    mean = lambda x_BM: [
-        x[v].mean() if v.any() else np.nan for x, v in zip(x_BM.T, ok_M, strict=True)
-    ]
-    ok_M = fused.valid_BM.T
-    named = lambda x_BM: dict(zip(table.NAMES, mean(x_BM), strict=True))
-    drift = ("evo_stb", "evo_init", "evo_t2v")
-    valid_B = fused.valid_B
-    return {
-        "loss": {name: terms[name] for name in ("total", "policy", "t2v", "self")},
+def record(
+    cfg: config.Config,
+    terms: dict,
+    scores: ScoreTable,
+    fused: Fused,
+    memory: RewardMemory,
+    seconds: dict[str, float],
+) -> dict:
+    """Return one step's line of metrics.jsonl; what was not had is NaN.
+
+    terms: as `evolve.train_step` returns them; their names are the record's.
+    """
+    names = table.names(cfg.reward.table)
+
+    def means(value_BM: np.ndarray) -> dict[str, float]:
+        columns = zip(names, value_BM.T, scores.valid_BM.T, strict=True)
+        return {name: mean(value_B, valid_B) for name, value_B, valid_B in columns}
+
+    attention = memory.attention or [np.nan] * len(config.GROUPS)
+    return terms | {
         "reward": {
-            "unified": fused.reward_B[valid_B].mean() if valid_B.any() else np.nan,
-            "raw": named(raw),
-            "score": named(scores),
-            "normalised": named(fused.normalised_BM),
+            "unified": mean(fused.reward_B, fused.valid_B),
+            "raw": means(scores.raw_BM),
+            "score": means(scores.score_BM),
+            "normalised": means(fused.normalised_BM),
         },
-        "weights": dict(zip(table.NAMES, fused.weights_M, strict=True)),
-        "attention": dict(zip(table.GROUPS, memory.attention or [np.nan] * 3, strict=True)),
-        "drift": {name: terms[name] for name in drift},
-        "grad_norm": terms["grad_norm"],
-        "valid_fraction": fused.valid_BM.mean(),
+        "weights": dict(zip(names, fused.weights_M, strict=True)),
+        "attention": dict(zip(config.GROUPS, attention, strict=True)),
+        "valid_fraction": scores.valid_BM.mean(),
         "seconds": seconds,
     }
 
 
-class Clock:
-    """Seconds per phase of one step."""
-
-    def __init__(self):
-        self.start = self.last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def lap(self, phase: str, wait_for=None) -> None:
-        """Add the time since the last lap to `phase`, once `wait_for` has been computed."""
-        jax.block_until_ready(wait_for)
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
-        self.last = now
-
-    def stop(self) -> dict[str, float]:
-        return self.seconds | {"total": time.perf_counter() - self.start}
+def mean(value_B: np.ndarray, valid_B: np.ndarray) -> float:
+    """Return the mean of the valid values, NaN where there are none."""
+    return float(value_B[valid_B].mean()) if valid_B.any() else float("nan")
 
 
-@contextmanager
-def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
-    """Load the model and the data and start the scorers; stop these at the end."""
-    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
-    sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
-    cache = str(Path(cfg.data.cache).expanduser())
-    with distributed.leader_first():
-        data = pairs.open_pairs(cfg.data.source, cfg.data.dir, "evolution", cfg.seed, cache)
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
-    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
-    rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
-    scale = cfg.lora.alpha / cfg.lora.rank
-    wan = frozen.wan.clone(lora_scale=scale, attention=cfg.attention)
-    frozen = frozen._replace(wan=wan)
-    t2v = teacher.load(cfg.teacher, cfg.model, frozen, mesh)
-    rows = text_rows(frozen, [*(row.prompt for row in data), cfg.rollout.negative_prompt], mesh)
-    r = cfg.rollout
-    solver = sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh)
-    logs = distributed.own_folder(workdir / "logs")
-    with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
-        yield Run(cfg, workdir, mesh, frozen, t2v, data, panel, solver, rows)
-
-
-def text_rows(frozen: rollout.Frozen, prompts: list[str], mesh: Mesh) -> int:
-    """Return how many rows every prompt gets, so that no step compiles anew.
-
-    On accelerators all that the model was made for: nothing to weigh, and fused attention needs no
-    bias. On the CPU as many as the longest prompt has, with room for those of other data.
-    """
-    full = frozen.wan.config.text_len
-    if mesh.devices.flat[0].platform != "cpu":
-        return full
-    longest = sorted(set(prompts), key=len)[-64:]
-    longest = max(len(ids) for ids in frozen.tokenizer(longest)["input_ids"])
-    return min(full, -(-(longest + 8) // 8) * 8)
-
-
-def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory]:
+def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, RewardMemory]:
     """Return the newest checkpoint's state, or a fresh one."""
     cfg, wan = run.cfg, run.frozen.wan
     start = None
@@ -266,11 +143,12 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Memory
         start = jax.tree_util.tree_map_with_path(unscale, start)
     state = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
     state = sharding.replicate(state, run.mesh)
-    found = checkpoint.restore(saved, state)
-    if found is None:
-        return state, Memory(None, [])
-    distributed.say(f"resuming after step {int(found[0].step)}")
-    return found[0], Memory(**found[1])
+    restored = checkpoint.restore(saved, state)
+    if restored is None:
+        return state, blend.FORGOTTEN
+    state, memory = restored
+    distributed.say(f"resuming after step {int(state.step)}")
+    return state, RewardMemory(**memory)
 
 
 # What a run may change when it is resumed: how long it is, where it runs, whom it asks.
@@ -329,7 +207,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     began = time.perf_counter()
     workdir.mkdir(parents=True, exist_ok=True)
     check_workdir(cfg, workdir)
-    with open_run(cfg, workdir) as run:
+    with session.open_run(cfg, workdir) as run:
         saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
         state, memory = begin(run, saved)
         start = int(state.step)

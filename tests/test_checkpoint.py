@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damage import damage
 
 from evoid_jax import checkpoint
 
@@ -18,16 +19,6 @@ def folder_with(tmp_path, values):
         checkpoint.save(found, step, state(value), {"attention": [1.0, value]})
     found.manager.wait_until_finished()
     return found
-
-
-def damage(root, size_at_least=8000):
-    """Flip bytes in the middle of the biggest array file below `root`."""
-    file = max((f for f in root.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    raw = bytearray(file.read_bytes())
-    assert len(raw) > size_at_least
-    for i in range(len(raw) // 2, len(raw) // 2 + 64):
-        raw[i] ^= 0xFF
-    file.write_bytes(bytes(raw))
 
 
 def test_restores_the_newest(tmp_path):

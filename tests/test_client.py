@@ -1,6 +1,4 @@
-import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -10,55 +8,12 @@ import time
 import httpx2
 import numpy as np
 import pytest
-from fastapi import FastAPI, Request, Response
+from fake_sidecar import NAMES, SEVEN, Fake
 from servers import dead_url, serve
 
-from evoid_jax.rewards import client, local, table
-from evoid_jax.sidecars import wire
+from evoid_jax.rewards import client, local
 
-SEVEN = table.NAMES[:7]
 QUICK = client.Options(timeout=30.0, attempts=3, backoff=0.01)
-
-
-class Fake:
-    """A sidecar that scores a video by its first pixel and does as told before that."""
-
-    def __init__(self, names=SEVEN, before=(), change=lambda reply: reply, monitors=("truth",)):
-        self.names, self.before, self.change = list(names), list(before), change
-        self.batches, self.posts, self.monitors = [], 0, list(monitors)
-
-    def app(self):
-        api = FastAPI()
-
-        @api.get("/info")
-        def info():
-            rewards = [{"name": n, "version": "1", "sha256": "", "about": ""} for n in self.names]
-            return {"preset": "fake", "rewards": rewards, "monitors": self.monitors}
-
-        @api.post("/score")
-        async def score(request: Request):
-            body = await request.body()
-            self.posts += 1
-            early = self.before.pop(0) if self.before else None
-            if isinstance(early, float):
-                await asyncio.sleep(early)
-            elif early is not None:
-                return Response(early[1], early[0])
-            self.batches.append(wire.decode(body))
-            return Response(json.dumps(self.change(self.reply(self.batches[-1]))))
-
-        return api
-
-    def reply(self, batch):
-        values = [float(v[0, 0, 0, 0]) for v in batch.videos]
-        column = lambda m: {
-            "raw": [v + m for v in values],
-            "score": [v / 255 for v in values],
-            "reason": [None] * len(values),
-        }
-        monitor = {name: [v * 2 for v in values] for name in self.monitors if batch.monitors}
-        scores = {n: column(table.NAMES.index(n)) for n in batch.rewards}
-        return {"scores": scores, "monitor": monitor, "seconds": 0.0}
 
 
 @contextlib.contextmanager
@@ -75,16 +30,18 @@ def batch(count=4):
 
 def check_all_valid(scores, count=4):
     want = 10.0 * np.arange(1, count + 1)[:, None] + np.arange(7)[None]
-    np.testing.assert_array_equal(scores.raw_BM[:, :7], want)
-    np.testing.assert_allclose(scores.score_BM[:, :7], np.tile(want[:, :1] / 255, 7), rtol=1e-6)
-    assert np.all(scores.valid_BM[:, :7])
+    np.testing.assert_array_equal(scores.table.raw_BM[:, :7], want)
+    np.testing.assert_allclose(
+        scores.table.score_BM[:, :7], np.tile(want[:, :1] / 255, 7), rtol=1e-6
+    )
+    assert np.all(scores.table.valid_BM[:, :7])
 
 
 def check_all_invalid(scores, words):
-    assert not np.any(scores.valid_BM)
-    assert np.all(np.isnan(scores.raw_BM)) and np.all(np.isnan(scores.score_BM))
+    assert not np.any(scores.table.valid_BM)
+    assert np.all(np.isnan(scores.table.raw_BM)) and np.all(np.isnan(scores.table.score_BM))
     for reasons in scores.reasons:
-        assert set(reasons) == set(table.NAMES)
+        assert set(reasons) == set(NAMES)
         assert words in reasons["arcface"]
 
 
@@ -92,10 +49,13 @@ def test_scores_stand_in_the_columns_of_the_table():
     fake = Fake(names=reversed(SEVEN))
     truth = [[0.5, 1.0], None, [0.1, 0.2], None]
     with running(fake) as urls:
-        scores = client.score(urls, *batch(), truth, monitors=True, options=QUICK)
+        scores = client.score(urls, NAMES, *batch(), truth, monitors=True, options=QUICK)
     check_all_valid(scores)
-    assert scores.raw_BM.dtype == scores.score_BM.dtype == np.float32 and scores.failed == 0
-    assert not np.any(scores.valid_BM[:, 7]) and np.all(np.isnan(scores.score_BM[:, 7]))
+    assert (
+        scores.table.raw_BM.dtype == scores.table.score_BM.dtype == np.float32
+        and scores.failed == 0
+    )
+    assert not np.any(scores.table.valid_BM[:, 7]) and np.all(np.isnan(scores.table.score_BM[:, 7]))
     assert all(r == {"vqscore": "no sidecar offers it"} for r in scores.reasons)
     np.testing.assert_array_equal(scores.monitor["truth"], [20, 40, 60, 80])
     sent = fake.batches[0]
@@ -109,7 +69,7 @@ def test_a_batch_is_shared_out_among_replicas():
     one, two = Fake(), Fake()
     with running(one, two) as urls:
         options = QUICK._replace(batch=3)
-        check_all_valid(client.score(urls, *batch(10), options=options), 10)
+        check_all_valid(client.score(urls, NAMES, *batch(10), options=options), 10)
     sizes = [[len(b.videos) for b in fake.batches] for fake in (one, two)]
     assert sorted(sizes) == [[3, 1], [3, 3]] or sorted(map(sorted, sizes)) == [[1, 3], [3, 3]]
 
@@ -117,19 +77,11 @@ def test_a_batch_is_shared_out_among_replicas():
 def test_each_sidecar_is_asked_for_its_own_rewards():
     faces, rest = Fake(SEVEN[:2], monitors=()), Fake(SEVEN[1:])
     with running(faces, rest) as urls:
-        scores = client.score(urls, *batch(), monitors=True, options=QUICK)
+        scores = client.score(urls, NAMES, *batch(), monitors=True, options=QUICK)
     check_all_valid(scores)
     assert [b.rewards for b in faces.batches] == [list(SEVEN[:2])]
     assert [b.rewards for b in rest.batches] == [list(SEVEN[2:])]
     assert set(scores.monitor) == {"truth"}
-
-
-def test_mp4():
-    fake = Fake()
-    with running(fake) as urls:
-        scores = client.score(urls, *batch(), options=QUICK._replace(mp4=True))
-    assert fake.batches[0].videos[0].shape == (3, 16, 16, 3)
-    assert np.all(np.abs(scores.raw_BM[:, 0] - [10, 20, 30, 40]) <= 4)  # lossy
 
 
 @pytest.mark.parametrize(
@@ -138,7 +90,7 @@ def test_mp4():
 def test_trouble_that_passes_is_tried_again(before):
     fake = Fake(before=before)
     with running(fake) as urls:
-        scores = client.score(urls, *batch(), options=QUICK._replace(timeout=3.0))
+        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(timeout=3.0))
     check_all_valid(scores)
     assert scores.failed == 0 and fake.posts == len(before) + 1
 
@@ -158,7 +110,7 @@ def test_trouble_that_passes_is_tried_again(before):
 def test_what_does_not_pass_makes_scores_invalid(early, tries, words):
     fake = Fake(before=[early] * 3)
     with running(fake) as urls:
-        scores = client.score(urls, *batch(), options=QUICK._replace(timeout=1.5))
+        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(timeout=1.5))
     check_all_invalid(scores, words)
     assert fake.posts == tries
     assert scores.failed == (0 if words.startswith("no scores") else 1)
@@ -166,7 +118,7 @@ def test_what_does_not_pass_makes_scores_invalid(early, tries, words):
 
 def test_a_dead_sidecar():
     url = dead_url()
-    scores = client.score([url], *batch(), options=QUICK)
+    scores = client.score([url], NAMES, *batch(), options=QUICK)
     check_all_invalid(scores, url)
     assert scores.failed == 1
     with pytest.raises(client.SidecarError, match=url):
@@ -177,17 +129,17 @@ def test_a_dead_sidecar_is_asked_again_and_spares_the_others():
     rest, late = Fake(SEVEN[2:]), Fake(SEVEN[:2])
     url = dead_url()
     with running(rest) as urls:
-        scores = client.score([url, *urls], *batch(), options=QUICK)
-        assert np.all(scores.valid_BM[:, 2:7]) and not np.any(scores.valid_BM[:, :2])
+        scores = client.score([url, *urls], NAMES, *batch(), options=QUICK)
+        assert np.all(scores.table.valid_BM[:, 2:7]) and not np.any(scores.table.valid_BM[:, :2])
         assert scores.failed == 1 and url in scores.reasons[0]["arcface"]
         with running(late) as more:
-            check_all_valid(client.score([*more, *urls], *batch(), options=QUICK))
+            check_all_valid(client.score([*more, *urls], NAMES, *batch(), options=QUICK))
 
 
 def test_a_replica_stands_in():
     good, bad = Fake(), Fake(before=[(500, "")] * 9)
     with running(bad, good) as urls:
-        scores = client.score(urls, *batch(), options=QUICK._replace(batch=1))
+        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(batch=1))
     check_all_valid(scores)
     assert bad.posts > 0 and scores.failed == 0
 
@@ -218,18 +170,18 @@ def altered(name, **fields):
 def test_a_bad_column_is_invalid_alone(fields, bad, words):
     fake = Fake(change=altered("gme", **fields))
     with running(fake) as urls:
-        scores = client.score(urls, *batch(), options=QUICK)
+        scores = client.score(urls, NAMES, *batch(), options=QUICK)
     want = np.ones((4, 8), bool)
     want[bad, 2] = want[:, 7] = False
-    np.testing.assert_array_equal(scores.valid_BM, want)
-    np.testing.assert_array_equal(np.isnan(scores.score_BM), ~want)
+    np.testing.assert_array_equal(scores.table.valid_BM, want)
+    np.testing.assert_array_equal(np.isnan(scores.table.score_BM), ~want)
     assert all(words in scores.reasons[b]["gme"] for b in bad)
 
 
 def test_bad_monitors_do_not_matter():
     fake = Fake(change=lambda reply: reply | {"monitor": {"truth": [1], "other": [1, None, 2, 3]}})
     with running(fake) as urls:
-        scores = client.score(urls, *batch(), monitors=True, options=QUICK)
+        scores = client.score(urls, NAMES, *batch(), monitors=True, options=QUICK)
     check_all_valid(scores)
     np.testing.assert_array_equal(scores.monitor["truth"], [np.nan] * 4)
     np.testing.assert_array_equal(scores.monitor["other"], [1, np.nan, 2, 3])
@@ -249,14 +201,14 @@ def test_the_judge_fills_its_column():
     raw_B = np.array([1, 5.5, np.nan, 10], np.float32)
     answer = (raw_B, (raw_B - 1) / 9, np.isfinite(raw_B))
     with running(Fake()) as urls:
-        scores = client.score(urls, *batch(), options=QUICK, judge=Grader(answer))
-        failed = client.score(urls, *batch(), options=QUICK, judge=Grader(None))
+        scores = client.score(urls, NAMES, *batch(), options=QUICK, judge=Grader(answer))
+        failed = client.score(urls, NAMES, *batch(), options=QUICK, judge=Grader(None))
     check_all_valid(scores)
-    np.testing.assert_array_equal(scores.valid_BM[:, 7], [True, True, False, True])
-    np.testing.assert_allclose(scores.score_BM[:, 7], [0, 0.5, np.nan, 1])
+    np.testing.assert_array_equal(scores.table.valid_BM[:, 7], [True, True, False, True])
+    np.testing.assert_allclose(scores.table.score_BM[:, 7], [0, 0.5, np.nan, 1])
     assert [set(r) for r in scores.reasons] == [set(), set(), {"vqscore"}, set()]
     check_all_valid(failed)
-    assert not np.any(failed.valid_BM[:, 7]) and "burnt out" in failed.reasons[0]["vqscore"]
+    assert not np.any(failed.table.valid_BM[:, 7]) and "burnt out" in failed.reasons[0]["vqscore"]
 
 
 def test_arguments_are_checked():
@@ -269,9 +221,9 @@ def test_arguments_are_checked():
         ((video, reference, prompts, [None]), "4 attributes"),
     ]:
         with pytest.raises(ValueError, match=words):
-            client.score([], *args)
+            client.score([], NAMES, *args)
     with pytest.raises(ValueError, match="list of addresses"):
-        client.score("http://127.0.0.1:1", *batch())
+        client.score("http://127.0.0.1:1", NAMES, *batch())
 
 
 def gone(pid):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from test_train import SMALL, lines, settings
+from small_run import SMALL, lines, settings
 
 from evoid_jax import distributed, train
 from evoid_jax.distributed import Settings

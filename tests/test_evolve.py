@@ -64,20 +64,35 @@ def close(a, b, tolerance=1e-5):
         assert np.linalg.norm(x - y) <= tolerance * max(np.linalg.norm(y), 1e-12)
 
 
+def setup(mesh, cfg=CFG):
+    return evolve.Setup(cfg, WAN, mesh, references=1)
+
+
 def accumulate(state, base, data, mesh, cfg=CFG):
-    return jax.jit(
-        lambda s, b, d: evolve.accumulate(s, b, d, cfg=cfg, wan=WAN, mesh=mesh, references=1)
-    )(state, base, data)
+    both = jax.jit(lambda s, b, d: evolve.accumulate(s, b, d, None, setup(mesh, cfg)))
+    return both(state, base, data)
 
 
-def test_gradient_is_that_of_the_four_terms(base):
+def sample(data, noise, t_B, clean_BTHWC=None):
+    """The videos of `data` at one time each, weighed alike."""
+    return evolve.Sample(
+        clean_BTHWC=data.clean_BTHWC if clean_BTHWC is None else clean_BTHWC,
+        noise_BTHWC=noise,
+        t_B=t_B,
+        text_BSE=data.text_PSE[data.pair_B],
+        control_BTHWC=data.control_PTHWC[data.pair_B],
+        reward_B=data.reward_B,
+        share_B=jnp.full(VIDEOS, 1 / VIDEOS),
+    )
+
+
+def test_gradient_is_that_of_the_four_terms(base, mesh):
     """Written out as the paper prints it, every role in one differentiated function."""
     state, data = drifted(base), scored()
     keys = jax.random.split(jax.random.key(9), 2)
     noise = jax.random.normal(keys[0], data.clean_BTHWC.shape)
     t_B = jnp.array([0.3, 0.3, 0.8, 0.8])
     text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
-    share_B = jnp.full(VIDEOS, 0.25)
 
     def paper(evolving):
         t = t_B[:, None, None, None, None]
@@ -94,14 +109,11 @@ def test_gradient_is_that_of_the_four_terms(base):
         loss_B += 0.01 * losses.anchor(v_evo, v_t2v) + 0.2 * losses.anchor(v_evo, v_ini)
         return loss_B.mean()
 
-    sample, cond = (data.clean_BTHWC, noise, t_B), (text, control)
-    grads, terms = jax.jit(
-        lambda s: evolve.objective(
-            s, base, sample, cond, data.reward_B, share_B, cfg=CFG, wan=WAN, references=1
-        )
-    )(state)
+    at_t = sample(data, noise, t_B)
+    objective = jax.jit(lambda s: evolve.objective(s, base, at_t, None, setup(mesh)))
+    grads, terms = objective(state)
     value, want = jax.jit(jax.value_and_grad(paper))(state.evolving)
-    np.testing.assert_allclose(terms["total"], value, rtol=1e-5)
+    np.testing.assert_allclose(terms["loss"]["total"], value, rtol=1e-5)
     close(grads, want, 5e-5)
 
 
@@ -109,7 +121,7 @@ def test_step_moves_evolving_and_stable_follows(base, mesh):
     state, data = drifted(base), scored()
     before = jax.tree.map(np.array, (state.evolving, state.stable))
     frozen = jax.tree.map(np.array, base)
-    new, terms = evolve.train_step(state, base, data, cfg=CFG, wan=WAN, mesh=mesh, references=1)
+    new, terms = evolve.train_step(state, base, data, None, setup=setup(mesh))
     assert int(new.step) == 1 and terms["grad_norm"] > 0
     moved = jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), new.evolving, before[0]))
     assert max(moved) <= 1.2e-2 and min(moved) > 1e-3  # Adam's first step is the learning rate
@@ -132,15 +144,14 @@ def test_video_without_reward_trains_nothing(base, mesh):
     found = accumulate(state, base, one, mesh)
     close(found, accumulate(state, base, other, mesh), 1e-7)
     counted = accumulate(state, base, scored(reward=(0.9, 0.1, 0.0, 0.4)), mesh)
-    assert abs(float(found[1]["policy"] - counted[1]["policy"])) > 1e-4
+    assert abs(float(found[1]["loss"]["policy"] - counted[1]["loss"]["policy"])) > 1e-4
 
 
 def test_nothing_valid_changes_nothing_but_the_step(base, mesh):
     state = drifted(base)
     before = jax.tree.map(np.array, state)
-    new, _ = evolve.train_step(
-        state, base, scored(valid=(0, 0, 0, 0)), cfg=CFG, wan=WAN, mesh=mesh, references=1
-    )
+    nothing = scored(valid=(0, 0, 0, 0))
+    new, _ = evolve.train_step(state, base, nothing, None, setup=setup(mesh))
     assert int(new.step) == 1
     jax.tree.map(np.testing.assert_array_equal, new._replace(step=before.step), before)
 
@@ -152,7 +163,7 @@ def test_neutral_rewards_at_the_start_give_no_force(base, mesh):
         evolve.init(cfg, base, WAN.config), base, scored(reward=(0.5,) * 4), mesh, cfg
     )
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
-    assert float(terms["evo_stb"]) == 0 and float(terms["self"]) == 0
+    assert float(terms["drift"]["evo_stb"]) == 0 and float(terms["loss"]["self"]) == 0
 
 
 def test_opposite_rewards_give_opposite_forces(base, mesh):
@@ -168,24 +179,12 @@ def test_opposite_rewards_give_opposite_forces(base, mesh):
 def test_reference_slot_is_not_trained_on(base, mesh):
     """The velocity at the reference frame does not enter; only its content is seen."""
     state, data = drifted(base), scored()
-    text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
-    t_B, share_B = jnp.full(VIDEOS, 0.5), jnp.full(VIDEOS, 0.25)
-    noise = jnp.ones_like(data.clean_BTHWC)
+    t_B, noise = jnp.full(VIDEOS, 0.5), jnp.ones_like(data.clean_BTHWC)
 
     def found(shift):  # x0 and noise move against each other: x_t stays, the target v moves
         at = jnp.zeros_like(noise).at[:, 0].set(shift)
-        sample = data.clean_BTHWC - at, noise + at, t_B
-        return evolve.objective(
-            state,
-            base,
-            sample,
-            (text, control),
-            data.reward_B,
-            share_B,
-            cfg=CFG,
-            wan=WAN,
-            references=1,
-        )
+        moved = sample(data, noise + at, t_B, clean_BTHWC=data.clean_BTHWC - at)
+        return evolve.objective(state, base, moved, None, setup(mesh))
 
     close(jax.jit(found)(1.0), jax.jit(found)(0.0), 1e-4)
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from evoid_jax import config
 from evoid_jax.rewards import fuse, table
 
 P7 = np.array([0.125, 0.125, 0.15, 0.18, 0.09, 0.30, 0.03])
@@ -223,10 +224,10 @@ def test_under_jit_everything_is_the_same():
 
 
 def test_the_table():
-    prior_M, group_M, floor_M = table.arrays()
+    prior_M, group_M, floor_M = table.arrays(config.METRICS)
     np.testing.assert_allclose(prior_M, P8, atol=1e-7)
     np.testing.assert_array_equal(group_M, G8)
-    assert floor_M.shape == (8,) and table.NAMES[-1] == "vqscore"
+    assert floor_M.shape == (8,) and table.names(config.METRICS)[-1] == table.JUDGED
     np.testing.assert_allclose(prior_M[:7].sum(), 1, atol=1e-6)
-    one = table.arrays(table.METRICS[2:3])
+    one = table.arrays(config.METRICS[2:3])
     np.testing.assert_array_equal(one[1], [1])

@@ -60,24 +60,24 @@ def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys
     keys = jax.random.split(jax.random.key(0), 3)
     state = evolve.init(config.Config(), frozen.wan_params, c)
     x0 = jax.random.normal(keys[0], (2, 3, 4, 4, c.in_channels))
-    sample = x0, jax.random.normal(keys[1], x0.shape), jnp.array([0.4, 0.7])
+    noise, t_B = jax.random.normal(keys[1], x0.shape), jnp.array([0.4, 0.7])
     text = jax.random.normal(keys[2], (2, 4, c.text_dim))
-    cond = text, jnp.zeros((2, 3, 4, 4, c.vace_in_channels))
-    one = jnp.ones(2)
-    fixed = dict(cfg=config.Config(), wan=frozen.wan, references=1)
-    given = sample, cond, one, one
-    step = lambda base, other: evolve.objective(state, base, *given, other, **fixed)[1]
-    own, other = jax.jit(step)(frozen.wan_params, None), jax.jit(step)(frozen.wan_params, found)
-    assert abs(own["t2v"] - other["t2v"]) > 1e-3 * own["t2v"]  # the teacher's terms follow it
-    for name in ("policy", "self", "evo_stb", "evo_init"):  # and nothing else does
-        np.testing.assert_allclose(own[name], other[name], rtol=1e-6, atol=1e-9)
-    x_t = (1 - sample[2])[:, None, None, None, None] * x0
-    x_t += sample[2][:, None, None, None, None] * sample[1]
-    see = lambda p, x: wan.velocity(frozen.wan, p, None, x, 1000 * sample[2], text)
-    hints = wan.hints(frozen.wan, frozen.wan_params, None, x_t, 1000 * sample[2], *cond)
-    v = wan.velocity(frozen.wan, frozen.wan_params, None, x_t, 1000 * sample[2], text, hints)
-    want = jnp.square(v[:, 1:] - see(found, x_t[:, 1:])).mean((1, 2, 3, 4)).sum()
-    np.testing.assert_allclose(other["t2v"], want, rtol=1e-4)
+    control = jnp.zeros((2, 3, 4, 4, c.vace_in_channels))
+    sample = evolve.Sample(x0, noise, t_B, text, control, jnp.ones(2), jnp.ones(2))
+    setup = evolve.Setup(config.Config(), frozen.wan, mesh, references=1)
+    step = jax.jit(lambda base, t2v: evolve.objective(state, base, sample, t2v, setup)[1])
+    own, other = step(frozen.wan_params, None), step(frozen.wan_params, found)
+    # the teacher's terms follow it, and nothing else does
+    assert abs(own["loss"]["t2v"] - other["loss"]["t2v"]) > 1e-3 * own["loss"]["t2v"]
+    for kind, name in (("loss", "policy"), ("loss", "self"), ("drift", "evo_stb")):
+        np.testing.assert_allclose(own[kind][name], other[kind][name], rtol=1e-6, atol=1e-9)
+    x_t = (1 - t_B)[:, None, None, None, None] * x0
+    x_t += t_B[:, None, None, None, None] * noise
+    hints = wan.hints(frozen.wan, frozen.wan_params, None, x_t, 1000 * t_B, text, control)
+    v = wan.velocity(frozen.wan, frozen.wan_params, None, x_t, 1000 * t_B, text, hints)
+    v_t2v = wan.velocity(frozen.wan, found, None, x_t[:, 1:], 1000 * t_B, text)
+    want = jnp.square(v[:, 1:] - v_t2v).mean((1, 2, 3, 4)).sum()
+    np.testing.assert_allclose(other["loss"]["t2v"], want, rtol=1e-4)
 
 
 def test_another_size_is_refused(folder, frozen, mesh, tmp_path):

@@ -9,33 +9,20 @@ import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
+from small_run import SMALL, lines, settings
 
-from configs import evoid
-from evoid_jax import checkpoint, config, evolve, heldout, sharding, train
+from evoid_jax import checkpoint, config, evolve, heldout, session, sharding, train
 from evoid_jax.media import write_image
 from evoid_jax.models import wan as wan_model
 from evoid_jax.models import weights
-from evoid_jax.rewards import table
 from evoid_jax.world import portraits
 
-SMALL = {
-    "save_every": 2,
-    "data": {"pairs": 2, "seeds": 2, "heldout_identities": 2, "heldout_seeds": 1},
-    "rollout": {"steps": 2},
-    "train": {"timesteps": 1},
-}
+NAMES = [metric.name for metric in config.METRICS]
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("cache"))
-
-
-def settings(cache, steps, **changes):
-    cfg = evoid.get_config("tiny")
-    for values in (SMALL, {"steps": steps, "data": {"cache": cache}}, changes):
-        cfg.update(values)
-    return config.from_dict(cfg.to_dict())
 
 
 def state_of(workdir, cfg):
@@ -46,11 +33,6 @@ def state_of(workdir, cfg):
     state, host = checkpoint.restore(found, like)
     checkpoint.close(found)
     return state, host
-
-
-def lines(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +67,20 @@ def test_it_moved_and_the_evolving_leads_the_stable(runs, cache):
 
 def test_metrics_hold_what_a_reader_needs(runs):
     for row in lines(runs[0]):
-        assert set(row["reward"]["score"]) == set(table.NAMES) == set(row["weights"])
+        assert set(row["reward"]["score"]) == set(NAMES) == set(row["weights"])
         assert abs(sum(row["weights"].values()) - 1) < 1e-5
         assert all(0 <= x <= 1 for x in row["reward"]["score"].values())
         assert 0 <= row["reward"]["unified"] <= 1 and row["valid_fraction"] == 1
         loss = row["loss"]
         total = loss["policy"] + 0.01 * loss["t2v"] + 0.2 * loss["self"]
         assert abs(loss["total"] - total) < 1e-5
-        assert set(row["attention"]) == set(table.GROUPS)
+        assert set(row["attention"]) == set(config.GROUPS)
 
 
 def test_a_run_leaves_what_it_says(runs):
     workdir = runs[0]
     summary = json.loads((workdir / "summary.json").read_text())
-    assert summary["steps"] == 4 and set(summary["base"]) == {*table.NAMES, "total"}
+    assert summary["steps"] == 4 and set(summary["base"]) == {*NAMES, "total"}
     lo, hi = summary["delta_total_ci95"]
     assert lo <= summary["delta_total"] <= hi
     assert set(summary["monitor"]["base"]) == {"identity", "motion"}
@@ -131,8 +113,8 @@ def test_the_negative_prompt_has_room():
         tokenizer=lambda texts: {"input_ids": [text.split() for text in texts]},
     )
     one = sharding.make_mesh(devices=jax.devices()[:1])
-    assert train.text_rows(frozen, words[:1], one) == 16
-    assert train.text_rows(frozen, words, one) == 24
+    assert session.text_rows(frozen, words[:1], one) == 16
+    assert session.text_rows(frozen, words, one) == 24
 
 
 @pytest.mark.parametrize(("each", "shards"), [(3, 8), (2, 1), (2, 8), (5, 4)])

@@ -76,9 +76,9 @@ def trained(base, mesh):
     of_video = sharding.place_batch((clean, jnp.arange(VIDEOS) % PAIRS, reward, valid), mesh)
     scored = evolve.Scored(*of_video, *sharding.replicate((text, control), mesh))
     base, terms = placed_base(base, mesh), []
-    static = {"cfg": CFG, "wan": WAN.clone(mesh=mesh), "mesh": mesh, "references": 1}
+    setup = evolve.Setup(CFG, WAN.clone(mesh=mesh), mesh, references=1)
     for step in range(STEPS):
-        state, now = evolve.train_step(state, base, scored, **static)
+        state, now = evolve.train_step(state, base, scored, None, setup=setup)
         terms.append(jax.device_get(now))
         if step == 0:  # Adam's first moment is a tenth of the clipped gradient
             gradient = jax.device_get(state.opt[1][0].mu)

@@ -12,9 +12,9 @@ import conftest  # noqa: F401  exact matmuls, compiled programs cached
 import jax
 import jax.numpy as jnp
 import numpy as np
+from damage import damage
+from fake_sidecar import Fake
 from servers import serve
-from test_checkpoint import damage
-from test_client import Fake
 from three_steps import apart, apart_whole, shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
@@ -54,17 +54,17 @@ def check_panel(me: int, mesh):
     with serve(fake.app()) as sidecar, serve(judge_server.app()) as url:
         cfg = config.Reward(sidecars=(sidecar,), judge=f"{url}/v1")
         with Panel(cfg, mesh, 8, "unused") as panel:
-            panel.begin(Request(face, prompts, None), monitors=True)
+            request = Request(face, prompts, monitors=True)
             placed = sharding.place_batch(video, mesh)
-            ticket_B = panel.submit(placed, np.arange(8, dtype=np.int32))
-            raw_BM, _, valid_BM = distributed.whole(panel.collect(ticket_B))
-            assert sorted(panel.videos) == list(range(4 * me, 4 * me + 4))
+            ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
+            raw_BM, _, valid_BM = panel.collect([ticket_B])
+            assert sorted(request.videos) == list(range(4 * me, 4 * me + 4))
             assert sum(len(batch.videos) for batch in fake.batches) == 4
             first_B = video[:, 0, 0, 0, 0].astype(np.float32)
             np.testing.assert_array_equal(raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None])
             assert np.all(valid_BM)
-            np.testing.assert_array_equal(panel.monitors()["truth"], 2 * first_B)
-            found_G, answered = panel.attention(PAIR_B, reward_B, np.ones(8, bool))
+            np.testing.assert_array_equal(panel.monitors(request)["truth"], 2 * first_B)
+            found_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
             want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
             assert answered and pairs == 2
             np.testing.assert_allclose(found_G, want_G, rtol=1e-6)

@@ -71,8 +71,14 @@ class Setting(NamedTuple):
     def wan(self) -> wan.Wan:
         cfg = self.cfg
         scale = cfg.lora.alpha / cfg.lora.rank
-        given = DTYPES[cfg.dtype], scale, cfg.train.remat, self.mesh, cfg.attention
-        return wan.Wan(self.models.wan, *given)
+        return wan.Wan(
+            self.models.wan,
+            dtype=DTYPES[cfg.dtype],
+            lora_scale=scale,
+            remat=cfg.train.remat,
+            mesh=self.mesh,
+            attention=cfg.attention,
+        )
 
     @property
     def latent_THWC(self) -> tuple[int, int, int, int]:
@@ -156,8 +162,8 @@ def train_step(at: Setting):
         texts(at, pairs),
         control(at, pairs),
     )
-    given = dict(cfg=at.cfg, wan=at.wan, mesh=at.mesh, references=at.references)
-    return evolve.train_step.trace(state(at, weights_), weights_, scored, None, **given)
+    setup = evolve.Setup(at.cfg, at.wan, at.mesh, at.references)
+    return evolve.train_step.trace(state(at, weights_), weights_, scored, None, setup=setup)
 
 
 def rollout_step(at: Setting):

@@ -36,8 +36,8 @@ ScoreFn = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.nd
 class Callback(NamedTuple):
     """The pair, and the end.
 
-    submit(video_BFHWC, index_B int32) -> ticket_B int32, at once. index_B tells the score function
-    which prompts and references belong to the rows.
+    submit(video_BFHWC, index_B int32) -> ticket_B int32, at once. index_B, or (B, any) of numbers,
+    tells the score function what the rows are: which request they are of, and which of its rows.
     collect(ticket_B) -> raw_BM, score_BM float32 and valid_BM bool, once they are there. Tickets
     are per video and may be sliced, joined and reordered in between (within a process); each can be
     collected once. raw and score are NaN where not valid.
@@ -78,7 +78,7 @@ def make(
         return jax.lax.psum(x, others) if others else x
 
     def submit(video_bFHWC, index_b):
-        ticket_b = jax.ShapeDtypeStruct(index_b.shape, jnp.int32)
+        ticket_b = jax.ShapeDtypeStruct(index_b.shape[:1], jnp.int32)
         hand_over = partial(desk.submit, video_bFHWC.shape)
         parts = _parts(video_bFHWC, mesh)
         return share(io_callback(hand_over, ticket_b, leads(), index_b, *parts))

@@ -1,6 +1,6 @@
 """Scores from reward sidecars over HTTP (the protocol is in sidecars/wire.py).
 
-B videos, M metrics in the order of `table.NAMES`. Sidecars may be replicas (the batch is split
+B videos, M rewards in the order that is asked for. Sidecars may be replicas (the batch is split
 among them) or hold different rewards (each is asked for its own). What cannot be had after retries
 is invalid, with a reason: never a zero, which would read as "bad video".
 """
@@ -17,34 +17,18 @@ import httpx2
 import numpy as np
 import tenacity
 
-from evoid_jax import media
-from evoid_jax.rewards import table
-from evoid_jax.rewards.local import Local, start_judge, start_local, start_sidecar
+from evoid_jax.rewards.table import JUDGED, ScoreTable
 from evoid_jax.sidecars import wire
-
-__all__ = [
-    "Judge",
-    "Local",
-    "Options",
-    "Scores",
-    "SidecarError",
-    "info",
-    "score",
-    "start_judge",
-    "start_local",
-    "start_sidecar",
-]
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-3  # a score may leave [0, 1] by this much before it is taken for a mistake
 
 
 class Scores(NamedTuple):
-    """What a batch scored. raw_BM and score_BM are float32 and NaN where not valid_BM."""
+    """What a batch scored, and what could not be had."""
 
-    raw_BM: np.ndarray
-    score_BM: np.ndarray  # in [0, 1]
-    valid_BM: np.ndarray
+    names: tuple[str, ...]  # of the M rewards
+    table: ScoreTable
     reasons: tuple[dict[str, str], ...]  # per video: the name of a missing reward -> why
     monitor: dict[str, np.ndarray]  # float32 (B,), NaN where unknown; never rewarded
     failed: int  # requests given up on
@@ -57,7 +41,6 @@ class Options(NamedTuple):
     attempts: int = 4  # tries of a request, in all
     backoff: float = 0.5  # seconds before the second try; doubles, at most 10
     batch: int = 32  # videos per request, at most
-    mp4: bool = False  # send H.264 instead of raw bytes: slow networks, slightly lossy
     fps: int = 8
 
 
@@ -65,7 +48,7 @@ DEFAULTS = Options()
 
 
 class Judge(Protocol):
-    """Whoever fills the `vqscore` column; see rewards/judge.py."""
+    """Whoever fills the column `JUDGED`; see rewards/judge.py."""
 
     def vqscore(
         self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
@@ -92,6 +75,7 @@ class _Job(NamedTuple):
 
 def score(
     urls: list[str] | tuple[str, ...],
+    names: tuple[str, ...],
     video_BFHWC: np.ndarray,
     reference_BHWC: np.ndarray,
     prompts: list[str],
@@ -104,6 +88,7 @@ def score(
 
     Args:
       urls: sidecars, such as "http://127.0.0.1:8100".
+      names: the M rewards that are wanted, such as `table.names(config.reward.table)`.
       video_BFHWC, reference_BHWC: uint8.
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
@@ -117,15 +102,21 @@ def score(
     _check(video_BFHWC, reference_BHWC, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, failed = _plan(urls, count, monitors, options)
-    out = _empty(count, missing)
+    jobs, missing, failed = _plan(urls, names, count, monitors, options)
+    out = _empty(names, count, missing)
     for url, why in failed.items():
         log.warning("sidecar %s: %s", url, why)
 
     def ask(job: _Job) -> dict | SidecarError:
         cut = slice(job.start, job.stop)
-        part = (video_BFHWC[cut], reference_BHWC[cut], list(prompts[cut]))
-        return _ask(job, *part, None if attributes is None else list(attributes[cut]), options)
+        return _ask(
+            job,
+            video_BFHWC[cut],
+            reference_BHWC[cut],
+            prompts=list(prompts[cut]),
+            attributes=None if attributes is None else list(attributes[cut]),
+            options=options,
+        )
 
     lost = len(failed)
     with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:
@@ -169,7 +160,7 @@ def _check(video_BFHWC, reference_BHWC, prompts, attributes) -> None:
 
 
 def _plan(
-    urls: tuple[str, ...], count: int, monitors: bool, options: Options
+    urls: tuple[str, ...], wanted: tuple[str, ...], count: int, monitors: bool, options: Options
 ) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
     known, failed = {}, {}
@@ -178,7 +169,7 @@ def _plan(
             (failed if isinstance(reply, str) else known)[url] = reply
     teams: dict[tuple, list[str]] = {}  # sidecars with the same rewards are replicas
     for url, reply in known.items():
-        key = (tuple(n for n in table.NAMES if n in reply["names"]), bool(reply["monitors"]))
+        key = (tuple(n for n in wanted if n in reply["names"]), bool(reply["monitors"]))
         teams.setdefault(key, []).append(url)
     jobs, taken, watched = [], set(), not monitors
     for (offered, monitored), team in teams.items():
@@ -190,7 +181,7 @@ def _plan(
         watched |= watch
     dead = "; ".join(f"{url}: {why}" for url, why in failed.items())
     why = f"no sidecar answers for it ({dead})" if dead else "no sidecar offers it"
-    return jobs, {n: why for n in table.NAMES if n not in taken}, failed
+    return jobs, {n: why for n in wanted if n not in taken}, failed
 
 
 def _known(url: str, options: Options) -> dict | str:
@@ -211,15 +202,20 @@ def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) ->
     return jobs
 
 
-def _ask(job: _Job, video_BFHWC, reference_BHWC, prompts, attributes, options: Options):
+def _ask(
+    job: _Job, video_BFHWC, reference_BHWC, prompts: list[str], attributes, options: Options
+) -> dict | SidecarError:
     """Return a sidecar's reply, or the error that stood after the last try."""
-    args = (reference_BHWC, prompts, attributes, list(job.names), job.monitors, options.fps)
+    body = wire.encode(
+        video_BFHWC,
+        reference_BHWC,
+        prompts,
+        attributes=attributes,
+        rewards=list(job.names),
+        monitors=job.monitors,
+        fps=options.fps,
+    )
     try:
-        if options.mp4:
-            files = [media.encode(video_FHWC, options.fps) for video_FHWC in video_BFHWC]
-            body = wire.encode_mp4(files, *args)
-        else:
-            body = wire.encode(video_BFHWC, *args)
         return _retry(job.urls, "POST", "/score", options, body)
     except SidecarError as error:
         log.warning("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
@@ -271,11 +267,15 @@ def _http() -> httpx2.Client:
     return httpx2.Client(trust_env=False, limits=httpx2.Limits(max_connections=64))
 
 
-def _empty(count: int, missing: dict[str, str]) -> Scores:
-    shape = (count, len(table.NAMES))
-    raw_BM, score_BM = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Scores:
+    shape = count, len(names)
+    nothing = ScoreTable(
+        raw_BM=np.full(shape, np.nan, np.float32),
+        score_BM=np.full(shape, np.nan, np.float32),
+        valid_BM=np.zeros(shape, bool),
+    )
     reasons = tuple(dict(missing) for _ in range(count))
-    return Scores(raw_BM, score_BM, np.zeros(shape, bool), reasons, {}, 0)
+    return Scores(names, nothing, reasons, monitor={}, failed=0)
 
 
 def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
@@ -330,7 +330,7 @@ def _numbers(values, what: str, count: int) -> np.ndarray:
 
 
 def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) -> None:
-    m = table.NAMES.index(name)
+    m = out.names.index(name)
     for i, (raw, value, reason) in enumerate(zip(raw_b, score_b, reasons, strict=True)):
         b = start + i
         if not (np.isfinite(raw) and np.isfinite(value)):
@@ -338,8 +338,9 @@ def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) ->
         elif not -ROUNDING <= value <= 1 + ROUNDING:
             out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
         else:
-            out.raw_BM[b, m], out.score_BM[b, m] = raw, np.clip(value, 0, 1)
-            out.valid_BM[b, m] = True
+            out.table.raw_BM[b, m] = raw
+            out.table.score_BM[b, m] = np.clip(value, 0, 1)
+            out.table.valid_BM[b, m] = True
             out.reasons[b].pop(name, None)
 
 
@@ -355,8 +356,8 @@ def _fill_judge(out: Scores, graded) -> None:
     count = len(out.reasons)
     if isinstance(graded, str):
         for reasons in out.reasons:
-            reasons["vqscore"] = graded
+            reasons[JUDGED] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
     score_B = np.where(valid_B, score_B, np.nan)
-    _enter(out, "vqscore", 0, raw_B, score_B, ["the judge gave no usable answer"] * count)
+    _enter(out, JUDGED, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)

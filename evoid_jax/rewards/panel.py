@@ -1,40 +1,78 @@
 """The rewards of a run: who scores, from start to end, and what they need to know of each video.
 
-B videos, M metrics in the order of `table.NAMES`, G groups. The panel owns the local servers it
-started; servers given by address are left alone. Every process has a panel and asks its own servers
-about the videos on its own devices; `collect` leaves the scores with them, while `attention` and
-`monitors` tell every process the same.
+B videos, M rewards in the order of `config.reward.table`, G groups. The panel owns the local
+servers it started; servers given by address are left alone. Every process has a panel and asks its
+own servers about the videos on its own devices; `collect`, `attention` and `monitors` tell every
+process the same.
 """
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
-from evoid_jax.config import Reward
+from evoid_jax.config import GROUPS, Reward
 from evoid_jax.rewards import callback, client, local, table
 from evoid_jax.rewards.judge import Judge
+from evoid_jax.rewards.table import ScoreTable
+
+_numbers = itertools.count()
 
 
-class Request(NamedTuple):
-    """What the scorers see of a step's videos besides their pixels."""
+class Request:
+    """A batch of videos to be scored: what scorers see besides pixels, and what came of it.
 
-    reference_BHWC: np.ndarray  # uint8
-    prompts: list[str]
-    attributes: list | None  # truth of the tiny world, for the monitors
+    Answers are entered here and nowhere else. Two batches under way at once cannot mix, and an
+    answer that comes after its batch has been dropped is dropped with it.
+
+    number: by which its videos name it on their way through the callback.
+    reference_BHWC: uint8. prompts: B. attributes: B lists, truth of the tiny world for the
+    monitors, or None. monitors: whether to ask for the measures that are never rewarded.
+    videos, reasons: by row, of the videos that this process has scored. monitor: name -> (B,).
+    """
+
+    def __init__(
+        self,
+        reference_BHWC: np.ndarray,
+        prompts: list[str],
+        attributes: list | None = None,
+        monitors: bool = False,
+    ):
+        self.reference_BHWC, self.prompts, self.attributes = reference_BHWC, prompts, attributes
+        self.monitors, self.number = monitors, next(_numbers)
+        self.videos: dict[int, np.ndarray] = {}
+        self.reasons: dict[int, dict[str, str]] = {}
+        self.monitor: dict[str, np.ndarray] = {}
+
+    def enter(self, rows: list[int], video_bFHWC: np.ndarray, scores: client.Scores) -> None:
+        """Keep what came of some rows besides their scores."""
+        for b, row in enumerate(rows):
+            self.videos[row], self.reasons[row] = video_bFHWC[b], scores.reasons[b]
+            for name, value_b in scores.monitor.items():
+                nothing_B = np.full(len(self.prompts), np.nan)
+                self.monitor.setdefault(name, nothing_B)[row] = value_b[b]
 
 
 class Panel:
     """Scores videos through the host callback.
 
-    Use: `begin(request)`; then `submit(video_BFHWC, index_B)` for each part of the videos, where
-    index_B are rows of the request; then `collect(ticket_B)` for each ticket, and `attention` or
-    `monitors` if wanted.
+    Use: `submit(video_BFHWC, request, rows)` for each part of a request's videos, then
+    `collect(tickets)`, and `attention` or `monitors` if wanted.
+
+    Args:
+      cfg: config.reward.
+      mesh: of the videos.
+      fps: of the videos.
+      log_dir: where local servers write their logs.
+
+    Raises:
+      ConnectionError: a server is not there or is not what it should be.
     """
 
     def __init__(self, cfg: Reward, mesh: Mesh, fps: int, log_dir: str | Path):
@@ -47,15 +85,18 @@ class Panel:
         except BaseException:
             self.close()
             raise
-        self._grades = self.judge if cfg.preference else None
-        axes = ("data", "fsdp")
-        metrics = len(table.NAMES)
-        self._callback = callback.make(self._score, mesh, axes, metrics, timeout=2 * cfg.timeout)
-        self.collect = self._callback.collect
-        self._mesh, self._watch, self._request = mesh, False, None
-        self._monitor: dict[str, np.ndarray] = {}
-        self.videos: dict[int, np.ndarray] = {}
-        self.reasons: dict[int, dict[str, str]] = {}
+        self._names = table.names(cfg.table)
+        self._grades = self.judge if cfg.preference and table.JUDGED in self._names else None
+        # By number; a request lives as long as whoever made it holds it.
+        self._requests: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
+        self._mesh = mesh
+        self._callback = callback.make(
+            self._score,
+            mesh,
+            axes=("data", "fsdp"),
+            metrics=len(self._names),
+            timeout=2 * cfg.timeout,
+        )
 
     def _address(self, url: str, preset: str, log_dir) -> str:
         if url != "local":
@@ -74,74 +115,92 @@ class Panel:
         judge.check()
         return judge
 
-    def begin(self, request: Request, monitors: bool = False) -> None:
-        """Take the next batch's faces and prompts; forget the last one's videos."""
-        self._request, self._watch = request, monitors
-        self.videos, self._monitor, self.reasons = {}, {}, {}
+    def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:
+        """Hand videos over to be scored, at once.
 
-    def submit(self, video_BFHWC: jax.Array, index_B: np.ndarray) -> jax.Array:
-        """Hand videos over to be scored, at once; returns their tickets, see `callback`."""
-        return self._callback.submit(video_BFHWC, sharding.place_batch(index_B, self._mesh))
+        Args:
+          video_BFHWC: uint8, spread over the mesh.
+          request: whose videos they are.
+          rows: (B,) which of the request's they are.
 
-    def _score(self, video_bFHWC, index_b):
-        r, rows = self._request, [int(i) for i in index_b]
-        prompts = [r.prompts[i] for i in rows]
-        truth = None if r.attributes is None else [r.attributes[i] for i in rows]
-        found = client.score(
+        Returns:
+          ticket_B, one for each video, for `collect`.
+        """
+        self._requests[request.number] = request
+        number_B = np.full(len(rows), request.number)
+        label_B2 = np.stack([number_B, rows], axis=1).astype(np.int32)
+        return self._callback.submit(video_BFHWC, sharding.place_batch(label_B2, self._mesh))
+
+    def _score(self, video_bFHWC: np.ndarray, label_b2: np.ndarray) -> ScoreTable:
+        """Score one shard's videos, in a thread of the host."""
+        request = self._requests[int(label_b2[0, 0])]  # held while it is scored
+        rows = label_b2[:, 1].tolist()
+        truth = request.attributes
+        scores = client.score(
             self.urls,
+            self._names,
             video_bFHWC,
-            r.reference_BHWC[rows],
-            prompts,
-            truth,
-            monitors=self._watch,
+            request.reference_BHWC[rows],
+            [request.prompts[row] for row in rows],
+            attributes=None if truth is None else [truth[row] for row in rows],
+            monitors=request.monitors,
             options=self._options,
             judge=self._grades,
         )
-        for b, i in enumerate(rows):
-            self.videos[i], self.reasons[i] = video_bFHWC[b], found.reasons[b]
-            for name, x_b in found.monitor.items():
-                values = self._monitor.setdefault(name, np.full(len(r.prompts), np.nan))
-                values[i] = x_b[b]
-        return found.raw_BM, found.score_BM, found.valid_BM
+        request.enter(rows, video_bFHWC, scores)
+        return scores.table
 
-    def attention(self, group_B, reward_B, valid_B) -> tuple[np.ndarray, bool]:
-        """Ask the judge which group of rewards this batch needs most.
+    def collect(self, tickets: list[jax.Array]) -> ScoreTable:
+        """Wait for the scores of all tickets, in their order; the same on every process."""
+        arrays = [distributed.whole(self._callback.collect(ticket_B)) for ticket_B in tickets]
+        return table.join([ScoreTable(*three) for three in arrays])
+
+    def attention(
+        self, request: Request, pair_B: np.ndarray, reward_B: np.ndarray, valid_B: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
+        """Ask the judge which group of rewards a batch needs most.
 
         Every process asks about each pair that it holds videos of, and all take the mean over the
         answers. A pair that is spread over processes is asked about by each of them, with the best
         and the worst of the videos it has.
 
+        Args:
+          request: of the batch, scored.
+          pair_B: (B,) ints, equal for videos of one pair.
+          reward_B, valid_B: (B,) by which the best and the worst are told.
+
         Returns:
           attention_G in 0..10, zeros without an answer, and whether there was any.
         """
-        own_G, count = self._own_attention(group_B, reward_B, valid_B)
+        own_G, count = self._own_attention(request, pair_B, reward_B, valid_B)
         shares = distributed.exchange([own_G.tolist(), count])
         total = sum(count for _, count in shares)
         sum_G = np.sum([np.multiply(own_G, count) for own_G, count in shares], axis=0)
         return (sum_G / max(total, 1)).astype(np.float32), total > 0
 
-    def _own_attention(self, group_B, reward_B, valid_B) -> tuple[np.ndarray, int]:
+    def _own_attention(self, request, pair_B, reward_B, valid_B) -> tuple[np.ndarray, int]:
         """Return the mean answer on this process's videos, and how many answers there were."""
-        if self.judge is None or not self.videos:
-            return np.zeros(len(table.GROUPS), np.float32), 0
-        rows = sorted(self.videos)
+        if self.judge is None or not request.videos:
+            return np.zeros(len(GROUPS), np.float32), 0
+        rows = sorted(request.videos)
         return self.judge.attention(
-            np.stack([self.videos[i] for i in rows]),
-            self._request.reference_BHWC[rows],
-            [self._request.prompts[i] for i in rows],
-            np.asarray(group_B)[rows],
-            np.asarray(reward_B)[rows],
-            np.asarray(valid_B)[rows],
+            np.stack([request.videos[row] for row in rows]),
+            request.reference_BHWC[rows],
+            [request.prompts[row] for row in rows],
+            group_B=np.asarray(pair_B)[rows],
+            reward_B=np.asarray(reward_B)[rows],
+            valid_B=np.asarray(valid_B)[rows],
         )
 
-    def monitors(self) -> dict[str, np.ndarray]:
-        """Return the measures that are never rewarded: name -> (B,), NaN where unknown."""
-        found: dict[str, np.ndarray] = {}
-        for share in distributed.exchange({k: x_B.tolist() for k, x_B in self._monitor.items()}):
+    def monitors(self, request: Request) -> dict[str, np.ndarray]:
+        """Return a request's measures that are never rewarded: name -> (B,), NaN where unknown."""
+        own = {name: value_B.tolist() for name, value_B in request.monitor.items()}
+        known: dict[str, np.ndarray] = {}
+        for share in distributed.exchange(own):
             for name, values in share.items():
-                column_B = found.setdefault(name, np.full(len(values), np.nan))
+                column_B = known.setdefault(name, np.full(len(values), np.nan))
                 column_B[:] = np.where(np.isnan(column_B), values, column_B)
-        return found
+        return known
 
     def close(self) -> None:
         """Stop the threads and the servers that this panel started."""

@@ -1,0 +1,109 @@
+"""One step's rewards: priors and the judge's attention blended into one number per video.
+
+`fuse.py` has the formulas; this is what a run remembers between steps and the order in which the
+formulas are applied. B videos, M rewards, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from evoid_jax.config import GROUPS, Reward
+from evoid_jax.rewards import fuse, table
+from evoid_jax.rewards.table import ScoreTable
+
+# (reward_B, valid_B) by prior alone -> attention_G in 0..10, and whether the judge answered at all
+Ask = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, bool]]
+
+
+class RewardMemory(NamedTuple):
+    """What the rewards remember from step to step; saved with every checkpoint."""
+
+    attention: list[float] | None  # averaged over steps; None before the first answer
+    deviations: list[list[float]]  # per step and reward: the scores' usual spread within a pair
+
+
+FORGOTTEN = RewardMemory(attention=None, deviations=[])  # before the first step
+
+
+class Fused(NamedTuple):
+    """One step's rewards, numpy."""
+
+    reward_B: np.ndarray  # in [0, 1]
+    valid_B: np.ndarray  # False: no reward was had, the video trains nothing
+    normalised_BM: np.ndarray  # in [0, 1], 1/2 is the mean of the pair
+    weights_M: np.ndarray  # sum to 1
+
+
+def priors(cfg: Reward) -> np.ndarray:
+    """Return prior_M: the table's, or uniform; none for the preference where that is off."""
+    prior_M, _, _ = table.arrays(cfg.table)
+    if cfg.uniform:
+        prior_M = np.ones_like(prior_M)
+    if not cfg.preference:
+        judged_M = np.array([name == table.JUDGED for name in table.names(cfg.table)])
+        prior_M = np.where(judged_M, 0, prior_M)
+    return prior_M
+
+
+def blend(
+    cfg: Reward, memory: RewardMemory, scores: ScoreTable, pair_B: np.ndarray, ask: Ask
+) -> tuple[RewardMemory, Fused]:
+    """Normalise within pairs, let the judge move the weights, and unify (paper, section 3.3).
+
+    Args:
+      memory: after the step before.
+      scores: of all videos of the step.
+      pair_B: (B,) ints, equal for videos of one pair.
+      ask: the judge. It is shown the best and the worst video by prior alone, so that its last
+        answer does not choose what it sees next.
+
+    Returns:
+      The memory after this step, and the rewards.
+    """
+    prior_M = priors(cfg)
+    _, group_M, _ = table.arrays(cfg.table)
+    memory = memory._replace(deviations=[*memory.deviations, _spread(scores, pair_B)])
+    floor_M = _floors(cfg, memory.deviations)
+    normalised = fuse.normalize(scores.score_BM, scores.valid_BM, pair_B, cfg.clip, floor_M)
+    if cfg.dynamic:
+        plain_B, any_B = fuse.unify(normalised, scores.valid_BM, prior_M, group_M)
+        answer_G, answered = ask(np.asarray(plain_B), np.asarray(any_B))
+        if answered:
+            memory = memory._replace(attention=_averaged(cfg, memory.attention, answer_G))
+    weights_M = _weights(cfg, prior_M, group_M, memory.attention)
+    reward_B, valid_B = fuse.unify(normalised, scores.valid_BM, weights_M, group_M)
+    fused = Fused(reward_B=reward_B, valid_B=valid_B, normalised_BM=normalised, weights_M=weights_M)
+    return memory, jax.device_get(fused)
+
+
+def _spread(scores: ScoreTable, pair_B: np.ndarray) -> list[float]:
+    return fuse.deviation(scores.score_BM, pair_B).tolist()
+
+
+def _floors(cfg: Reward, deviations: list[list[float]]) -> np.ndarray:
+    """Return floor_M: a spread far below what a reward usually shows is taken for noise."""
+    _, _, floor_M = table.arrays(cfg.table)
+    usual_M = np.median(deviations, axis=0)
+    return np.maximum(floor_M, cfg.floor * usual_M).astype(np.float32)
+
+
+def _averaged(cfg: Reward, attention: list[float] | None, answer_G: np.ndarray) -> list[float]:
+    """Return the attention's running mean; the first answer stands alone."""
+    if attention is None:
+        return answer_G.tolist()
+    keep = cfg.attention_memory
+    return (keep * np.array(attention) + (1 - keep) * answer_G).tolist()
+
+
+def _weights(cfg: Reward, prior_M, group_M, attention: list[float] | None):
+    """Return weights_M; before the judge's first answer they are the priors' own."""
+    if attention is None:
+        silent_G = np.zeros(len(GROUPS), np.float32)
+        return fuse.final_weights(prior_M, group_M, silent_G, cfg.tau, gamma=0.0)
+    attention_G = np.array(attention, np.float32)
+    return fuse.final_weights(prior_M, group_M, attention_G, cfg.tau, cfg.gamma)

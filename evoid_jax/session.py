@@ -1,0 +1,282 @@
+"""A run: what stays the same from its first step to its proof, and the steps that both are made of.
+
+Both the loop (train.py) and the proof (heldout.py) do the same with a batch of pairs: `prepare`
+encodes it, `generate` makes its videos part by part, the panel scores them, `collect` waits for the
+scores.
+
+Letters: B videos, P pairs, N seeds of a pair, M rewards, R reference frames, T H W C latents.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from evoid_jax import config, distributed, evolve, flow, rollout, sharding, teacher
+from evoid_jax.data import pairs
+from evoid_jax.models import lora
+from evoid_jax.rewards.blend import Fused
+from evoid_jax.rewards.panel import Panel, Request
+
+_merge = jax.jit(lora.merge)
+
+
+class Run(NamedTuple):
+    """Everything that does not change while the run goes on."""
+
+    cfg: config.Config
+    workdir: Path
+    mesh: Mesh
+    frozen: rollout.Frozen
+    teacher: dict | None  # None: the base's main blocks
+    data: pairs.Pairs
+    heldout: pairs.Pairs
+    panel: Panel
+    solver: flow.Table
+    text_rows: int | None  # S of every prompt; None: each batch's own
+
+
+class Clock:
+    """Seconds per phase of one step."""
+
+    def __init__(self):
+        self.start = self.last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, phase: str, wait_for=None) -> None:
+        """Add the time since the last lap to `phase`, once `wait_for` has been computed."""
+        jax.block_until_ready(wait_for)
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.last
+        self.last = now
+
+    def stop(self) -> dict[str, float]:
+        """Return the seconds of each phase and of all."""
+        return self.seconds | {"total": time.perf_counter() - self.start}
+
+
+# --- opening
+
+
+@contextmanager
+def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
+    """Start the scorers, read the data and load the model; stop the scorers at the end.
+
+    What costs nothing to check comes first, the model, which may take minutes, last.
+
+    Raises:
+      ValueError, OSError: a setting, a pair, a scorer or a file of the model is wrong; the message
+        says what to do.
+    """
+    mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
+    sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
+    distributed.say(f"devices: {described(mesh)}")
+    data, heldout = open_data(cfg.data, cfg.seed)
+    logs = distributed.own_folder(workdir / "logs")
+    distributed.say("rewards: starting")
+    with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
+        distributed.say(f"model: loading {cfg.model}")
+        frozen = load_frozen(cfg, mesh)
+        prompts = [row.prompt for split in (data, heldout) for row in split]
+        r = cfg.rollout
+        yield Run(
+            cfg=cfg,
+            workdir=workdir,
+            mesh=mesh,
+            frozen=frozen,
+            teacher=teacher.load(cfg.teacher, cfg.model, frozen, mesh),
+            data=data,
+            heldout=heldout,
+            panel=panel,
+            solver=sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh),
+            text_rows=text_rows(frozen, [*prompts, r.negative_prompt], mesh),
+        )
+
+
+def described(mesh: Mesh) -> str:
+    """Say what a mesh is made of, in a few words."""
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
+def open_data(cfg: config.Data, seed: int) -> tuple[pairs.Pairs, pairs.Pairs]:
+    """Return the pairs of the evolution and those of the proof."""
+    cache = str(Path(cfg.cache).expanduser())
+    with distributed.leader_first():
+        data = pairs.open_pairs(cfg.source, cfg.dir, "evolution", seed, cache)
+        heldout = pairs.open_pairs(cfg.source, cfg.dir, "heldout", 0, cache)
+    return data, heldout
+
+
+def load_frozen(cfg: config.Config, mesh: Mesh) -> rollout.Frozen:
+    """Load the model, set up for this run's adapters, sizes and kernels."""
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
+    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
+    rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
+    scale = cfg.lora.alpha / cfg.lora.rank
+    return frozen._replace(wan=frozen.wan.clone(lora_scale=scale, attention=cfg.attention))
+
+
+def text_rows(frozen: rollout.Frozen, prompts: list[str], mesh: Mesh) -> int:
+    """Return how many rows every prompt gets, so that no step compiles anew.
+
+    On accelerators all that the model was made for: nothing to weigh, and fused attention needs no
+    bias. On the CPU as many as the longest prompt has, in eights, with room for some words more:
+    runs on other prompts of about this length then find their programs compiled.
+    """
+    full = frozen.wan.config.text_len
+    if mesh.devices.flat[0].platform != "cpu":
+        return full
+    longest = max(len(ids) for ids in frozen.tokenizer(sorted(set(prompts)))["input_ids"])
+    return min(full, -(-(longest + 8) // 8) * 8)
+
+
+# --- the steps of the loop and of the proof
+
+
+class Prepared(NamedTuple):
+    """A batch of pairs, ready to be generated from."""
+
+    text_PSE: jax.Array
+    null_1SE: jax.Array
+    control_PTHWC: jax.Array
+    pair_B: np.ndarray
+    seed_B: np.ndarray
+    references: int  # R
+    request: Request
+
+
+def prepare(run: Run, batch: pairs.Batch, seed_PN: np.ndarray, monitors: bool = False) -> Prepared:
+    """Encode prompts and faces once per pair, and write the request to the scorers.
+
+    Args:
+      batch: P pairs with R images each.
+      seed_PN: of the videos' noise, N videos of each pair.
+      monitors: whether to measure what is never rewarded, too.
+
+    Raises:
+      ValueError: the pairs have different numbers of reference images.
+    """
+    cfg, v = run.cfg, run.cfg.video
+    counts = {len(images) for images in batch.images}
+    if len(counts) > 1:
+        raise ValueError(
+            f"pairs of one step need as many images each, got {sorted(counts)}; give every line "
+            "of prompts.jsonl as many images"
+        )
+    pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
+    text_PSE = rollout.encode_text(run.frozen, batch.prompts, run.text_rows)
+    null_1SE = rollout.encode_text(run.frozen, [cfg.rollout.negative_prompt], run.text_rows)
+    control_PTHWC = rollout.control(
+        run.frozen, batch.images, v.frames, v.height, v.width, cfg.rollout.reference_order
+    )
+    text_PSE, null_1SE, control_PTHWC = sharding.replicate(
+        (text_PSE, null_1SE, control_PTHWC), run.mesh
+    )
+    return Prepared(
+        text_PSE=text_PSE,
+        null_1SE=null_1SE,
+        control_PTHWC=control_PTHWC,
+        pair_B=pair_B,
+        seed_B=seed_PN.reshape(-1),
+        references=counts.pop(),
+        request=request(batch, pair_B, (v.height, v.width), monitors),
+    )
+
+
+def request(
+    batch: pairs.Batch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
+) -> Request:
+    """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
+    canvases = [rollout.on_canvas(images[0], *size) for images in batch.images]
+    face_PHWC = np.round((np.stack(canvases) + 1) * 127.5).astype(np.uint8)
+    truth = batch.attributes
+    return Request(
+        face_PHWC[pair_B],
+        [batch.prompts[p] for p in pair_B],
+        attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
+        monitors=monitors,
+    )
+
+
+class Part(NamedTuple):
+    """Some of a batch's videos, as many as the mesh generates at once."""
+
+    rows: np.ndarray  # which of the batch's videos
+    clean_BTHWC: jax.Array  # latents, reference frames first
+    video_BFHWC: jax.Array  # uint8
+
+
+def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator[Part]:
+    """Make a batch's videos with an adapter on the base, part by part.
+
+    Yields a part as soon as it is decoded, so that it can be scored while the next is generated.
+    """
+    for rows in parts(run, len(batch.pair_B)):
+        clean_BTHWC = sample(run, adapter, batch, rows)
+        clock.lap("rollout", clean_BTHWC)
+        video_BFHWC = rollout.decode(run.frozen, clean_BTHWC[:, batch.references :])
+        clock.lap("decode", video_BFHWC)
+        yield Part(rows, clean_BTHWC, video_BFHWC)
+
+
+def parts(run: Run, videos: int) -> list[np.ndarray]:
+    """Return the videos' indices, as many at a time as the mesh holds."""
+    count = sharding.parts_of(videos, run.cfg.rollout.videos_per_device, run.mesh)
+    return np.split(np.arange(videos, dtype=np.int32), count)
+
+
+def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Array:
+    """Generate the latents of some rows of a batch: BTHWC float32, reference frames first."""
+    v = run.cfg.video
+    shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
+    seed_B, pair_B = sharding.place_batch((batch.seed_B[rows], batch.pair_B[rows]), run.mesh)
+    base, lora_on_top = run.frozen.wan_params, adapter
+    if run.cfg.dtype == "float32":
+        # Merged once it saves the adapter's matmuls in every solver step. Not in bfloat16, which
+        # would round a small adapter off.
+        base, lora_on_top = _merge(base, adapter, run.frozen.wan.lora_scale), None
+    return rollout.sample(
+        run.frozen.wan,
+        base,
+        lora_on_top,
+        batch.text_PSE[pair_B],
+        batch.null_1SE,
+        batch.control_PTHWC[pair_B],
+        rollout.noise(seed_B, shape),
+        run.solver,
+        guidance=run.cfg.rollout.guidance,
+        split=run.cfg.rollout.split,
+    )
+
+
+def to_device(batch: Prepared, clean_BTHWC: jax.Array, fused: Fused, mesh: Mesh) -> evolve.Scored:
+    """Lay a step's videos and rewards out on the mesh for the update."""
+    clean_BTHWC, pair_B, reward_B, valid_B = sharding.place_batch(
+        (clean_BTHWC, batch.pair_B, fused.reward_B, fused.valid_B.astype(np.float32)), mesh
+    )
+    return evolve.Scored(
+        clean_BTHWC=clean_BTHWC,
+        pair_B=pair_B,
+        reward_B=reward_B,
+        valid_B=valid_B,
+        text_PSE=batch.text_PSE,
+        control_PTHWC=batch.control_PTHWC,
+    )
+
+
+def seeds(cfg: config.Config, step: int) -> np.ndarray:
+    """Return (P, N) integer seeds of a step's videos, its own for every run, step and video."""
+    numbers = np.random.SeedSequence([cfg.seed, step])
+    pairs_and_seeds = cfg.data.pairs, cfg.data.seeds
+    drawn = numbers.generate_state(cfg.data.pairs * cfg.data.seeds)
+    return (drawn >> 1).astype(np.int32).reshape(pairs_and_seeds)  # 31 bits: JAX keys take int32

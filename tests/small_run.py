@@ -1,0 +1,25 @@
+"""The tiny preset cut down to seconds, and what a run of it has written."""
+
+import json
+
+from configs import evoid
+from evoid_jax import config
+
+SMALL = {
+    "save_every": 2,
+    "data": {"pairs": 2, "seeds": 2, "heldout_identities": 2, "heldout_seeds": 1},
+    "rollout": {"steps": 2},
+    "train": {"timesteps": 1},
+}
+
+
+def settings(cache, steps, **changes):
+    cfg = evoid.get_config("tiny")
+    for values in (SMALL, {"steps": steps, "data": {"cache": cache}}, changes):
+        cfg.update(values)
+    return config.from_dict(cfg.to_dict())
+
+
+def lines(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
