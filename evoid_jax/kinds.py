@@ -37,6 +37,11 @@ KINDS = (
 HEIC = "an iPhone's HEIC photo", "export it as JPEG (Settings, Camera, Formats: Most Compatible)"
 
 
+def avif_is_read() -> bool:
+    """Whether this Pillow reads AVIF; it began with 11.3."""
+    return "avif" in features.modules and bool(features.check("avif"))
+
+
 def no_picture(head: bytes) -> tuple[str, str] | None:
     """Return (what a file is, what to do) where it is no picture that `media` reads, else None.
 
@@ -51,7 +56,7 @@ def no_picture(head: bytes) -> tuple[str, str] | None:
         # the major brand, the minor version, then the compatible brands, four bytes each
         brands = head[8 : int.from_bytes(head[:4], "big")]
         if b"avif" in brands or b"avis" in brands:
-            return None if features.check("avif") else ("an AVIF picture", EXPORT)
+            return None if avif_is_read() else ("an AVIF picture", EXPORT)
         if any(brand in brands for brand in (b"mif1", b"heic", b"heix", b"hevc", b"msf1")):
             return HEIC
         return "a video", FRAME

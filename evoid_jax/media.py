@@ -18,12 +18,12 @@ from typing import BinaryIO
 
 import av
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from evoid_jax.kinds import EXPORT, FRAME, no_picture
+from evoid_jax.kinds import EXPORT, FRAME, avif_is_read, no_picture
 
 CRF = 12  # x264 quality: visually lossless, so that an mp4 can be scored like its frames
-MAX_PIXELS = 2**27  # 134 million: a phone's 108, and about a gigabyte while they are decoded
+MAX_PIXELS = 2**27  # 134 million: more than a phone's 108, and 1.4 GB of memory while one is read
 HEAD = 2**16  # bytes at the beginning of a file that tell what it is
 
 # The formats that Pillow reads as viewers show them. Its other readers ignore a colour profile
@@ -31,7 +31,8 @@ HEAD = 2**16  # bytes at the beginning of a file that tell what it is
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"]
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits
 # Tags of TIFF files
-SUBFILE, PHOTOMETRIC, DNG_VERSION = 254, 262, 50706
+SUBFILE, PHOTOMETRIC, SAMPLE_FORMAT, DNG_VERSION = 254, 262, 339, 50706
+NO_WHITE = "its values are 32-bit or signed, which leaves open how bright white is"
 # ITU-T H.273: primaries and transfer curves that sRGB screens show as they are
 PLAIN_PRIMARIES, PLAIN_TRANSFERS = (1, 2, 5, 6), (1, 2, 6, 13, 14, 15)
 
@@ -71,7 +72,7 @@ def check_image(source: str | Path | bytes) -> tuple[int, int]:
 def _read(source: str | Path | bytes, draft: bool) -> tuple[Image.Image, tuple[int, int]]:
     """Return an RGB picture, and its full (height, width) in case it is a draft."""
     name = "the image" if isinstance(source, bytes) else str(source)
-    with _opened(source) as stream:
+    with _opened(source, "image") as stream:
         head = stream.read(HEAD)
         if kind := no_picture(head):
             raise ValueError(f"{name} is {kind[0]}, which cannot be read; {kind[1]}")
@@ -90,21 +91,22 @@ def _read(source: str | Path | bytes, draft: bool) -> tuple[Image.Image, tuple[i
 
 
 @contextlib.contextmanager
-def _opened(source: str | Path | bytes) -> Iterator[BinaryIO]:
+def _opened(source: str | Path | bytes, kind: str) -> Iterator[BinaryIO]:
+    """Open a file, or bytes as one; `kind` is what an error calls it."""
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
     file = Path(source).expanduser()
     if file.is_dir():
-        raise ValueError(f"{source} is a folder; name a picture in it")
+        raise ValueError(f"{source} is a folder; name the {kind} in it")
     if not file.exists():
-        raise FileNotFoundError(f"image {source} does not exist; correct the name or add the file")
+        raise FileNotFoundError(f"{kind} {source} does not exist; correct the name or add the file")
     if not file.is_file():  # reading a pipe would wait for ever
-        raise ValueError(f"{source} is not a regular file; name a picture")
+        raise ValueError(f"{source} is not a regular file; name the {kind}")
     try:
         stream = file.open("rb")
     except OSError as error:
-        reason = f"image {source} cannot be opened: {error.strerror}"
+        reason = f"{kind} {source} cannot be opened: {error.strerror}"
         raise type(error)(f"{reason}; see to its permissions or copy it") from None
     with stream:
         yield stream
@@ -114,7 +116,7 @@ def _decode(stream: BinaryIO, head: bytes, draft: bool) -> tuple[Image.Image, tu
     with warnings.catch_warnings():
         # Pillow warns from 89 million pixels on; the limit that counts here is ours.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(stream, formats=[kind for kind in FORMATS if _known(kind)])
+        image = Image.open(stream, formats=[f for f in FORMATS if f != "AVIF" or avif_is_read()])
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large("it", f"{width} x {height}"))
@@ -126,10 +128,6 @@ def _decode(stream: BinaryIO, head: bytes, draft: bool) -> tuple[Image.Image, tu
         return _as_rgb(image), (height, width)
     picture = _as_rgb(image)
     return picture, (picture.height, picture.width)
-
-
-def _known(kind: str) -> bool:
-    return kind != "AVIF" or bool(features.check("avif"))
 
 
 def _too_large(name: str, pixels: str) -> str:
@@ -150,6 +148,8 @@ def _refuse(image: Image.Image, head: bytes) -> None:
         # Raw files are TIFFs whose first picture is a small preview.
         if DNG_VERSION in tags or tags.get(SUBFILE, 0) & 1:
             raise ValueError(f"it is a camera's raw file, or begins with a preview; {EXPORT}")
+        if 2 in tags.get(SAMPLE_FORMAT, ()):  # of 8 bits, Pillow would take -1 for the brightest
+            raise ValueError(f"{NO_WHITE}; save it with 8 or 16 bits, unsigned")
     primaries, transfer = _code_points(image.format, head)
     if image.format == "AVIF" and "icc_profile" in image.info:
         return  # the profile says it all
@@ -197,10 +197,7 @@ def _deep(image: Image.Image, layout: str) -> tuple[Image.Image, Image.Image | N
     """Scale grey of more than 8 bits: the grey (L) and its alpha (L, or None)."""
     # Mode I is 32 bits wide. Pillow puts the 16 bits of a PGM, and once of a PNG, into it.
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        raise ValueError(
-            "its grey values are 32-bit or signed, which leaves open how bright white is; save it "
-            "with 8 or 16 bits"
-        )
+        raise ValueError(f"{NO_WHITE}; save it with 8 or 16 bits, unsigned")
     grey_HW = np.asarray(image).astype(np.int32)
     bits = 12 if layout == "I;12" else 16
     shown_HW = (grey_HW >> (bits - 8)).astype(np.uint8)
@@ -298,10 +295,8 @@ def read(source: str | Path | bytes) -> tuple[np.ndarray, float]:
       FileNotFoundError, ValueError: no such file, or nothing in it decodes as video.
     """
     name = "the video" if isinstance(source, bytes) else str(source)
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        raise FileNotFoundError(f"video {source} does not exist")
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else name) as container:
+        with _opened(source, "video") as file, av.open(file) as container:
             stream = container.streams.video[0]
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
             rate = float(stream.average_rate or 0)
@@ -309,6 +304,8 @@ def read(source: str | Path | bytes) -> tuple[np.ndarray, float]:
         raise ValueError(f"{name} is not a video that can be decoded: {error}") from error
     if not frames:
         raise ValueError(f"{name} holds no frames")
+    if len(sizes := {frame.shape for frame in frames}) > 1:
+        raise ValueError(f"{name} changes its size, {sizes}; cut it where it does")
     return np.stack(frames), rate
 
 

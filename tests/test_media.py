@@ -76,10 +76,18 @@ def test_few_bits_are_stretched():
     assert row(encoded(Image.new("1", (2, 1), 1), "PNG")) == [255, 255]
 
 
-@pytest.mark.parametrize("kind", ["<i4", "<f4"])
-def test_grey_without_a_white_is_refused(kind):
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(grey([0, 1, 2], "<i4"), "TIFF"),
+        encoded(grey([0, 1, 2], "<f4"), "TIFF"),
+        encoded(grey([0, 1, 255], "u1"), "TIFF", tiffinfo={339: 2}),
+    ],
+    ids=["32 bits", "floats", "signed"],
+)
+def test_grey_without_a_white_is_refused(data):
     with pytest.raises(ValueError, match="how bright white is; save it with 8 or 16 bits"):
-        media.read_image(encoded(grey([0, 1, 2], kind), "TIFF"))
+        media.read_image(data)
 
 
 # --- transparency
@@ -339,8 +347,10 @@ def test_a_cut_off_file_is_refused_by_the_check_too(kind):
 
 
 def test_paths_that_are_no_files(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="is a folder; name a picture in it"):
+    with pytest.raises(ValueError, match="is a folder; name the image in it"):
         media.read_image(tmp_path)
+    with pytest.raises(ValueError, match="is a folder; name the video in it"):
+        media.read(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"b\.png does not exist"):
         media.read_image(tmp_path / "b.png")
     with pytest.raises(ValueError, match="not a regular file"):

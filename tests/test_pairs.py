@@ -269,7 +269,7 @@ FAULTS = {
     "wrong capitals": (line("A.PNG"), "A.PNG does not exist; did you mean a.png?"),
     "mistyped": (line("sub/bemn.png"), "did you mean ben.png?"),
     "backslash": (line("sub\\ben.png"), 'write "/" between a folder and a file'),
-    "a folder": (line("sub"), "sub is a folder; name a picture in it"),
+    "a folder": (line("sub"), "sub is a folder; name the image in it"),
     "long name": (line("a" * 999), "File name too long"),
     "text as image": (line("prompts.jsonl"), "is not a picture that can be read"),
     "empty file": (line("empty.png"), "empty.png is an empty file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Callable
@@ -74,7 +75,9 @@ def open_split(
     """
     tfds.disable_progress_bar()
     builder = PortraitPairs(data_dir=cache_dir / _world_digest(), file_format="array_record")
-    builder.download_and_prepare(file_format="array_record")
+    # It prints that nothing is downloaded.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(file_format="array_record")
     undecoded = {"image": tfds.decode.SkipDecoding()}
     rows = [_row(values) for values in builder.as_data_source(split=split, decoders=undecoded)]
     source = builder.as_data_source(split=split)
