@@ -219,7 +219,8 @@ def test_sizes_that_cannot_be_are_named_with_their_line(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
     photo(48, 64).save(tmp_path / "a.png", exif=turned)
-    assert open_pairs(folder=folder).rows[0].pictures[0][1:3] == (64, 48)  # as it will be read
+    picture = open_pairs(folder=folder).rows[0].pictures[0]
+    assert (picture.height, picture.width) == (64, 48)  # as it will be read
 
 
 # --- what a line can get wrong
@@ -330,6 +331,8 @@ def test_unknown_sources_and_splits_are_refused(tmp_path):
         open_pairs()
     with pytest.raises(ValueError, match="unknown split 'train'"):
         open_pairs("portraits", split="train", cache_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"config\.data\.heldout=0\.2 is for a folder"):
+        open_splits("portraits", heldout=0.2, cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="need a cache_dir"):
         open_pairs("portraits")
 

@@ -81,9 +81,9 @@ def _row(folder: Path, line: str, origin: str, pictures: dict[Path, Picture]) ->
     if identity:
         identity = unicodedata.normalize("NFC", _characters("identity", identity).strip())
     files = [_locate(folder, _characters("image", name)) for name in names]
-    for file in files:
+    for name, file in zip(names, files, strict=True):
         if file not in pictures:
-            pictures[file] = _picture(file)
+            pictures[file] = _picture(name, file)
     known = tuple(pictures[file] for file in files)
     return Row(prompt, origin, known, identity or "", split or "")
 
@@ -169,11 +169,11 @@ def _near(file: Path) -> str | None:
     return next(iter(same + difflib.get_close_matches(file.name, names, n=1)), None)
 
 
-def _picture(file: Path) -> Picture:
+def _picture(name: str, file: Path) -> Picture:
     height, width = media.check_image(file)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Picture(str(file), height, width, digest)
+    return Picture(name, str(file), height, width, digest)
 
 
 def _compare(rows: list[Row]) -> None:

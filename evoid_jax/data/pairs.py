@@ -107,6 +107,11 @@ def open_splits(
         return _open_folder(Path(folder).expanduser(), heldout, seed)
     if source != "portraits":
         raise ValueError(f"unknown source of pairs {source!r}: use 'portraits', or give a folder")
+    if heldout:
+        raise ValueError(
+            f"config.data.heldout={heldout} is for a folder of yours (config.data.dir); the "
+            "portraits have held-out people of their own: set it to 0"
+        )
     if not cache_dir:
         raise ValueError("the portraits need a cache_dir to be prepared in")
     from evoid_jax.data import portrait_pairs  # its library takes a second to import
@@ -130,12 +135,12 @@ def _read_images(rows: list[Row], index: int) -> tuple[list[np.ndarray], None]:
     images = []
     for picture in rows[index].pictures:
         try:
-            image_HWC = media.read_image(picture.name)
+            image_HWC = media.read_image(picture.file)
         except (OSError, ValueError) as error:
             raise ValueError(f"{rows[index].origin}: {error}") from None
         if image_HWC.shape[:2] != (picture.height, picture.width):
             raise ValueError(
-                f"{rows[index].origin}: {picture.name} has changed since the start; start again"
+                f"{rows[index].origin}: {picture.file} has changed since the start; start again"
             )
         images.append(image_HWC)
     return images, None
@@ -170,7 +175,7 @@ def check_images(pairs: Pairs, fits: Callable[[int, int], object]) -> None:
             try:
                 fits(picture.height, picture.width)
             except ValueError as error:
-                raise ValueError(f"{row.origin}: {picture.name}: {error}") from None
+                raise ValueError(f"{row.origin}: {picture.file}: {error}") from None
 
 
 def batch(pairs: Pairs, step: int, count: int) -> PairBatch:

@@ -92,7 +92,7 @@ def open_split(
 def _row(values: dict) -> Row:
     name = f"{values['identity']}-{values['scene']}"
     width, height = Image.open(io.BytesIO(values["image"])).size
-    photo = Picture(name, height, width, digest="")
+    photo = Picture(name, file="", height=height, width=width, digest="")
     return Row(values["prompt"].decode(), name, (photo,), identity=str(values["identity"]))
 
 

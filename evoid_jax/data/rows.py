@@ -10,10 +10,11 @@ SPLITS = ("evolution", "heldout")
 
 
 class Picture(NamedTuple):
-    """A picture's file, its size upright in pixels, and the digest of the file's bytes."""
+    """A picture's name in the folder, its file, its size upright, the digest of its bytes."""
 
     name: str
-    height: int
+    file: str
+    height: int  # pixels
     width: int
     digest: str
 
@@ -50,10 +51,8 @@ def identified(rows: list[Row]) -> list[Row]:
     filled = {row.origin: row._replace(key=row.identity) for row in named}
     for leader, group in groups.items():
         owner = _owner(group, names)
-        # The key of a person without a name is a picture's bytes: files may be renamed.
-        identity, key = (
-            (owner, owner) if owner else (f"picture {group[0].pictures[0].name}", leader)
-        )
+        identity = owner or f"picture {group[0].pictures[0].name}"
+        key = owner or leader  # the bytes of a picture: its file may be renamed
         filled |= {row.origin: row._replace(identity=identity, key=key) for row in group}
     return [filled[row.origin] for row in rows]
 
@@ -124,8 +123,9 @@ def split(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
     """Divide rows of known identity into (evolution, held out); no person is in both.
 
     Where a row names its split, that counts, and rows of the same person without one follow it;
-    all others evolve. Otherwise about `share` of the people are held out, drawn by their name (or
-    picture) alone: more rows, another order or another seed never move anybody across.
+    all others evolve. Otherwise about `share` of the people are held out, drawn by their name
+    alone, or by their picture where they have none. So more rows, another order or another seed
+    move nobody across; only a row that gives somebody a name, or shows that two are one, may.
 
     Returns:
       The two lists; the second is empty where nothing is asked for.
