@@ -57,6 +57,7 @@ class Data:
     cache: str = "~/.cache/evoid_jax"  # where prepared data sets are kept
     pairs: int = 4  # per step (paper)
     seeds: int = 8  # videos per pair (paper)
+    heldout: float = 0.0  # share of a folder's people kept for the proof; 0: its own pairs prove
     heldout_identities: int = 32  # for the proof at the end
     heldout_seeds: int = 2
 

@@ -51,7 +51,9 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
       What summary.json holds; see `proof.summary`.
     """
     start = time.perf_counter()
-    chosen = [run.heldout[i] for i in range(min(run.cfg.data.heldout_identities, len(run.heldout)))]
+    data = run.heldout
+    rows = pairs.spread(data.identities, run.cfg.data.heldout_identities)
+    chosen = [data[row] for row in rows]
     base, evolved = compare(run, chosen, state.evolving)
     now = time.perf_counter()
     summary = proof.summary(
@@ -59,15 +61,13 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
         table.arrays(run.cfg.reward.table)[0],
         base.score_BM,
         evolved.score_BM,
-        cluster_B=np.repeat(
-            [pair.name.split("-")[0] for pair in chosen], run.cfg.data.heldout_seeds
-        ),
+        cluster_B=np.repeat([pair.identity for pair in chosen], run.cfg.data.heldout_seeds),
         monitor_base=base.monitor,
         monitor_evolved=evolved.monitor,
         steps=int(state.step),
         seconds={"heldout": now - start, "total": now - began},
     )
-    summary["heldout"] = "training pairs, new seeds" if run.cfg.data.dir else "unseen identities"
+    summary["heldout"] = data.kind
     if distributed.leads():
         proof.write_json(run.workdir / "summary.json", summary)
         write_samples(run, chosen, base.shown, evolved.shown)
@@ -86,7 +86,7 @@ def compare(run: Run, chosen: list[pairs.Pair], evolving: dict) -> tuple[Arm, Ar
         # The last batch is filled up from the front: every batch has one shape, one program.
         rows = [chosen[(start + i) % len(chosen)] for i in range(count)]
         part = HeldoutPart(
-            batch=batch_of(rows),
+            batch=pairs.gather(rows),
             seed_PN=seeds(start, count, each),
             kept=min(count, len(chosen) - start),
             shown=max(min(count, len(chosen) - start, SHOWN - start), 0),
@@ -99,20 +99,10 @@ def compare(run: Run, chosen: list[pairs.Pair], evolving: dict) -> tuple[Arm, Ar
 class HeldoutPart(NamedTuple):
     """Some held-out pairs."""
 
-    batch: pairs.Batch
+    batch: pairs.PairBatch
     seed_PN: np.ndarray
     kept: int  # of P; the rest only fills the batch up
     shown: int  # of these, how many first ones are kept as mp4
-
-
-def batch_of(rows: list[pairs.Pair]) -> pairs.Batch:
-    known = all(row.attributes is not None for row in rows)
-    return pairs.Batch(
-        images=[row.images for row in rows],
-        prompts=[row.prompt for row in rows],
-        attributes=np.stack([row.attributes for row in rows]) if known else None,
-        index=np.arange(len(rows)),
-    )
 
 
 def play(run: Run, adapter: dict, part: HeldoutPart) -> Arm:
@@ -164,5 +154,5 @@ def write_samples(
             media.write(folder / f"{name}_{role}.mp4", video_FHWC, run.cfg.video.fps)
         media.write_image(folder / f"{name}_reference.png", pair.images[0])
         seed = int(seeds(k, 1, run.cfg.data.heldout_seeds)[0, 0])
-        entries.append({"k": k, "prompt": pair.prompt, "identity": pair.name, "seed": seed})
+        entries.append({"k": k, "prompt": pair.prompt, "identity": pair.identity, "seed": seed})
     proof.write_json(folder / "heldout.json", entries)

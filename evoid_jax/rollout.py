@@ -225,22 +225,36 @@ def on_canvas(image_HWC: np.ndarray, height: int, width: int, stride: int = 8) -
     As `preprocess_conditions` of the pipeline: Lanczos to multiples of `stride`, then bilinear
     without antialiasing to the largest size that fits.
     """
-    h, w = image_HWC.shape[:2]
     if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
         raise ValueError(f"expected uint8 (h, w, 3), got {image_HWC.dtype} {image_HWC.shape}")
-    if min(h, w) < stride:
-        raise ValueError(f"a reference image is {h}x{w}; expected at least {stride}x{stride}")
-    h, w = h - h % stride, w - w % stride
+    new_h, new_w = fitted(image_HWC.shape[:2], (height, width), stride)
+    h, w = (side - side % stride for side in image_HWC.shape[:2])
     resized = Image.fromarray(image_HWC).resize((w, h), Image.Resampling.LANCZOS)
     x = 2 * (np.asarray(resized).astype(np.float32) / np.float32(255)) - 1
-    scale = min(height / h, width / w)
-    new_h, new_w = int(h * scale), int(w * scale)
-    if not (new_h and new_w):
-        raise ValueError(f"a reference image of {h}x{w} vanishes when fitted in {height}x{width}")
     top, left = (height - new_h) // 2, (width - new_w) // 2
     canvas = np.ones((height, width, 3), np.float32)
     canvas[top : top + new_h, left : left + new_w] = _bilinear(_bilinear(x, new_h, 0), new_w, 1)
     return canvas
+
+
+def fitted(size: tuple[int, int], canvas: tuple[int, int], stride: int = 8) -> tuple[int, int]:
+    """Return the (height, width) in pixels that an image of a size takes on a canvas.
+
+    Raises:
+      ValueError: the image is too small or too narrow to be seen there.
+    """
+    if min(size) < stride:
+        raise ValueError(
+            f"a reference image is {size[0]}x{size[1]}; expected at least {stride}x{stride}"
+        )
+    h, w = (side - side % stride for side in size)
+    scale = min(canvas[0] / h, canvas[1] / w)
+    new_h, new_w = int(h * scale), int(w * scale)
+    if not (new_h and new_w):
+        raise ValueError(
+            f"a reference image of {h}x{w} vanishes when fitted in {canvas[0]}x{canvas[1]}"
+        )
+    return new_h, new_w
 
 
 @partial(jax.jit, static_argnames="shape")

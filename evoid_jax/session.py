@@ -79,25 +79,29 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
     sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
     distributed.say(f"devices: {described(mesh)}")
-    data, heldout = open_data(cfg.data, cfg.seed)
+    splits = open_data(cfg.data, cfg.seed)
+    check_pairs(splits, cfg.video)
+    distributed.say(
+        f"data: {len(splits.evolution)} pairs to evolve on; proof on {splits.heldout.kind}"
+    )
     logs = distributed.own_folder(workdir / "logs")
     distributed.say("rewards: starting")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
         distributed.say(f"model: loading {cfg.model}")
         frozen = load_frozen(cfg, mesh)
-        prompts = [row.prompt for split in (data, heldout) for row in split]
         r = cfg.rollout
+        prompts = [*splits.evolution.prompts, *splits.heldout.prompts, r.negative_prompt]
         yield Run(
             cfg=cfg,
             workdir=workdir,
             mesh=mesh,
             frozen=frozen,
             teacher=teacher.load(cfg.teacher, cfg.model, frozen, mesh),
-            data=data,
-            heldout=heldout,
+            data=splits.evolution,
+            heldout=splits.heldout,
             panel=panel,
             solver=sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh),
-            text_rows=text_rows(frozen, [*prompts, r.negative_prompt], mesh),
+            text_rows=text_rows(frozen, prompts, mesh),
         )
 
 
@@ -108,13 +112,21 @@ def described(mesh: Mesh) -> str:
     return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
 
 
-def open_data(cfg: config.Data, seed: int) -> tuple[pairs.Pairs, pairs.Pairs]:
-    """Return the pairs of the evolution and those of the proof."""
+def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
+    """Open the pairs of the evolution and those of the proof."""
     cache = str(Path(cfg.cache).expanduser())
     with distributed.leader_first():
-        data = pairs.open_pairs(cfg.source, cfg.dir, "evolution", seed, cache)
-        heldout = pairs.open_pairs(cfg.source, cfg.dir, "heldout", 0, cache)
-    return data, heldout
+        return pairs.open_splits(cfg.source, cfg.dir, cfg.heldout, seed, cache)
+
+
+def check_pairs(splits: pairs.Splits, video: config.Video) -> None:
+    """Raise a ValueError, with its line, where a photo cannot be put on the videos' canvas."""
+
+    def fits(height: int, width: int) -> None:
+        rollout.fitted((height, width), (video.height, video.width))
+
+    for data in splits:
+        pairs.check_images(data, fits)
 
 
 def load_frozen(cfg: config.Config, mesh: Mesh) -> rollout.Frozen:
@@ -155,24 +167,17 @@ class Prepared(NamedTuple):
     request: Request
 
 
-def prepare(run: Run, batch: pairs.Batch, seed_PN: np.ndarray, monitors: bool = False) -> Prepared:
+def prepare(
+    run: Run, batch: pairs.PairBatch, seed_PN: np.ndarray, monitors: bool = False
+) -> Prepared:
     """Encode prompts and faces once per pair, and write the request to the scorers.
 
     Args:
       batch: P pairs with R images each.
       seed_PN: of the videos' noise, N videos of each pair.
       monitors: whether to measure what is never rewarded, too.
-
-    Raises:
-      ValueError: the pairs have different numbers of reference images.
     """
     cfg, v = run.cfg, run.cfg.video
-    counts = {len(images) for images in batch.images}
-    if len(counts) > 1:
-        raise ValueError(
-            f"pairs of one step need as many images each, got {sorted(counts)}; give every line "
-            "of prompts.jsonl as many images"
-        )
     pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
     text_PSE = rollout.encode_text(run.frozen, batch.prompts, run.text_rows)
     null_1SE = rollout.encode_text(run.frozen, [cfg.rollout.negative_prompt], run.text_rows)
@@ -188,13 +193,13 @@ def prepare(run: Run, batch: pairs.Batch, seed_PN: np.ndarray, monitors: bool = 
         control_PTHWC=control_PTHWC,
         pair_B=pair_B,
         seed_B=seed_PN.reshape(-1),
-        references=counts.pop(),
+        references=len(batch.images[0]),  # as many for every pair, see data/folder.py
         request=request(batch, pair_B, (v.height, v.width), monitors),
     )
 
 
 def request(
-    batch: pairs.Batch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
+    batch: pairs.PairBatch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
 ) -> Request:
     """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
     canvases = [rollout.on_canvas(images[0], *size) for images in batch.images]

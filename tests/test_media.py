@@ -1,10 +1,391 @@
-"""media.py: what is written is read back, and what cannot be read is named."""
+"""media.py: a picture is read as a viewer shows it or refused by name; what is written comes back.
+
+Pictures are one row of pixels where that says it all.
+"""
+
+import io
+import struct
+import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import (
+    COLOUR,
+    COLOUR_ALPHA,
+    GREY,
+    GREY_ALPHA,
+    chunk,
+    encoded,
+    photo,
+    png,
+    png16,
+)
+from PIL import Image, ImageCms, features
 
 from evoid_jax import media
+
+
+def row(source) -> list:
+    """Read a picture of one row: its pixels, as one number where all three are equal."""
+    image = media.read_image(source)
+    assert image.dtype == np.uint8
+    assert image.shape[0] == 1 and image.shape[2] == 3
+    pixels = [tuple(map(int, pixel)) for pixel in image[0]]
+    return [pixel[0] if len(set(pixel)) == 1 else pixel for pixel in pixels]
+
+
+def grey(values: list, kind) -> Image.Image:
+    return Image.fromarray(np.array([values]).astype(kind))
+
+
+# --- depth
+
+DEEP = [0, 255, 256, 32767, 32768, 65535]
+SHOWN = [0, 0, 1, 127, 128, 255]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png16(DEEP, GREY),
+        png16([[v] * 3 for v in DEEP], COLOUR),
+        png16([[v, 65535] for v in DEEP], GREY_ALPHA),
+        png16([[v, v, v, 65535] for v in DEEP], COLOUR_ALPHA),
+        encoded(grey(DEEP, "<u2"), "TIFF"),
+        encoded(grey(DEEP, ">u2"), "TIFF"),
+        encoded(grey([65535 - v for v in DEEP], "<u2"), "TIFF", tiffinfo={262: 0}),
+        b"P5 6 1 65535\n" + np.array(DEEP, ">u2").tobytes(),
+        b"P2 6 1 65535\n" + " ".join(map(str, DEEP)).encode(),
+    ],
+    ids=["grey", "colour", "grey+alpha", "colour+alpha", "II", "MM", "0 is white", "pgm", "plain"],
+)
+def test_16_bits_become_8_alike_in_every_format(data):
+    assert row(data) == SHOWN
+
+
+def test_an_8_bit_picture_saved_with_16_bits_is_itself():
+    levels = np.arange(256)
+    for factor in (257, 256):  # both ways to stretch are in use
+        assert row(png16((levels * factor).tolist(), GREY)) == levels.tolist()
+
+
+def test_few_bits_are_stretched():
+    assert row(png([bytes([0b01000000])], 2, 1, GREY)) == [0, 255]
+    assert row(png([bytes([0b00011011])], 4, 2, GREY)) == [0, 85, 170, 255]
+    assert row(png([bytes([0x0F])], 2, 4, GREY)) == [0, 255]
+    assert row(encoded(Image.new("1", (2, 1), 1), "PNG")) == [255, 255]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(grey([0, 1, 2], "<i4"), "TIFF"),
+        encoded(grey([0, 1, 2], "<f4"), "TIFF"),
+        encoded(grey([0, 1, 255], "u1"), "TIFF", tiffinfo={339: 2}),
+    ],
+    ids=["32 bits", "floats", "signed"],
+)
+def test_grey_without_a_white_is_refused(data):
+    with pytest.raises(ValueError, match="how bright white is; save it with 8 or 16 bits"):
+        media.read_image(data)
+
+
+# --- transparency
+
+KEY16, KEY = struct.pack(">H", 1000), struct.pack(">H", 1)
+HIDDEN = Image.fromarray(np.uint8([[[0, 0, 0, 0], [0, 0, 0, 255], [0, 0, 0, 51]]]))  # RGBA
+PALETTE = Image.fromarray(np.uint8([[0, 1, 2]]), "L").convert("P")
+PALETTE.putpalette([255, 0, 0, 10, 10, 10, 20, 20, 20])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (encoded(HIDDEN, "PNG"), [255, 0, 204]),
+        (encoded(HIDDEN, "WEBP", lossless=True, exact=True), [255, 0, 204]),
+        (encoded(HIDDEN.convert("LA"), "PNG"), [255, 0, 204]),
+        (encoded(PALETTE, "PNG", transparency=0), [255, 10, 20]),
+        (encoded(PALETTE, "PNG", transparency=bytes([255, 0, 51])), [(255, 0, 0), 255, 208]),
+        (encoded(PALETTE, "GIF", transparency=1), [(255, 0, 0), 255, 20]),
+        (encoded(photo(1, 2), "PNG", transparency=(0, 0, 0)), [255, (2, 0, 1)]),
+        (png16([0, 1000, 1001], GREY, chunk(b"tRNS", KEY16)), [0, 255, 3]),
+        (png([bytes([0b00011011])], 4, 2, GREY, chunk(b"tRNS", KEY)), [0, 255, 170, 255]),
+        (png([bytes([0x01])], 2, 4, GREY, chunk(b"tRNS", KEY)), [0, 255]),
+        (png([bytes([0b01000000])], 2, 1, GREY, chunk(b"tRNS", struct.pack(">H", 0))), [255, 255]),
+        (encoded(grey([0, 9, 30], "u1"), "PNG", transparency=9), [0, 255, 30]),
+    ],
+    ids=[
+        "RGBA",
+        "webp",
+        "LA",
+        "palette: one clear",
+        "palette: alphas",
+        "gif",
+        "RGB key",
+        "16-bit key",
+        "2-bit key",
+        "4-bit key",
+        "1-bit key",
+        "8-bit key",
+    ],
+)
+def test_clear_pixels_are_white_whatever_colour_they_hide(data, expected):
+    assert row(data) == expected
+
+
+def test_a_16_bit_colour_key_is_refused_as_half_of_its_bits_are_lost():
+    key = chunk(b"tRNS", struct.pack(">HHH", 1000, 2000, 3000))
+    with pytest.raises(ValueError, match="save it with an alpha channel"):
+        media.read_image(png16([[1000, 2000, 3000]], COLOUR, key))
+
+
+@pytest.mark.parametrize(("pixel", "shown"), [([51, 0, 0, 51], (255, 204, 204)), ([51, 51], 255)])
+def test_premultiplied_colours_are_not_darkened_twice(pixel, shown):
+    data = encoded(Image.fromarray(np.uint8([[pixel]])), "TIFF")
+    extra = struct.pack("<HHIH", 338, 3, 1, 2)  # ExtraSamples: 2 is a plain alpha, 1 premultiplied
+    assert extra in data
+    assert row(data.replace(extra, struct.pack("<HHIH", 338, 3, 1, 1))) == [shown]
+
+
+# --- colours
+
+
+def profile(name: str) -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+
+
+def matrix_profile(primaries: list[float], gamma: float) -> bytes:
+    """Make an RGB profile from its matrix to XYZ (D50, by column) and one gamma for all curves."""
+
+    def s15(x):
+        return struct.pack(">i", round(x * 65536))
+
+    tags = {}
+    for k, letter in enumerate(b"rgb"):
+        column = b"".join(s15(x) for x in primaries[3 * k : 3 * k + 3])
+        tags[bytes([letter]) + b"XYZ"] = b"XYZ \0\0\0\0" + column
+        curve = struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+        tags[bytes([letter]) + b"TRC"] = b"curv\0\0\0\0" + curve
+    tags[b"wtpt"] = b"XYZ \0\0\0\0" + s15(0.9642) + s15(1.0) + s15(0.8249)
+    at, table, body = 132 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", at + len(body), len(data))
+        body += data
+    size = 132 + 12 * len(tags) + len(body)
+    head = struct.pack(">I4sI4s4s4s", size, b"lcms", 0x02200000, b"mntr", b"RGB ", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + s15(0.9642) + s15(1.0) + s15(0.8249)
+    return head.ljust(128, b"\0") + table + body
+
+
+# Display P3 and sRGB, adapted to D50 (ICC registry); P3's red is (1.225, -0.042, -0.0196) in sRGB
+P3 = [0.5151, 0.2412, -0.0011, 0.2920, 0.6922, 0.0419, 0.1571, 0.0666, 0.7841]
+SRGB = [0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141]
+
+
+def test_an_embedded_profile_is_applied():
+    image = Image.new("RGB", (1, 1), (200, 100, 100))
+    p3 = matrix_profile(P3, 2.2)
+    # By hand: linear = (v / 255) ** 2.2; through P3's matrix to XYZ and sRGB's back; sRGB's curve.
+    linear = (np.array([200, 100, 100]) / 255) ** 2.2
+    matrix = np.linalg.inv(np.reshape(SRGB, (3, 3)).T) @ np.reshape(P3, (3, 3)).T
+    x = matrix @ linear
+    expected = 255 * np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+    for kind in ("PNG", "TIFF"):
+        got = media.read_image(encoded(image, kind, icc_profile=p3))[0, 0]
+        np.testing.assert_allclose(got, expected, atol=1.5)
+    assert abs(expected[0] - 200) > 10  # ignoring the profile would be far off
+    clear = encoded(image.convert("RGBA"), "PNG", icc_profile=p3)
+    np.testing.assert_allclose(media.read_image(clear)[0, 0], expected, atol=1.5)
+
+
+def test_an_srgb_profile_changes_no_pixel():
+    image = photo()
+    for icc in (profile("sRGB"), b"broken", profile("LAB"), None):
+        got = media.read_image(encoded(image, "PNG", icc_profile=icc))
+        np.testing.assert_array_equal(got, image)
+
+
+def test_grey_pixels_of_a_colour_profile_take_it_too():
+    linear = matrix_profile(SRGB, 1.0)
+    got = media.read_image(encoded(Image.new("L", (1, 1), 55), "TIFF", icc_profile=linear))[0, 0]
+    np.testing.assert_allclose(got, 128, atol=1.5)  # 55 / 255 of the light is sRGB's 128
+
+
+def test_print_colours(tmp_path):
+    ink = Image.fromarray(np.uint8([[[0] * 4, [0, 0, 0, 255], [0, 255, 255, 0]]]), "CMYK")
+    assert row(encoded(ink, "TIFF")) == [255, 0, (255, 0, 0)]
+    large = ink.resize((48, 16), Image.Resampling.NEAREST)  # JPEG keeps inks inverted, as Adobe
+    got = media.read_image(encoded(large, "JPEG", quality=100, subsampling=0))
+    np.testing.assert_allclose(got[8, [4, 20, 44]], [[255] * 3, [0] * 3, [255, 0, 0]], atol=3)
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+def test_other_colour_spaces_are_converted(mode):
+    image = photo().convert("RGB")
+    if mode == "LAB":
+        lab = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        image = ImageCms.profileToProfile(image, lab[1], lab[0], outputMode="LAB")
+    else:
+        image = image.convert(mode)
+    got = media.read_image(encoded(image, "TIFF")).astype(int)
+    assert np.abs(got - np.asarray(photo()).astype(int)).mean() < 2
+
+
+def test_a_png_of_another_gamma_is_shown_for_the_screen():
+    half = [bytes([0, 55, 255])]
+    linear = png(half, 3, 8, GREY, chunk(b"gAMA", struct.pack(">I", 100000)))
+    assert row(linear) == [0, 127, 255]  # 255 (55 / 255) ** (1 / 2.2)
+    usual = png(half, 3, 8, GREY, chunk(b"gAMA", struct.pack(">I", 45455)))
+    assert row(usual) == [0, 55, 255]
+
+
+def test_hdr_is_refused():
+    cicp = {"pq": bytes([9, 16, 0, 1]), "p3": bytes([12, 13, 0, 1]), "srgb": bytes([1, 13, 0, 1])}
+    files = {name: png([b"\x09"], 1, 8, GREY, chunk(b"cICP", x)) for name, x in cicp.items()}
+    assert row(files["srgb"]) == [9]
+    for name in ("pq", "p3"):
+        with pytest.raises(ValueError, match="HDR or wide-gamut picture without an ICC profile"):
+            media.read_image(files[name])
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_pictures_are_upright(kind, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100} if kind == "JPEG" else {}
+    data = encoded(photo(40, 64), kind, exif=exif, **options)
+    stored = np.asarray(photo(40, 64)).astype(int)
+    # EXIF: the first row and column of the file are at (top, left), (top, right), ...
+    flips = {1: "", 2: "h", 3: "hv", 4: "v", 5: "t", 6: "th", 7: "thv", 8: "tv"}[turn]
+    for flip in flips:
+        stored = {"t": stored.swapaxes(0, 1), "h": stored[:, ::-1], "v": stored[::-1]}[flip]
+    got = media.read_image(data)
+    assert got.shape == stored.shape
+    assert np.abs(got - stored).mean() < 3
+    assert media.check_image(data) == got.shape[:2]
+
+
+def test_a_phones_jpeg_with_a_preview_is_its_photo():
+    small = photo(8, 8)
+    data = encoded(photo(), "MPO", save_all=True, append_images=[small], quality=100)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert np.abs(media.read_image(data).astype(int) - np.asarray(photo())).mean() < 3
+    assert media.check_image(data) == (48, 64)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_several_pictures_in_one_file_are_refused(kind):
+    two = encoded(photo(), kind, save_all=True, append_images=[photo(seed=9)])
+    one = encoded(photo(), kind)
+    assert media.read_image(one).shape == (48, 64, 3)
+    with pytest.raises(ValueError, match="holds 2 pictures; save one frame"):
+        media.read_image(two)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif():
+    got = media.read_image(encoded(photo(), "AVIF", quality=95))
+    assert np.abs(got.astype(int) - np.asarray(photo())).mean() < 4
+    data = encoded(photo(), "AVIF").replace(b"colrnclx\0\1\0\15", b"colrnclx\0\11\0\20")
+    with pytest.raises(ValueError, match="HDR"):
+        media.read_image(data)
+
+
+def box(brand: bytes) -> bytes:
+    return struct.pack(">I", 24) + b"ftyp" + brand + b"\0\0\0\0" + brand + b"mif1"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "an empty file.*download it again"),
+        (bytes(500), "a file of zeros.*download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer.*git lfs pull"),
+        (box(b"heic"), "HEIC photo.*JPEG"),
+        (box(b"mif1"), "HEIC photo"),
+        (struct.pack(">I", 20) + b"ftypisom\0\0\0\0mp41", "a video.*one frame"),
+        (b"\x1aE\xdf\xa3webm", "a video.*one frame"),
+        (b"RIFF\0\0\0\0AVI LIST", "a video"),
+        (b'<?xml version="1.0"?><svg width="9"/>', "an SVG drawing.*export it"),
+        (b"<svg/>", "an SVG drawing"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "a web page.*download the picture itself"),
+        (b"%PDF-1.7", "a PDF.*export it"),
+        (b"8BPS\0\1", "a Photoshop document.*export it"),
+        (b"%!PS-Adobe EPSF", "PostScript"),
+        (b"II*\0\x10\0\0\0CR\2\0", "camera's raw file"),
+        (b"FUJIFILMCCD-RAW ", "camera's raw file"),
+        (b"\0\x05\x16\x07\0\2\0\0Mac OS X", "macOS metadata file"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"just some words", "is not a picture that can be read; expected one of JPEG, PNG"),
+        (encoded(photo(), "ICO"), "is not a picture that can be read"),
+        (encoded(photo(), "TIFF", tiffinfo={254: 1}), "raw file, or begins with a preview"),
+        (encoded(photo(), "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "camera's raw file"),
+    ],
+)
+def test_other_files_are_named_with_what_to_do(tmp_path, data, message):
+    file = tmp_path / "anna.jpg"
+    file.write_bytes(data)
+    for read in (media.read_image, media.check_image):
+        with pytest.raises(ValueError, match=rf"(?s)anna\.jpg .*{message}"):
+            read(file)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"])
+def test_a_cut_off_file_is_refused_by_the_check_too(kind):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    data = encoded(Image.fromarray(noise), kind)
+    assert media.check_image(data) == (64, 64)
+    for share in (0.1, 0.5, 0.95):
+        for read in (media.read_image, media.check_image):
+            with pytest.raises(ValueError, match="the image "):
+                read(data[: int(share * len(data))])
+
+
+def test_paths_that_are_no_files(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="is a folder; name the image in it"):
+        media.read_image(tmp_path)
+    with pytest.raises(ValueError, match="is a folder; name the video in it"):
+        media.read(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"b\.png does not exist"):
+        media.read_image(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="not a regular file"):
+        media.read_image("/dev/null")
+    photo().save(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert media.read_image("~/a.png").shape == (48, 64, 3)
+
+    def forbid(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", forbid)  # the superuser may read everything
+    with pytest.raises(PermissionError, match=r"a\.png cannot be opened: Permission denied; see"):
+        media.read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "passes"),
+    [(16384, 8192, True), (16385, 8192, False), (40000, 30000, False), (400000, 300000, False)],
+)
+def test_the_size_limit_is_ours_and_is_told_before_decoding(width, height, passes):
+    # A PNG whose header promises much more than its one row of pixels holds.
+    data = png([b"\0"], width, 8, GREY).replace(
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, 8, 0, 0, 0, 0)),
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+    )
+    message = "cannot be read" if passes else r"more than the limit of 134,217,728; scale it down"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with pytest.raises(ValueError, match=message) as error:
+            media.check_image(data)
+    assert ("limit" in str(error.value)) != passes
+
+
+# --- videos, and what is written
 
 
 def gradient_video(frames=9, height=48, width=64) -> np.ndarray:
@@ -40,23 +421,8 @@ def test_png_is_exact(tmp_path):
     np.testing.assert_array_equal(media.read_image(tmp_path / "a.png"), image)
 
 
-def test_images_are_upright_rgb(tmp_path):
-    grey = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera lay on its side: rotate by 90 degrees
-    grey.save(tmp_path / "a.png", exif=exif)
-    image = media.read_image(tmp_path / "a.png")
-    np.testing.assert_array_equal(image[..., 0], [[3, 0], [4, 1], [5, 2]])
-    np.testing.assert_array_equal(image[..., 0], image[..., 2])
-
-
-def test_unreadable_files_are_named(tmp_path):
-    (tmp_path / "a.png").write_text("not an image")
+def test_unreadable_videos_are_named(tmp_path):
     (tmp_path / "a.mp4").write_text("not a video")
-    with pytest.raises(ValueError, match=r"a\.png is not an image"):
-        media.read_image(tmp_path / "a.png")
-    with pytest.raises(FileNotFoundError, match=r"b\.png does not exist"):
-        media.read_image(tmp_path / "b.png")
     with pytest.raises(ValueError, match=r"a\.mp4 is not a video"):
         media.read(tmp_path / "a.mp4")
     with pytest.raises(FileNotFoundError, match=r"b\.mp4 does not exist"):

@@ -1,16 +1,16 @@
 """Pairs: the tiny world's prepared set and a user's folder give the same batches at every step."""
 
-import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from picture_files import encoded, photo
 from PIL import Image
 
-from evoid_jax.data import pairs as pairs_module
-from evoid_jax.data.pairs import batch, open_pairs
+from evoid_jax import media
+from evoid_jax.data.pairs import batch, check_images, open_pairs, open_splits, order, spread
 from evoid_jax.world import portraits
 
 
@@ -20,21 +20,33 @@ def cache_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evolution(cache_dir):
-    return open_pairs("portraits", cache_dir=cache_dir)
+def world(cache_dir):
+    return open_splits("portraits", cache_dir=cache_dir)
 
 
-def write_folder(folder, lines, images=("a.png", "b.jpg", "c.png", "d.png", "e.png")):
+@pytest.fixture(scope="module")
+def evolution(world):
+    return world.evolution
+
+
+FIVE = ("a.png", "b.jpg", "c.png", "d.png", "e.png")
+
+
+def write_folder(folder, lines, images=FIVE):
+    """Write prompts.jsonl of objects or texts, and small images of different bytes."""
     for k, name in enumerate(images):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20 + k, 30), (40 * k, 10, 200)).save(folder / name)
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-    (folder / "prompts.jsonl").write_text("\n".join(texts))
+    (folder / "prompts.jsonl").write_text("\n".join(texts), encoding="utf-8", newline="")
     return str(folder)
 
 
 def five(folder):
-    names = ("a.png", "b.jpg", "c.png", "d.png", "e.png")
-    return write_folder(folder, [{"image": name, "prompt": f"about {name}"} for name in names])
+    return write_folder(folder, [{"image": name, "prompt": f"about {name}"} for name in FIVE])
+
+
+# --- the tiny world
 
 
 def test_portraits_are_paired_with_their_own_prompts(evolution):
@@ -42,45 +54,52 @@ def test_portraits_are_paired_with_their_own_prompts(evolution):
     seen = set()
     for i in range(0, len(evolution), 97):
         pair = evolution[i]
-        index, scene = map(int, pair.name.split("-"))
+        index, scene = map(int, pair.origin.split("-"))
+        assert pair.identity == str(index)
         assert index in portraits.SPLITS["evolution"]
         np.testing.assert_array_equal(pair.attributes, portraits.identity(index))
         np.testing.assert_array_equal(pair.images[0], portraits.reference(pair.attributes))
         assert pair.prompt == portraits.prompt(portraits.scene(index, scene))
+        row = evolution.rows[i]
+        assert (row.prompt, row.origin, row.identity) == (pair.prompt, pair.origin, str(index))
+        assert (row.pictures[0].height, row.pictures[0].width) == pair.images[0].shape[:2]
         seen.add(index)
     assert len(seen) > 10
 
 
-def test_heldout_people_come_once_and_are_nobody_from_evolution(cache_dir):
-    heldout = open_pairs("portraits", split="heldout", cache_dir=cache_dir)
-    names = [heldout[i].name for i in range(len(heldout))]
-    assert {int(name.split("-")[0]) for name in names} == set(portraits.SPLITS["heldout"])
-    assert len(names) == 256
+def test_heldout_people_come_once_and_are_nobody_from_evolution(world):
+    assert set(world.heldout.identities) == set(map(str, portraits.SPLITS["heldout"]))
+    assert len(world.heldout) == 256
+    assert not set(world.heldout.identities) & set(world.evolution.identities)
+    assert world.heldout.kind == world.evolution.kind == "unseen identities"
 
 
 def test_reopening_reads_the_same_pairs(evolution, cache_dir):
     again = open_pairs("portraits", cache_dir=cache_dir)
-    assert [again[i].name for i in range(20)] == [evolution[i].name for i in range(20)]
+    assert again.origins == evolution.origins
+    assert again[7].prompt == evolution[7].prompt
 
 
-def test_a_batch_holds_what_its_indices_say(evolution):
+def test_a_batch_holds_what_its_order_says(evolution):
     got = batch(evolution, 3, 4)
     assert got.attributes.shape == (4, len(portraits.ATTRIBUTES))
-    assert got.index.shape == (4,)
-    for p, i in enumerate(got.index):
+    for p, i in enumerate(order(evolution, 3, 4)):
         pair = evolution[int(i)]
-        assert got.prompts[p] == pair.prompt
+        assert got.prompts[p] == pair.prompt == evolution.prompts[i]
         np.testing.assert_array_equal(got.images[p][0], pair.images[0])
         np.testing.assert_array_equal(got.attributes[p], pair.attributes)
 
 
-def test_a_batch_depends_on_step_and_seed_only(evolution, cache_dir):
+# --- batches
+
+
+def test_the_order_depends_on_step_and_seed_only(evolution, cache_dir):
     """Resuming at step 5 needs nothing but the number 5."""
-    straight = [batch(evolution, step, 4).index.tolist() for step in range(7)]
+    straight = [order(evolution, step, 4).tolist() for step in range(7)]
     fresh = open_pairs("portraits", cache_dir=cache_dir)
-    assert [batch(fresh, step, 4).index.tolist() for step in (6, 5)] == [straight[6], straight[5]]
+    assert [order(fresh, step, 4).tolist() for step in (6, 5)] == [straight[6], straight[5]]
     other = open_pairs("portraits", seed=1, cache_dir=cache_dir)
-    assert batch(other, 0, 4).index.tolist() != straight[0]
+    assert order(other, 0, 4).tolist() != straight[0]
 
 
 def test_an_epoch_holds_every_pair_once_and_epochs_differ(tmp_path):
@@ -88,99 +107,204 @@ def test_an_epoch_holds_every_pair_once_and_epochs_differ(tmp_path):
     lines = [{"image": name, "prompt": name} for name in names]
     pairs = open_pairs(folder=write_folder(tmp_path, lines, names), seed=3)
     orders = [
-        np.concatenate([batch(pairs, 3 * epoch + k, 2).index for k in range(3)]).tolist()
+        np.concatenate([order(pairs, 3 * epoch + k, 2) for k in range(3)]).tolist()
         for epoch in range(4)
     ]
-    assert all(sorted(order) == list(range(6)) for order in orders)
+    assert all(sorted(drawn) == list(range(6)) for drawn in orders)
     assert len(set(map(tuple, orders))) > 1
 
 
 def test_no_repeat_in_an_epoch_that_the_count_does_not_divide(tmp_path):
     pairs = open_pairs(folder=five(tmp_path))
     for epoch in range(6):
-        drawn = np.concatenate([batch(pairs, 2 * epoch + k, 2).index for k in range(2)])
+        drawn = np.concatenate([order(pairs, 2 * epoch + k, 2) for k in range(2)])
         assert len(set(drawn.tolist())) == 4
 
 
 def test_fewer_pairs_than_the_batch_wants_come_equally_often(tmp_path):
     pairs = open_pairs(folder=five(tmp_path))
-    drawn = np.concatenate([batch(pairs, step, 8).index for step in range(5)])
+    drawn = np.concatenate([order(pairs, step, 8) for step in range(5)])
     assert np.bincount(drawn).tolist() == [8] * 5
+
+
+def test_spread_takes_everybody_before_anybody_twice():
+    people = ["a", "a", "a", "b", "c", "b"]
+    assert spread(people, 3) == [0, 3, 4]
+    assert spread(people, 99) == [0, 3, 4, 1, 5, 2]
+    assert spread(list("abcd"), 2) == [0, 1]
+
+
+# --- a user's folder
 
 
 def test_a_users_folder(tmp_path):
     lines = [
-        {"image": "a.png", "prompt": "Eine Frau lächelt."},
+        {"image": ["a.png", "d.png"], "prompt": "Eine Frau lächelt.\u2028Sie winkt."},
         "",
-        {"image": ["b.jpg", "c.png"], "prompt": "two views", "note": "kept out"},
+        {"image": ["b.jpg", str(tmp_path / "c.png")], "prompt": "two views"},
     ]
     pairs = open_pairs(folder=write_folder(tmp_path, lines))
     assert len(pairs) == 2
-    assert pairs[0].prompt == "Eine Frau lächelt."
+    assert pairs.prompts == ["Eine Frau lächelt.\u2028Sie winkt.", "two views"]
+    assert pairs.origins == [f"{tmp_path / 'prompts.jsonl'}, line {n}" for n in (1, 3)]
     assert [image.shape for image in pairs[1].images] == [(30, 21, 3), (30, 22, 3)]
     assert pairs[1].images[0].dtype == np.uint8
     assert pairs[0].attributes is None
     assert batch(pairs, 0, 2).attributes is None
-    assert {pairs[0].name, pairs[1].name} == {"a", "b"}
 
 
 def test_iterating_ends(tmp_path):
     assert len(list(open_pairs(folder=five(tmp_path)))) == 5
 
 
-def test_images_are_read_upright_and_on_white(tmp_path):
-    turned = Image.new("RGB", (20, 10))
-    exif = turned.getexif()
-    exif[0x0112] = 6  # the camera was held on its side
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert pairs_module.load_image(tmp_path / "turned.jpg").shape == (20, 10, 3)
-    assert (pairs_module.load_image(tmp_path / "clear.png") == 255).all()
+def test_one_reader_for_training_and_generating(tmp_path):
+    """A cut-out of black hidden pixels is on white in both."""
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    grey = np.full((4, 4), 32768, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    lines = [{"image": name, "prompt": "x"} for name in ("clear.png", "deep.png")]
+    pairs = open_pairs(folder=write_folder(tmp_path, lines, ()))
+    for pair, value in zip(pairs, (255, 128), strict=True):
+        assert (pair.images[0] == value).all()
+    np.testing.assert_array_equal(pairs[0].images[0], media.read_image(tmp_path / "clear.png"))
+
+
+def test_opening_decodes_once_and_prompts_decode_nothing(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path, [{"image": "a.png", "prompt": p} for p in "xyz"])
+    checked, read = [], []
+    check = media.check_image
+    monkeypatch.setattr(media, "check_image", lambda file: checked.append(file) or check(file))
+    monkeypatch.setattr(media, "read_image", read.append)
+    pairs = open_pairs(folder=folder)
+    assert pairs.prompts == ["x", "y", "z"]
+    check_images(pairs, lambda height, width: None)
+    assert len(checked) == 1 and not read
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
     five(tmp_path)
     text = "\ufeff" + '{"image": "a.png", "prompt": "x"}\r\n{"image": "b.jpg", "prompt": "y"}\r\n'
     (tmp_path / "prompts.jsonl").write_bytes(text.encode())
-    assert [pair.prompt for pair in open_pairs(folder=str(tmp_path))] == ["x", "y"]
+    assert open_pairs(folder=str(tmp_path)).prompts == ["x", "y"]
 
 
-GOOD = {"image": "a.png", "prompt": "fine"}
+def test_a_name_is_found_however_its_accents_are_stored(tmp_path):
+    composed, apart = "zo\u00eb.png", "zoe\u0308.png"
+    for stored, written in ((composed, apart), (apart, composed)):
+        folder = tmp_path / str(len(stored))
+        folder.mkdir()
+        pairs = open_pairs(folder=write_folder(folder, [line(written)], [stored]))
+        assert pairs[0].images[0].shape == (30, 20, 3)
+
+
+def test_a_picture_that_vanishes_later_is_named_with_its_line(tmp_path):
+    pairs = open_pairs(folder=five(tmp_path))
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"line 1: .*a\.png has changed since the start"):
+        pairs[0]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"line 1: image .*a\.png does not exist"):
+        pairs[0]
+
+
+def test_sizes_that_cannot_be_are_named_with_their_line(tmp_path):
+    folder = write_folder(tmp_path, [{"image": "a.png", "prompt": "x"}, line("b.jpg")])
+
+    def fits(height, width):
+        if width != 20:
+            raise ValueError(f"{height}x{width} vanishes")
+
+    with pytest.raises(ValueError, match=r"line 2: .*b\.jpg: 30x21 vanishes"):
+        check_images(open_pairs(folder=folder), fits)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo(48, 64).save(tmp_path / "a.png", exif=turned)
+    picture = open_pairs(folder=folder).rows[0].pictures[0]
+    assert (picture.height, picture.width) == (64, 48)  # as it will be read
+
+
+# --- what a line can get wrong
+
+
+def line(image="a.png", prompt="fine", **others) -> dict:
+    return {"image": image, "prompt": prompt, **others}
+
+
+GOOD = line(prompt="another")
 FAULTS = {
     "bad JSON": ('{"image": "a.png", "prompt": ', "not valid JSON"),
+    "two objects": ('{"image": "a.png"} {"prompt": "x"}', "not valid JSON"),
+    "control character": ('{"image": "a.png", "prompt": "a\x01b"}', "not valid JSON"),
     "not an object": ('["a.png", "x"]', 'must be an object with "image" and "prompt"'),
+    "deep": ("[" * 5000 + "]" * 5000, "nested too deep"),
     "no prompt": ({"image": "a.png"}, 'must be an object with "image" and "prompt"'),
-    "empty prompt": ({"image": "a.png", "prompt": "  "}, '"prompt" is empty'),
-    "prompt is a number": ({"image": "a.png", "prompt": 3}, '"prompt" must be a string, not 3'),
-    "prompt is null": ({"image": "a.png", "prompt": None}, '"prompt" must be a string, not null'),
-    "image is a number": ({"image": 7, "prompt": "x"}, '"image" must be a file name or a list'),
-    "no images": ({"image": [], "prompt": "x"}, '"image" must be a file name or a list'),
-    "nested image": ({"image": ["a.png", 1], "prompt": "x"}, '"image" must be a file name or'),
-    "missing file": (
-        {"image": ["a.png", "nobody.png"], "prompt": "x"},
-        "nobody.png does not",
+    "empty prompt": (line(prompt="  "), '"prompt" is empty'),
+    "zero-width prompt": (line(prompt="\u200b\ufeff\u00a0\u3164"), '"prompt" is empty, or has no'),
+    "blank entities": (line(prompt="&nbsp;&amp;#8203;"), '"prompt" is empty, or has no visible'),
+    "prompt is a number": (line(prompt=3), '"prompt" must be a string, not 3'),
+    "prompt is null": (line(prompt=None), '"prompt" must be a string, not null'),
+    "not a number": ('{"image": "a.png", "prompt": NaN}', "NaN is not valid JSON"),
+    "half an emoji": (line(prompt="\ud83d A person"), r'"prompt" has half a character (\ud83d)'),
+    "the other half": (line(prompt="A person \ude00"), r"half a character (\ude00)"),
+    "NUL": (line(prompt="A\0person"), '"prompt" has the control character U+0000'),
+    "escape": (line(prompt="\x1b[31mred"), "control character U+001B"),
+    "NUL in a name": (line("a\0.png"), '"image" has the control character U+0000'),
+    "image is a number": (line(7), '"image" must be a file name or a list'),
+    "image is empty": (line(" "), '"image" must be a file name or a list'),
+    "no images": (line([]), '"image" must be a file name or a list'),
+    "nested image": (line(["a.png", 1]), '"image" must be a file name or'),
+    "key twice": ('{"image": "a.png", "prompt": "x", "prompt": "y"}', 'has "prompt" twice'),
+    "unknown key": (
+        line(images="b.jpg"),
+        'unknown key "images" (known: image, prompt, identity, split); did you mean "image"?',
     ),
-    "a folder": ({"image": "sub", "prompt": "x"}, "sub does not exist"),
-    "text as image": ({"image": "prompts.jsonl", "prompt": "x"}, "is not a readable image"),
-    "cut-off image": ({"image": "cut.png", "prompt": "x"}, "cut.png is not a readable image"),
-    "cut-off jpeg": ({"image": "cut.jpg", "prompt": "x"}, "cut.jpg is not a readable image"),
+    "key in capitals": ({"Image": "a.png", "prompt": "x"}, 'did you mean "image"?'),
+    "strange key": (line(**{"\ud83d": 1}), r'unknown key "\ud83d"'),
+    "identity is a number": (line(identity=3), '"identity" must be a name in quotes, not 3'),
+    "identity is null": (line(identity=None), '"identity" must be a name in quotes, not null'),
+    "identity is empty": (line(identity="\u200b"), '"identity" must be a name in quotes'),
+    "split": (line(split="test"), '"split" must be "evolution" or "heldout", not "test"'),
+    "split is a list": (line(split=["heldout"]), '"split" must be "evolution" or "heldout"'),
+    "missing file": (line("nobody.gif"), "nobody.gif does not exist"),
+    "second file missing": (line(["a.png", "x.y"]), "x.y does not exist; correct the name or"),
+    "wrong capitals": (line("A.PNG"), "A.PNG does not exist; did you mean a.png?"),
+    "mistyped": (line("sub/bemn.png"), "did you mean ben.png?"),
+    "backslash": (line("sub\\ben.png"), 'write "/" between a folder and a file'),
+    "a folder": (line("sub"), "sub is a folder; name the image in it"),
+    "long name": (line("a" * 999), "File name too long"),
+    "text as image": (line("prompts.jsonl"), "is not a picture that can be read"),
+    "empty file": (line("empty.png"), "empty.png is an empty file"),
+    "cut-off image": (line("cut.png"), "cut.png cannot be read as a picture"),
+    "cut-off jpeg": (line("cut.jpg"), "cut.jpg cannot be read as a picture"),
+    "animation": (line("moves.gif"), "moves.gif cannot be read as a picture: it holds 2 pictures"),
+    "another number of pictures": (line(["a.png", "b.jpg"]), "pictures is 2, but 1 in "),
+    "repeated": (GOOD, "repeats "),
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_line_is_named_with_file_and_number(tmp_path, fault):
-    line, message = FAULTS[fault]
-    folder = write_folder(tmp_path, [GOOD, "", line, GOOD])
-    (tmp_path / "sub").mkdir()
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """A folder with pictures, whole and broken, to write prompts.jsonl into."""
+    folder = tmp_path_factory.mktemp("faulty")
+    write_folder(folder, [], [*FIVE, "sub/ben.png"])
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     for name, kind in (("cut.png", "PNG"), ("cut.jpg", "JPEG")):
-        file = io.BytesIO()
-        noise.save(file, kind)
-        (tmp_path / name).write_bytes(file.getvalue()[: len(file.getvalue()) // 2])
+        data = encoded(noise, kind)
+        (folder / name).write_bytes(data[: len(data) // 2])
+    (folder / "empty.png").touch()
+    photo().save(folder / "moves.gif", save_all=True, append_images=[photo(seed=9)])
+    return folder
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_line_is_named_with_file_and_number(faulty, fault):
+    text, message = FAULTS[fault]
+    write_folder(faulty, [GOOD, "", text, line("c.png")], ())
     with pytest.raises(ValueError) as error:
-        open_pairs(folder=folder)
-    assert f"{tmp_path / 'prompts.jsonl'}, line 3: " in str(error.value)
+        open_pairs(folder=str(faulty))
+    assert f"{faulty / 'prompts.jsonl'}, line 3" in str(error.value)
     assert message in str(error.value)
+    str(error.value).encode()  # can be printed
 
 
 def test_a_faulty_folder_is_named(tmp_path):
@@ -188,8 +312,14 @@ def test_a_faulty_folder_is_named(tmp_path):
         open_pairs(folder=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"prompts\.jsonl is missing; write"):
         open_pairs(folder=str(tmp_path))
+    (tmp_path / "Prompts.jsonl").touch()
+    with pytest.raises(ValueError, match=r"is missing \(there is Prompts\.jsonl\)"):
+        open_pairs(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_text("\n \n")
     with pytest.raises(ValueError, match=r"prompts\.jsonl is empty; write"):
+        open_pairs(folder=str(tmp_path))
+    (tmp_path / "prompts.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="Git LFS pointer"):
         open_pairs(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -201,8 +331,17 @@ def test_unknown_sources_and_splits_are_refused(tmp_path):
         open_pairs()
     with pytest.raises(ValueError, match="unknown split 'train'"):
         open_pairs("portraits", split="train", cache_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"config\.data\.heldout=0\.2 is for a folder"):
+        open_splits("portraits", heldout=0.2, cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="need a cache_dir"):
         open_pairs("portraits")
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "faces").mkdir()
+    five(tmp_path / "faces")
+    assert len(open_pairs(folder="~/faces")) == 5
 
 
 def test_tensorflow_and_torch_are_never_imported(cache_dir, evolution):

@@ -1,12 +1,19 @@
 """The tiny world's (photo, prompt) pairs as a TensorFlow Datasets builder, without TensorFlow."""
 
+from __future__ import annotations
+
+import contextlib
+import hashlib
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from evoid_jax.world import portraits
+from evoid_jax.data.rows import Picture, Row
+from evoid_jax.world import people, portraits, prompts
 
 PROMPTS_PER_IDENTITY = {"evolution": 4, "heldout": 1}
 
@@ -55,3 +62,41 @@ class PortraitPairs(tfds.core.GeneratorBasedBuilder):
                         "scene": scene,
                     },
                 )
+
+
+def open_split(
+    split: str, cache_dir: Path
+) -> tuple[list[Row], Callable[[int], tuple[list[np.ndarray], np.ndarray]]]:
+    """Prepare the pairs in `cache_dir` unless they are there; open one split.
+
+    Returns:
+      The rows, and a function of their index that decodes: ([the photo, (H, W, 3) uint8], (A,)
+      attributes of the person in it).
+    """
+    tfds.disable_progress_bar()
+    builder = PortraitPairs(data_dir=cache_dir / _world_digest(), file_format="array_record")
+    # It prints that nothing is downloaded.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(file_format="array_record")
+    undecoded = {"image": tfds.decode.SkipDecoding()}
+    rows = [_row(values) for values in builder.as_data_source(split=split, decoders=undecoded)]
+    source = builder.as_data_source(split=split)
+
+    def look(index: int) -> tuple[list[np.ndarray], np.ndarray]:
+        values = source[index]
+        return [values["image"]], people.identity(int(values["identity"]))
+
+    return rows, look
+
+
+def _row(values: dict) -> Row:
+    name = f"{values['identity']}-{values['scene']}"
+    width, height = Image.open(io.BytesIO(values["image"])).size
+    photo = Picture(name, file="", height=height, width=width, digest="")
+    return Row(values["prompt"].decode(), name, (photo,), identity=str(values["identity"]))
+
+
+def _world_digest() -> str:
+    """Identify the world's source code, so that a changed world never reads old pairs."""
+    files = (people.__file__, portraits.__file__, prompts.__file__)
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]
