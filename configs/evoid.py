@@ -62,7 +62,7 @@ def get_config(name: str = "tiny") -> ml_collections.ConfigDict:
     preset, *ablations = name.split(",")
     for word, known in [(preset, PRESETS), *((a, ABLATIONS) for a in ablations)]:
         if word not in known:
-            raise ValueError(f"configs/evoid.py:{name}: {word!r} is none of {', '.join(known)}")
+            raise ValueError(f"{word!r} is none of {', '.join(known)}")
     cfg = ml_collections.ConfigDict(config.to_dict(config.Config()))
     for changes in [PRESETS[preset], *(ABLATIONS[a] for a in ablations)]:
         cfg.update(changes)

@@ -1,0 +1,27 @@
+"""A program that takes settings, as train and plan do, and prints what it was given.
+
+Flags: --count, how often it prints; --interrupt, to be stopped by Ctrl-C.
+"""
+
+from absl import app, flags
+
+from evoid_jax import commandline, config
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if flags.FLAGS.interrupt:
+        raise KeyboardInterrupt
+    try:
+        cfg = config.from_dict(flags.FLAGS.config.to_dict())
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(config.dumps(cfg) * flags.FLAGS.count)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("count", None, "How often to print.", required=True)
+    flags.DEFINE_bool("interrupt", False, "Stop as after Ctrl-C.")
+    words = lambda: "interrupted after step 3; the same command goes on"
+    commandline.run(main, settings=config.Config, interrupted=words)
