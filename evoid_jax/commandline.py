@@ -261,7 +261,8 @@ def _fail(error: Exception) -> NoReturn:
 
 SETTINGS = (
     "Settings. --config changes some of these defaults, and each can be set by itself, such as "
-    "--config.train.lr=3e-4. Lists are written first,second."
+    "--config.train.lr=3e-4. Lists are written first,second. What is free may change when a run "
+    "goes on in its --workdir."
 )
 
 
@@ -317,5 +318,5 @@ def _setting_lines(name: str, leaf: fields.Leaf) -> list[str]:
     if default is not dataclasses.MISSING:
         shown = ",".join(default) if isinstance(default, tuple) else default
         head += f"  (default {shown if shown != '' else repr('')})"
-    free = "; free to change when a run goes on" if notes["free"] else ""
-    return _entry(head, f"{notes['words']}. {fields.expected(kind, notes['bounds'])}{free}")
+    free = "; free" if notes["free"] else ""
+    return _entry(head, f"{notes['words']} [{fields.expected(kind, notes['bounds'])}{free}]")

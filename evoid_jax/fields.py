@@ -137,6 +137,8 @@ def portable(path: str) -> str:
 def build(kind: type, values: Any, path: str) -> Any:
     """Make a dataclass of settings from nested dicts; what they leave out is the default.
 
+    A table is given whole or not at all.
+
     Raises:
       ValueError: an unknown or missing key, a wrong type, or a value out of bounds.
     """
@@ -145,33 +147,34 @@ def build(kind: type, values: Any, path: str) -> Any:
     hints, made = get_type_hints(kind), {}
     for entry in dataclasses.fields(kind):
         name, hint = f"{path}.{entry.name}", hints[entry.name]
-        if entry.name not in values:
-            if entry.default is MISSING:
-                raise ValueError(f"{name} is missing; give {expected(hint, _bounds(entry))}")
-        elif dataclasses.is_dataclass(hint):
-            made[entry.name] = build(hint, values[entry.name], name)
-        elif row := row_of(hint):
-            made[entry.name] = _table(row, entry.default, values[entry.name], name)
+        value = values.get(entry.name, entry.default)
+        if value is MISSING:
+            raise ValueError(f"{name} is missing; give {expected(hint, _bounds(entry))}")
+        if dataclasses.is_dataclass(hint):
+            made[entry.name] = build(hint, values.get(entry.name, {}), name)
+        elif row_of(hint):
+            made[entry.name] = _table(hint, entry.default, value, name)
         else:
-            made[entry.name] = checked(hint, entry, values[entry.name], name)
+            made[entry.name] = checked(hint, entry, value, name)
     return kind(**made)
 
 
-def refuse_unknown(kind: type, values: Mapping, path: str, known: Iterable[str]) -> None:
+def refuse_unknown(kind: type, values: Any, path: str, known: Iterable[str]) -> None:
     """Raise a ValueError for the first key of nested dicts that no setting has."""
+    if not isinstance(values, Mapping):
+        return  # `build` says what it should be
     hints = get_type_hints(kind)
     for key, value in values.items():
+        name = f"{path}.{key}"
         if key not in hints:
-            raise unknown(f"{path}.{key}", known)
-        if not isinstance(value, Mapping):
-            continue
+            raise unknown(name, known)
+        row = row_of(hints[key])
         if dataclasses.is_dataclass(hints[key]):
-            refuse_unknown(hints[key], value, f"{path}.{key}", known)
-        elif row := row_of(hints[key]):
-            for name, entries in value.items():
-                at = f"{path}.{key}.{name}"
-                if isinstance(entries, Mapping):  # else `build` says what it should be
-                    refuse_unknown(row, entries, at, [f"{at}.{n}" for n in columns(row)])
+            refuse_unknown(hints[key], value, name, known)
+        elif row and isinstance(value, Mapping):
+            for line, entries in value.items():
+                at = f"{name}.{line}"
+                refuse_unknown(row, entries, at, [f"{at}.{column}" for column in columns(row)])
 
 
 def plain(group: Any) -> dict[str, Any]:
@@ -203,14 +206,16 @@ def _row(row: Any) -> dict:
     return {name: held for name, held in plain(row).items() if name != "name"}
 
 
-def _table(row: type, default: tuple, values: Any, path: str) -> tuple:
+def _table(hint: Any, default: tuple, values: Any, path: str) -> tuple:
     """Make a table: rows of the default in its order, then others by name.
 
     ConfigDict sorts its keys, JSON keeps them; rows must stand alike whoever brought them.
     """
+    if values is default:
+        return default
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} must be a mapping from names, got {values!r}")
-    first = [known.name for known in default]
+    row, first = row_of(hint), [known.name for known in default]
     order = lambda name: (first.index(name), "") if name in first else (len(first), str(name))
     made = []
     for name in sorted(values, key=order):
@@ -233,7 +238,7 @@ def checked(kind: Any, entry: Field, value: Any, name: str) -> Any:
     if isinstance(typed, float) and not math.isfinite(typed):
         raise ValueError(f"{name} must be finite, also in float32, got {value!r}")
     bounds = _bounds(entry)
-    if kind is int and abs(typed) > (bounds.most or INT32):
+    if kind is int and typed > (bounds.most or INT32):
         raise ValueError(f"{name} must be at most {bounds.most or INT32}, got {value!r}")
     if not _fits(typed, bounds):
         raise ValueError(f"{name} must be {_range(kind, bounds)}, got {value!r}")
