@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -86,9 +87,16 @@ class Leaf(NamedTuple):
     entry: Field
 
 
+@cache
+def types(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a dataclass, by name."""
+    return get_type_hints(kind)
+
+
+@cache
 def leaves(kind: type, path: str) -> dict[str, Leaf]:
     """Return every setting by its dotted name; a table is one setting."""
-    hints, named = get_type_hints(kind), {}
+    hints, named = types(kind), {}
     for entry in dataclasses.fields(kind):
         name = f"{path}.{entry.name}"
         if dataclasses.is_dataclass(hints[entry.name]):
@@ -144,7 +152,7 @@ def build(kind: type, values: Any, path: str) -> Any:
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} is a group of settings, got {values!r}; set one of its members")
-    hints, made = get_type_hints(kind), {}
+    hints, made = types(kind), {}
     for entry in dataclasses.fields(kind):
         name, hint = f"{path}.{entry.name}", hints[entry.name]
         value = values.get(entry.name, entry.default)
@@ -163,7 +171,7 @@ def refuse_unknown(kind: type, values: Any, path: str, known: Iterable[str]) -> 
     """Raise a ValueError for the first key of nested dicts that no setting has."""
     if not isinstance(values, Mapping):
         return  # `build` says what it should be
-    hints = get_type_hints(kind)
+    hints = types(kind)
     for key, value in values.items():
         name = f"{path}.{key}"
         if key not in hints:
