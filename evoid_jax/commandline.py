@@ -46,17 +46,20 @@ def run(
     main: Callable[[list[str]], None],
     settings: type | None = None,
     default: str = "",
+    expected: tuple[type[Exception], ...] = (ValueError, OSError),
     interrupted: Callable[[], str] | None = None,
 ) -> None:
     """Parse the command line and call `main(argv)` with what is left of it: the program, arguments.
 
-    Exits with 2 for a mistake on the command line and with 130 after Ctrl-C, each with one line.
+    Exits with 2 for a mistake on the command line, with 1 for an error of `main` that its user can
+    mend, and with 130 after Ctrl-C, each after one line.
 
     Args:
       main: the program; it may raise app.UsageError.
       settings: what --config gives: a dataclass of settings, which `--help` lists, or ConfigDict
         for settings that only their file describes. None: the program has no --config.
       default: what --config is where it is not given; "" requires it.
+      expected: errors of `main` whose text tells the user what to do.
       interrupted: words for Ctrl-C: what is saved, and how to go on.
     """
     if HELP & set(sys.argv[1:]):
@@ -64,7 +67,7 @@ def run(
         return
     read = partial(parse, settings=settings, default=default)
     try:
-        app.run(partial(_main, main), flags_parser=read)
+        app.run(partial(_main, main, expected), flags_parser=read)
     except KeyboardInterrupt:
         print(f"\n{interrupted() if interrupted else 'interrupted'}", file=sys.stderr)
         raise SystemExit(130) from None
@@ -84,7 +87,7 @@ def parse(argv: list[str], settings: type | None, default: str = "") -> list[str
             argv = [argv[0], *rest]
         return flags.FLAGS(argv)
     except (flags.Error, ValueError, OSError) as error:
-        _fail(error)
+        _fail(str(error))
 
 
 def configure(args: list[str], default: str = "") -> tuple[ml_collections.ConfigDict, list[str]]:
@@ -145,7 +148,8 @@ def load(spec: str) -> ml_collections.ConfigDict:
         raise ValueError(f"--config={spec}: {error}") from None
     except Exception as error:  # it is the user's program
         line = _line(error, str(file))
-        raise ValueError(f"{file}, line {line}: {type(error).__name__}: {error}") from None
+        words = " ".join(str(error).split())
+        raise ValueError(f"{file}, line {line}: {type(error).__name__}: {words}") from None
     if not isinstance(values, ml_collections.ConfigDict):
         raise ValueError(f"{file}: get_config() must return a ConfigDict, got {values!r}")
     return values
@@ -242,16 +246,17 @@ def _items(old: tuple, text: str, name: str) -> tuple:
     return tuple(item for item in items if item)
 
 
-def _main(main: Callable[[list[str]], None], argv: list[str]) -> None:
+def _main(main: Callable, expected: tuple[type[Exception], ...], argv: list[str]) -> None:
     try:
         main(argv)
     except app.UsageError as error:
-        _fail(error)
+        _fail(str(error))
+    except expected as error:
+        raise SystemExit(f"error: {error}") from error
 
 
-def _fail(error: Exception) -> NoReturn:
-    text = str(error)
-    if missing := MISSING.findall(text):
+def _fail(text: str) -> NoReturn:
+    if missing := MISSING.findall(text):  # absl's words for a required flag
         text = "; ".join(f"--{name} is missing: {flags.FLAGS[name].help}" for name in missing)
     print(f"error: {text}", file=sys.stderr)
     raise SystemExit(2) from None

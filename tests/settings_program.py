@@ -1,7 +1,9 @@
 """A program that takes settings, as train and plan do, and prints what it was given.
 
-Flags: --count, how often it prints; --interrupt, to be stopped by Ctrl-C.
+Flags: --count, how often it prints; --interrupt, to be stopped as by Ctrl-C.
 """
+
+import signal
 
 from absl import app, flags
 
@@ -12,11 +14,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if flags.FLAGS.interrupt:
-        raise KeyboardInterrupt
-    try:
-        cfg = config.from_dict(flags.FLAGS.config.to_dict())
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+        signal.raise_signal(signal.SIGINT)
+    cfg = config.from_dict(flags.FLAGS.config.to_dict())
     print(config.dumps(cfg) * flags.FLAGS.count)
 
 
