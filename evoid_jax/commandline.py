@@ -214,7 +214,7 @@ def _value(old: Any, texts: list[str], name: str) -> Any:
     if isinstance(old, ml_collections.ConfigDict):
         raise ValueError(f"{name} is a group of settings: {', '.join(old)}; set one of these")
     if isinstance(old, tuple | list):
-        return tuple(item for text in texts for item in _items(old, text, name))
+        return type(old)(item for text in texts for item in _items(old, text, name))
     if isinstance(old, bool):
         if text.lower() not in TRUTH:
             raise ValueError(f"{name} must be True or False, got {text!r}")
@@ -232,8 +232,8 @@ def _number(kind: type, text: str, name: str) -> int | float:
         raise ValueError(f"{name} must be {fields.KINDS[kind]}, got {text!r}") from None
 
 
-def _items(old: tuple, text: str, name: str) -> tuple:
-    """Read a list: items between commas, or as Python writes it."""
+def _items(old: tuple | list, text: str, name: str) -> tuple:
+    """Read a list: items between commas, in the type of the old ones, or as Python writes it."""
     if text.strip()[:1] in ("(", "["):
         try:
             held = ast.literal_eval(text.strip())
