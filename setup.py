@@ -18,7 +18,10 @@ setup(
     description="Reinforced evolution of identity-preserving video diffusion models, in JAX",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["evoid_jax", "evoid_jax.*"]),
+    # The presets stand at the top of the repository, for people to read and copy, and are installed
+    # inside the package, where `--config=configs/evoid.py:tiny` finds them from any folder.
+    packages=[*find_packages(include=["evoid_jax", "evoid_jax.*"]), "evoid_jax.configs"],
+    package_dir={"evoid_jax.configs": "configs"},
     package_data={"evoid_jax": ["assets/**/*"]},
     install_requires=requirements("requirements.txt"),
     extras_require={

@@ -1,7 +1,16 @@
 """EvoID runs: `--config=configs/evoid.py:PRESET[,ABLATION...]`.
 
 Presets: `tiny` (the embedded model, minutes on a CPU), `vace_1_3b`, `vace_14b` (the paper's run).
-What a preset leaves out is a default of evoid_jax/config.py.
+What a preset leaves out is a default of evoid_jax/config.py. Presets of Wan have no data: give
+config.data.dir. A file of your own may start from one of these and change what it likes:
+
+    from evoid_jax import commandline
+
+    def get_config():
+        cfg = commandline.load("configs/evoid.py:vace_1_3b")
+        cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1, "floor": 0.01}
+        return cfg
+
 Ablations (paper, table 3): `uniform` (UWR: uniform reward weights), `no_teacher` (no T2V teacher),
 `no_preference` (no VQScore), `no_dynamic` (priors only).
 """
@@ -11,7 +20,7 @@ import ml_collections
 from evoid_jax import config
 
 TINY = {
-    "model": "evoid_jax/assets/tiny",
+    "model": config.TINY,
     "dtype": "float32",
     "steps": 70,
     "save_every": 5,
@@ -62,7 +71,7 @@ def get_config(name: str = "tiny") -> ml_collections.ConfigDict:
     preset, *ablations = name.split(",")
     for word, known in [(preset, PRESETS), *((a, ABLATIONS) for a in ablations)]:
         if word not in known:
-            raise ValueError(f"configs/evoid.py:{name}: {word!r} is none of {', '.join(known)}")
+            raise ValueError(f"{word!r} is none of {', '.join(known)}")
     cfg = ml_collections.ConfigDict(config.to_dict(config.Config()))
     for changes in [PRESETS[preset], *(ABLATIONS[a] for a in ablations)]:
         cfg.update(changes)

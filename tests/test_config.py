@@ -1,14 +1,52 @@
-"""Settings: the paper's defaults, and errors that say what to do."""
+"""Settings: the paper's defaults, bounds in every field, and errors that say what to do."""
 
 import ast
+import copy
+import dataclasses
+import json
+import math
 from pathlib import Path
 
+import ml_collections
 import pytest
 
 from configs import evoid
-from evoid_jax import config
+from evoid_jax import config, fields
+from evoid_jax.models import lora
 
 ROOT = Path(__file__).parents[1]
+LEAVES = fields.leaves(config.Config, "config")
+ROW = fields.leaves(config.Metric, "config.reward.table.arcface")
+EVERY = LEAVES | {name: leaf for name, leaf in ROW.items() if not name.endswith(".name")}
+NUMBERS = {name: leaf for name, leaf in EVERY.items() if leaf.kind in (int, float)}
+
+
+def changed(name: str, value) -> dict:
+    """Return the defaults as nested dicts with one setting changed."""
+    values = copy.deepcopy(config.to_dict(config.Config()))
+    *groups, key = name.split(".")[1:]
+    group = values
+    for word in groups:
+        group = group[word]
+    group[key] = value
+    return values
+
+
+def beyond(leaf: fields.Leaf) -> list:
+    """Return values just outside of a number's bounds."""
+    bounds, wrong = leaf.entry.metadata["bounds"], []
+    step = 1 if leaf.kind is int else 0.001
+    if bounds.least is not None:
+        wrong.append(bounds.least - step)
+    if bounds.above is not None:
+        wrong += [bounds.above, bounds.above - step]
+    if bounds.below is not None:
+        wrong += [bounds.below, bounds.below + step]
+    top = 2**31 - 1 if leaf.kind is int else 3.5e38
+    wrong.append(top + step if bounds.most is None else bounds.most + step)
+    if bounds.multiple > 1:
+        wrong.append(bounds.least + 1)
+    return [leaf.kind(value) for value in wrong]
 
 
 def test_defaults_are_the_papers():
@@ -26,41 +64,237 @@ def test_every_preset_is_sound(name):
     assert (cfg.loss.lambda_t2v == 0) == ("no_teacher" in name)
 
 
-def test_round_trip_and_digest():
-    c = config.from_dict({"train": {"lr": 3e-4}})
-    assert config.from_dict(config.to_dict(c)) == c
-    assert config.digest(c) != config.digest(config.Config())
-    assert config.digest(config.from_dict(config.to_dict(c))) == config.digest(c)
+def test_every_default_is_in_its_bounds_and_has_words():
+    assert config.from_dict(config.to_dict(config.Config())) == config.from_dict({})
+    assert all(len(leaf.entry.metadata["words"]) > 3 for leaf in EVERY.values())
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_out_of_bounds_is_refused_by_its_dotted_name(name):
+    assert NUMBERS[name].entry.metadata["bounds"].least is not None or (
+        NUMBERS[name].entry.metadata["bounds"].above is not None
+    ), "nothing here may be as negative as it likes"
+    wrong = [math.nan, math.inf, -math.inf, -1e30, 1e39, 10**400, True, "1", None]
+    for value in [*wrong, *beyond(NUMBERS[name])]:
+        with pytest.raises(ValueError) as error:
+            config.from_dict(changed(name, value))
+        assert str(error.value).startswith(f"{name} must be "), value
+        assert f"got {value!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if EVERY[n].kind in (str, fields.TEXTS, bool)])
+def test_a_text_of_another_kind_is_refused_by_its_dotted_name(name):
+    leaf, wrong = EVERY[name], [1, None, math.nan, {"a": 1}]
+    bounds = leaf.entry.metadata["bounds"]
+    if leaf.kind is fields.TEXTS:
+        wrong += [(), ("",), ("nonsense",), (1,), leaf.entry.default * 2, "to_q"]
+    elif bounds.choices:
+        wrong += ["nonsense", f"{bounds.choices[-1]} "]
+    for value in wrong:
+        with pytest.raises(ValueError, match=f"^{name} (must be|is a group of)"):
+            config.from_dict(changed(name, value))
+
+
+def test_bounds_hold_in_float32():
+    for name, value in [("eps", 1e-50), ("b2", 1 - 1e-9), ("b1", 0.99999999), ("lr", 1e-46)]:
+        with pytest.raises(ValueError, match=f"config.train.{name} must be"):
+            config.from_dict({"train": {name: value}})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"tran": {}}, r"config.tran does not exist; did you mean config.train\?"),
-        ({"train": {"learning_rate": 1.0}}, r"config.train.learning_rate does not exist"),
-        ({"train": {"lr": "fast"}}, "config.train.lr must be float, got 'fast'"),
-        ({"steps": 1.5}, "config.steps must be int"),
-        ({"steps": True}, "config.steps must be int"),
-        ({"video": {"frames": 80}}, r"must be 4 k \+ 1, got 80"),
-        ({"video": {"width": 100}}, "config.video.width must be a multiple of 16, got 100"),
+        ({"train": {"lrr": 1.0}}, r"config.train.lrr does not exist; .* config.train.lr\?"),
+        ({"train": {"rank": 4}}, r"config.train.rank does not exist; .* config.lora.rank\?"),
+        ({"lr": 1.0}, r"config.lr does not exist; .* config.train.lr\?"),
+        ({"train": {"lr": "fast"}}, r"config.train.lr must be a number, got 'fast' \(str\)"),
+        ({"train": 3}, "config.train is a group of settings, got 3"),
+        ({"steps": 1.5}, "config.steps must be a whole number, got 1.5"),
+        ({"steps": True}, "config.steps must be a whole number"),
+        ({"video": {"frames": 80}}, r"config.video.frames must be 4 k \+ 1 and .*, got 80"),
+        ({"video": {"frames": -3}}, r"config.video.frames must be 4 k \+ 1 and at least 1, got -3"),
+        ({"video": {"width": 100}}, "config.video.width must be a multiple of 16 .*, got 100"),
         ({"rollout": {"scheduler": "ddim"}}, "one of unipc, euler, got 'ddim'"),
+        ({"rollout": {"shift": 0}}, "config.rollout.shift must be above 0, got 0"),
+        ({"train": {"shift": 0}}, "config.train.shift must be above 0, got 0"),
+        ({"lora": {"alpha": 0}}, "config.lora.alpha must be above 0, got 0"),
+        ({"lora": {"modules": ["to_z"]}}, r"config.lora.modules must be some of to_q.*\['to_z'\]"),
+        ({"reward": {"clip": -1}}, "^config.reward.clip must be above 0, got -1$"),
+        ({"reward": {"timeout": -1}}, "config.reward.timeout must be above 0 and .*, got -1"),
+        ({"reward": {"gamma": 1.5}}, "config.reward.gamma must be from 0 to 1, got 1.5"),
+        ({"reward": {"sidecars": [1]}}, "config.reward.sidecars must be"),
+        ({"reward": {"sidecars": ["host:80"]}}, "config.reward.sidecars must be .* http://host:81"),
+        ({"reward": {"judge": "vllm"}}, "config.reward.judge must be local, '' or an address"),
         ({"data": {"heldout_seeds": 0}}, "config.data.heldout_seeds must be at least 1, got 0"),
+        ({"data": {"seeds": 1}}, "config.data.seeds must be at least 2, got 1"),
         ({"mesh": {"fsdp": 0}}, "config.mesh.fsdp must be -1 or at least 1, got 0"),
-        (
-            {"mesh": {"fsdp": -1}},
-            "one of config.mesh.data and config.mesh.fsdp may be -1, not both",
-        ),
+        ({"mesh": {"fsdp": -1}}, "one of config.mesh.data and config.mesh.fsdp may be -1"),
         ({"attention": "flash"}, "config.attention must be one of auto, exact, cudnn, splash"),
         ({"attention": "cudnn", "dtype": "float32"}, "cudnn needs config.dtype=bfloat16"),
-        ({"data": {"seeds": 1}}, "at least 2"),
-        ({"train": {"timesteps": 21}}, "must be 1 to 20"),
-        ({"reward": {"gamma": 1.5}}, "config.reward.gamma must be from 0 to 1"),
-        ({"reward": {"sidecars": [1]}}, "config.reward.sidecars must be"),
+        ({"train": {"timesteps": 21}}, r"must be 1 to 20 \(config.train.grid\), got 21"),
+        ({"model": " "}, "config.model must be a folder, got ' '"),
     ],
 )
-def test_errors_name_the_field_and_the_value(values, message):
+def test_errors_name_the_setting_what_was_expected_and_what_came(values, message):
     with pytest.raises(ValueError, match=message):
         config.from_dict(values)
+
+
+def test_lora_can_adapt_what_the_settings_allow():
+    allowed = EVERY["config.lora.modules"].entry.metadata["bounds"].choices
+    assert set(allowed) == {*lora.ATTENTION, "ffn_up", "ffn_down"}
+    assert EVERY["config.lora.targets"].entry.metadata["bounds"].choices == tuple(lora.STACKS)
+
+
+# --- the table of rewards
+
+
+def test_the_table_is_a_mapping_by_name_outside_and_rows_in_order_inside():
+    values = config.to_dict(config.Config())["reward"]["table"]
+    assert values["arcface"] == {"group": "identity", "prior": 0.125, "floor": 0.01}
+    assert list(values)[-1] == config.JUDGE == "vqscore" and len(values) == 8
+    cfg = evoid.get_config("tiny")
+    cfg.reward.table.arcface.prior = 0.2
+    cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1}
+    cfg.reward.table.blur = {"group": "quality", "prior": 1, "floor": 0.02}
+    del cfg.reward.table.flow
+    table = config.from_dict(cfg.to_dict()).reward.table
+    kept = [metric.name for metric in config.METRICS if metric.name != "flow"]
+    assert [metric.name for metric in table] == [*kept, "blur", "sharpness"]
+    assert table[0] == config.Metric("arcface", "identity", 0.2, 0.01)
+    assert table[-2:] == (
+        config.Metric("blur", "quality", 1.0, 0.02),
+        config.Metric("sharpness", "quality", 0.1, 0.01),
+    )
+
+
+def test_settings_survive_json_and_configdict_in_order_and_can_be_hashed():
+    changes = {"train": {"lr": 3e-4}, "lora": {"modules": ["to_q"]}}
+    table = config.to_dict(config.Config())["reward"]["table"]
+    table["zeal"] = table["awe"] = {"group": "text", "prior": 0.5, "floor": 0.0}
+    c = config.from_dict(changes | {"reward": {"table": table}})
+    as_json = json.loads(json.dumps(config.to_dict(c)))
+    as_config = ml_collections.ConfigDict(config.to_dict(c)).to_dict()
+    for values in (config.to_dict(c), as_json, as_config):
+        again = config.from_dict(values)
+        assert again == c and config.digest(again) == config.digest(c) and hash(again) == hash(c)
+    assert list(config.to_dict(c)["reward"]["table"])[-2:] == ["awe", "zeal"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"group": "quality"}, "table.sharp.prior is missing; give a number, at least 0"),
+        ({"prior": 1.0}, "table.sharp.group is missing; give one of identity, text, quality"),
+        ({"group": "sound", "prior": 1.0}, "table.sharp.group must be one of identity, text"),
+        ({"group": "text", "prior": -1}, "table.sharp.prior must be at least 0, got -1"),
+        ({"group": "text", "prior": 1, "flor": 0}, "table.sharp.flor does not .*sharp.floor"),
+        (0.5, "table.sharp must give group, prior, floor, got 0.5"),
+    ],
+)
+def test_a_faulty_row_is_named(row, message):
+    with pytest.raises(ValueError, match=f"^config.reward.{message}"):
+        config.from_dict(changed("config.reward.table.sharp", row))
+
+
+@pytest.mark.parametrize("name", ["", "two words", "9lives", "a.b", "total", "é!"])
+def test_a_metric_needs_a_name_that_is_one(name):
+    values = config.to_dict(config.Config())
+    values["reward"]["table"][name] = {"group": "text", "prior": 1.0}
+    with pytest.raises(ValueError, match=r"\.name must be a name such as arcface"):
+        config.from_dict(values)
+
+
+def test_some_metric_must_count():
+    values = config.to_dict(config.Config())
+    for row in values["reward"]["table"].values():
+        row["prior"] = 0
+    with pytest.raises(ValueError, match="config.reward.table needs a metric with a prior above 0"):
+        config.from_dict(values)
+    values["reward"]["table"]["vqscore"]["prior"] = 1.0
+    config.from_dict(values)
+    values["reward"]["preference"] = False  # the judge does not count, and nobody else does
+    with pytest.raises(ValueError, match="needs a metric with a prior above 0"):
+        config.from_dict(values)
+    values["reward"]["uniform"] = True
+    config.from_dict(values)
+
+
+def test_preference_needs_the_judges_metric():
+    values = config.to_dict(config.Config())
+    del values["reward"]["table"]["vqscore"]
+    with pytest.raises(ValueError, match="config.reward.preference=True needs the judge's vqscore"):
+        config.from_dict(values)
+    values["reward"]["preference"] = False
+    assert len(config.from_dict(values).reward.table) == 7
+
+
+# --- paths, data, digest
+
+
+def test_paths_are_usable_inside_and_portable_outside(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "anna"))
+    monkeypatch.chdir(tmp_path)
+    given = {"teacher": "~/t2v", "lora": {"init": "~/a.safetensors"}, "data": {"dir": "~/faces"}}
+    c = config.from_dict(given)
+    home = f"{tmp_path}/anna"
+    assert (c.teacher, c.lora.init) == (f"{home}/t2v", f"{home}/a.safetensors")
+    assert (c.data.dir, c.data.cache) == (f"{home}/faces", f"{home}/.cache/evoid_jax")
+    assert Path(c.model, "model_index.json").is_file()
+    values = config.to_dict(c)
+    assert values["model"] == "evoid_jax/assets/tiny" and values["teacher"] == "~/t2v"
+    assert config.to_dict(config.from_dict({"model": f"{home}/wan"}))["model"] == "~/wan"
+    assert config.from_dict({"model": "wan"}).model == "wan"  # where the user says: from here
+    name = config.digest(c)
+    monkeypatch.setenv("HOME", str(tmp_path / "ben"))
+    assert config.digest(config.from_dict(values)) == name
+    paths = {n for n, leaf in LEAVES.items() if leaf.entry.metadata["bounds"].path}
+    assert {n.removeprefix("config.") for n in paths} == {
+        "model",
+        "teacher",
+        "data.dir",
+        "data.cache",
+        "lora.init",
+    }
+
+
+def test_only_the_embedded_model_trains_on_portraits_unasked():
+    source = lambda values: config.from_dict(values).data.source
+    assert source({}) == source(evoid.get_config("tiny").to_dict()) == "portraits"
+    assert source({"model": str(ROOT / "evoid_jax" / "assets" / "tiny")}) == "portraits"
+    assert source(evoid.get_config("vace_14b").to_dict()) == source({"model": "Wan"}) == ""
+    assert source({"model": "Wan", "data": {"source": "portraits"}}) == "portraits"
+    assert source({"data": {"source": "portraits", "dir": "faces"}}) == ""  # a folder wins
+
+
+def test_a_config_made_by_hand_is_checked_and_settled():
+    by_hand = config.Config(train=config.Train(lr=-1.0))
+    with pytest.raises(ValueError, match="config.train.lr must be above 0, got -1"):
+        config.checked(by_hand)
+    c = config.checked(dataclasses.replace(by_hand, train=config.Train()))
+    assert c == config.from_dict({}) == config.checked(c)
+
+
+def test_every_setting_changes_the_digest():
+    digests = {config.digest(config.from_dict({}))}
+    other = {int: 33, float: 0.75, bool: None, str: "other"}
+    special = {"frames": 5, "height": 32, "width": 32, "sidecars": ["http://a"]}
+    special |= {"modules": ["to_q"], "judge": "", "fsdp": 2, "timesteps": 5}
+    for name, leaf in EVERY.items():
+        key, kind = name.rpartition(".")[2], leaf.kind
+        bounds = leaf.entry.metadata["bounds"]
+        if key == "table" or name == "config.data.source":
+            continue
+        value = special.get(key, other.get(kind))
+        if kind is bool:
+            value = not leaf.entry.default
+        elif bounds.choices and kind is str:
+            value = bounds.choices[-1] if bounds.choices[-1] != leaf.entry.default else "float32"
+        digests.add(config.digest(config.from_dict(changed(name, value))))
+    assert len(digests) == len(EVERY) - 1  # of all but table and source, and the defaults'
+    stored = json.loads(config.dumps(config.from_dict({})))
+    assert stored.pop("digest") == config.digest(config.from_dict(stored))
 
 
 def test_unknown_preset_or_ablation_is_named():
@@ -77,6 +311,4 @@ def test_every_setting_is_read_somewhere():
         if file.name != "config.py":
             tree = ast.parse(file.read_text())
             read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    tree = config.to_dict(config.Config())
-    keys = {k for part in tree.values() if isinstance(part, dict) for k in part} | set(tree)
-    assert keys - read == set()
+    assert {name.rpartition(".")[2] for name in EVERY} - read == set()

@@ -1,0 +1,175 @@
+"""A run's settings: refused before anything is loaded, read back, and compared when it goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs import evoid
+from evoid_jax import config, fields, settings
+
+TINY = Path(fields.locate(config.TINY))
+
+
+def preset(name: str = "tiny", **changes) -> config.Config:
+    """Return a preset with groups of settings changed."""
+    cfg = evoid.get_config(name)
+    cfg.update(changes)
+    return config.from_dict(cfg.to_dict())
+
+
+def written(cfg: config.Config) -> dict:
+    """Return what config.json of a run with these settings holds."""
+    return json.loads(config.dumps(cfg))
+
+
+# --- before anything is loaded
+
+
+def test_what_is_there_may_start():
+    settings.check_start(preset())
+
+
+def test_a_base_other_than_tiny_needs_data(tmp_path):
+    with pytest.raises(ValueError, match="config.data.dir is missing: give a folder with photos"):
+        settings.check_start(preset("vace_14b", reward={"preset": "tiny"}))
+    unasked = preset(model=str(shutil.copytree(TINY, tmp_path / "wan")))
+    with pytest.raises(ValueError, match="config.data.source=portraits"):
+        settings.check_start(unasked)
+    settings.check_start(preset(model=unasked.model, data={"source": "portraits"}))
+
+
+def test_a_reward_set_that_does_not_exist_is_refused_before_the_model_is_looked_for(tmp_path):
+    with pytest.raises(ValueError, match="config.reward.preset must be one of tiny, got 'paper'"):
+        settings.check_start(preset("vace_14b", data={"dir": str(tmp_path)}))
+    elsewhere = preset(reward={"preset": "theirs", "sidecars": ("http://host:8100",)})
+    settings.check_start(elsewhere)  # those servers know their own
+
+
+@pytest.mark.parametrize("name", ["config.model", "config.teacher", "config.data.dir"])
+def test_a_folder_that_is_missing_is_named_with_its_setting(name, tmp_path):
+    gone = str(tmp_path / "gone")
+    changes = {"model": gone, "data": {"source": "portraits"}}
+    changes = {"config.model": changes, "config.teacher": {"teacher": gone}}.get(name)
+    with pytest.raises(FileNotFoundError, match=f"{name}: there is no folder {gone}"):
+        settings.check_start(preset(**(changes or {"data": {"dir": gone}})))
+
+
+def test_the_start_file_is_needed_only_before_the_first_checkpoint(tmp_path):
+    cfg = preset(lora={"init": str(tmp_path / "a.safetensors")})
+    with pytest.raises(FileNotFoundError, match="config.lora.init: there is no"):
+        settings.check_start(cfg)
+    settings.check_start(cfg, fresh=False)
+    assert settings.resumable(written(cfg), cfg) == []
+
+
+# --- config.json
+
+
+def test_a_run_reads_back_the_settings_that_it_wrote(tmp_path):
+    cfg = preset(lora={"modules": ("to_q",)}, reward={"tau": 2.0})
+    (tmp_path / "config.json").write_text(config.dumps(cfg))
+    assert settings.read(tmp_path) == cfg
+    assert settings.stored(tmp_path)["digest"] == config.digest(cfg)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must hold a JSON object, got list"),
+        (
+            '{"steps": 3}',
+            "lacks config.model, .* and [0-9]+ more: another",
+        ),
+    ],
+)
+def test_a_broken_or_foreign_file_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json.*{message}"):
+        settings.read(tmp_path)
+
+
+def test_a_folder_without_config_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json is missing; expected the --workdir"):
+        settings.read(tmp_path / "no" / "such")
+
+
+def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
+    values = written(preset())
+    values["lora"]["alpha"] = 16.0  # the export would get another scale than the run had
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"config.json: settings were changed after the run"):
+        settings.read(tmp_path)
+    values["lora"]["alpha"] = -1
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"config.json: config.lora.alpha must be above 0, got -1"):
+        settings.read(tmp_path)
+
+
+def test_a_file_of_another_version_is_called_so(tmp_path):
+    old = written(preset())
+    del old["reward"]["table"]  # as before priors could be set
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="it lacks config.reward.table: another version"):
+        settings.read(tmp_path)
+    assert "it lacks config.reward.table" in settings.resumable(old, preset())[0]
+    newer = written(preset()) | {"magic": {"wand": 1}}
+    assert "config.magic.wand, which does not exist here" in settings.resumable(newer, preset())[0]
+
+
+# --- going on
+
+
+@pytest.mark.parametrize("name", fields.leaves(config.Config, "config"))
+def test_a_setting_may_change_on_resume_exactly_where_its_field_says_so(name):
+    cfg = preset()
+    was = written(cfg)
+    *groups, key = name.split(".")[1:]
+    group = was
+    for word in groups:
+        group = group[word]
+    group[key] = "something else"
+    said = settings.resumable(was, cfg)
+    free = fields.leaves(config.Config, "config")[name].entry.metadata["free"]
+    assert (said == []) == free
+    assert free or said[0].startswith(f"{name} was 'something else', now ")
+
+
+def test_a_changed_table_of_rewards_is_noticed_row_by_row():
+    cfg, was = preset(), written(preset())
+    was["reward"]["table"]["gme"]["prior"] = 0.5
+    del was["reward"]["table"]["flow"]
+    was["reward"]["table"]["sharpness"] = {"group": "quality", "prior": 0.1, "floor": 0.01}
+    gme, sharpness, flow = settings.resumable(was, cfg)
+    assert gme.startswith("config.reward.table.gme was {'group': 'text', 'prior': 0.5")
+    assert sharpness.endswith("now None") and sharpness.startswith("config.reward.table.sharpness")
+    assert flow.startswith("config.reward.table.flow was None, now {'group'")
+
+
+def test_another_spelling_of_a_path_is_the_same_path(tmp_path, monkeypatch):
+    home = tmp_path / "anna"
+    monkeypatch.setenv("HOME", str(home))
+    model = shutil.copytree(TINY, home / "wan")
+    monkeypatch.chdir(home)
+    (tmp_path / "link").symlink_to(model)
+    copied = shutil.copytree(model, tmp_path / "copy")
+    was = written(preset(model="~/wan", data={"source": "portraits"}))
+    for spelling in ("wan", "./wan/", str(model), "~/wan", "../link", str(copied)):
+        now = preset(model=spelling, data={"source": "portraits"})
+        assert settings.resumable(was, now) == [], spelling
+    (copied / "transformer" / "config.json").write_text("{}")
+    (said,) = settings.resumable(was, preset(model=str(copied), data={"source": "portraits"}))
+    assert said == f"config.model was '~/wan', now '{copied}'"
+    assert settings.resumable(was, preset(model=str(tmp_path / "no"), data={"source": "portraits"}))
+
+
+def test_a_file_is_the_same_by_its_bytes(tmp_path):
+    one, same, other = (tmp_path / name for name in ("one", "same", "other"))
+    for file, text in ((one, "a"), (same, "a"), (other, "b")):
+        file.write_text(text)
+    was = written(preset(lora={"init": str(one)}))
+    assert settings.resumable(was, preset(lora={"init": str(same)})) == []
+    for path in (str(other), str(tmp_path / "gone"), ""):
+        assert len(settings.resumable(was, preset(lora={"init": path}))) == 1
