@@ -36,13 +36,13 @@ from evoid_jax import (
     flow,
     heldout,
     metrics,
-    report,
     rollout,
     sharding,
     teacher,
 )
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
+from evoid_jax.report import page as report
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.panel import Panel
 
@@ -319,7 +319,7 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
     cfg = run.cfg
     settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
     metrics.write_text(run.workdir / "config.json", json.dumps(settings, indent=2) + "\n")
-    log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
+    log = dict(tensorboard=cfg.tensorboard, wandb=cfg.wandb, config=config.to_dict(cfg))
     with metrics.Writer(run.workdir, start, cfg.steps, **log) as writer:
         yield writer
 

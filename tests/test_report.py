@@ -16,8 +16,9 @@ import made_up
 import pytest
 from browser import Browser
 
-from evoid_jax import metrics, proof, report
-from evoid_jax import report_text as fmt
+from evoid_jax import metrics, proof
+from evoid_jax.report import page as report
+from evoid_jax.report import text as fmt
 
 EVIL = """"><script>alert(1)</script><img src=x onerror='alert(2)'> @@BODY@@ & </article>"""
 
