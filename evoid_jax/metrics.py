@@ -9,6 +9,7 @@ import importlib
 import json
 import math
 import os
+import re
 import textwrap
 import uuid
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,11 @@ WIDTH = 100  # columns of the terminal that a printed line may fill
 HEADS = ("step", "score", "loss", "drift", "grad", "valid", "sec")  # of the columns of every run
 REPEAT = 25  # lines after which the columns' names are printed again
 PACKAGE = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # of each mirror, for import and pip
+
+_LOGIN = re.compile(r"([a-zA-Z][\w+.-]*://)[^/?#\s]*@")  # a password may hold an @ too
+_URL = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\"]+")
+_QUERY = re.compile(r"([?&][^=&#]*=)[^&#]*")
+_KEY = re.compile(r"(?i)([\w.-]*(?:key|token|secret|password|passwd)=)[^\s'\"&]+")
 
 
 class Column(NamedTuple):
@@ -200,6 +206,21 @@ def plain(value):
     return plain(np.asarray(value).tolist())  # numpy and jax scalars and arrays, bfloat16 too
 
 
+def without_secrets(value):
+    """Return value with passwords and query values cut out of addresses in every string.
+
+    `http://me:pw@host/v1?key=x` becomes `http://host/v1?key=***`; `--api_key=x`, `--api_key=***`.
+    """
+    if isinstance(value, str):
+        value = _URL.sub(lambda url: _QUERY.sub(r"\1***", url[0]), _LOGIN.sub(r"\1", value))
+        return _KEY.sub(r"\1***", value)
+    if isinstance(value, Mapping):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value
+
+
 def write_text(file: str | Path, text: str) -> Path:
     """Write text so that a reader sees the old file or the new one, never a part."""
     file = Path(file)
@@ -237,7 +258,7 @@ def _open_wandb(workdir, project, config):
             project=project,
             name=workdir.resolve().name,
             dir=str(workdir),
-            config=plain(config or {}),
+            config=without_secrets(plain(config or {})),
             mode=os.environ.get("WANDB_MODE", "offline"),
         )
     except Exception as error:  # its errors are classes of its own: no key, no network, a bad name
@@ -264,21 +285,11 @@ def _columns(record, steps) -> list[Column]:
     first = [Column("step", max(len(f"{steps}/{steps}") if steps else 5, 4), "", count)]
     scores = get(record, "reward", "score") or {}
     if scores:
-        text = _score(weighted(scores, get(record, "weights") or {}))
-        first.append(Column("score", 5, "mean of the rewards by this step's weights, 0 to 1", text))
-    last = [
-        _named(record, "loss", ("total",), "loss"),
-        _named(record, "drift", (), "drift"),
-        _plain(record, "grad_norm", "grad", "gradient norm"),
-    ]
-    valid, spent = record.get("valid_fraction"), get(record, "seconds", "total")
-    if "valid_fraction" in record:
-        text = "--" if valid is None else f"{valid:.0%}"
-        last.append(Column("valid", 5, "share of the scores that were obtained", text))
-    if "seconds" in record:
-        last.append(Column("sec", 6, "seconds", "--" if spent is None else f"{spent:.4g}"))
-    last = [column for column in last if column]
-    room = WIDTH - sum(column.width + 1 for column in (*first, *last)) + 1
+        overall = _score(weighted(scores, get(record, "weights") or {}))
+        meaning = "mean of the rewards by this step's weights, 0 to 1"
+        first.append(Column("score", 5, meaning, overall))
+    last = _training(record)
+    room = WIDTH + 1 - sum(column.width + 1 for column in (*first, *last))
     rewards = [
         Column(head, 4, name if head != name else "", _score(scores[name]))
         for name, head in zip(scores, _heads(scores), strict=True)
@@ -286,17 +297,25 @@ def _columns(record, steps) -> list[Column]:
     return first + rewards[: max(room // 5, 0)] + last
 
 
-def _named(record, group, preferred, head) -> Column | None:
-    """Return a column for one value of a group of the record: a preferred one, or its first."""
-    values = record.get(group)
-    if not isinstance(values, Mapping) or not values:
-        return None
-    name = next((name for name in preferred if name in values), next(iter(values)))
-    return Column(head, 9, f"{group}/{name}", _number(values[name]))
-
-
-def _plain(record, name, head, meaning) -> Column | None:
-    return Column(head, 8, meaning, _number(record[name])) if name in record else None
+def _training(record) -> list[Column]:
+    """Return the columns that stand right of the rewards, for what the record has of them."""
+    columns = []
+    for group, preferred in (("loss", "total"), ("drift", "")):
+        values = record.get(group)
+        if isinstance(values, Mapping) and values:
+            name = preferred if preferred in values else next(iter(values))
+            columns.append(Column(group, 8, f"{group}/{name}", _number(values[name])))
+    if "grad_norm" in record:
+        columns.append(Column("grad", 8, "gradient norm", _number(record["grad_norm"])))
+    if "valid_fraction" in record:
+        share = record["valid_fraction"]
+        text = "--" if share is None else f"{share:.0%}"
+        columns.append(Column("valid", 5, "share of the scores that were obtained", text))
+    if "seconds" in record:
+        spent = get(record, "seconds", "total")
+        text = "--" if spent is None else f"{spent:.1f}" if spent < 1000 else f"{spent:.0f}"
+        columns.append(Column("sec", 6, "seconds", text))
+    return columns
 
 
 def _heads(names) -> list[str]:
@@ -322,4 +341,8 @@ def _score(value) -> str:
 
 
 def _number(value) -> str:
-    return "--" if value is None else f"{value:.3g}"
+    """Format a number in eight columns."""
+    if value is None:
+        return "--"
+    text = f"{value:.3g}"
+    return text if len(text) <= 8 else f"{value:.2g}"

@@ -23,7 +23,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
 import shlex
 import subprocess
 from collections import Counter
@@ -31,18 +30,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from evoid_jax.metrics import plain, write_text
+from evoid_jax.metrics import plain, without_secrets, write_text
 
 FILE = "run.json"
 SCHEMA = 1
 PACKAGES = ("evoid_jax", "jax", "jaxlib", "flax", "optax", "numpy")
 HEURISTIC = "heuristic"  # the model name of sidecars/judge_server.py, which is no language model
 HERE = Path(__file__).resolve().parent
-
-_LOGIN = re.compile(r"([a-zA-Z][\w+.-]*://)[^/?#\s]*@")  # a password may hold an @ too
-_URL = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\"]+")
-_QUERY = re.compile(r"([?&][^=&#]*=)[^&#]*")
-_KEY = re.compile(r"(?i)([\w.-]*(?:key|token|secret|password|passwd)=)[^\s'\"&]+")
 
 
 def collect(
@@ -155,21 +149,6 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def without_secrets(value):
-    """Return value with passwords and query values cut out of addresses in every string.
-
-    `http://me:pw@host/v1?key=x` becomes `http://host/v1?key=***`; `--api_key=x`, `--api_key=***`.
-    """
-    if isinstance(value, str):
-        value = _URL.sub(lambda url: _QUERY.sub(r"\1***", url[0]), _LOGIN.sub(r"\1", value))
-        return _KEY.sub(r"\1***", value)
-    if isinstance(value, Mapping):
-        return {key: without_secrets(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return value
 
 
 def now() -> str:

@@ -2,7 +2,6 @@
 
 import io
 import math
-
 from typing import NamedTuple
 
 import av
@@ -28,7 +27,12 @@ DIGEST = "0123456789ab"
 INFO = {  # what the sidecar of preset tiny says of itself, shortened
     "preset": "tiny",
     "rewards": [
-        {"name": name, "version": "tiny-1", "sha256": "ab" * 32, "about": f"stand-in: a small {name}"}
+        {
+            "name": name,
+            "version": "tiny-1",
+            "sha256": "ab" * 32,
+            "about": f"stand-in: small {name}",
+        }
         for name in list(REWARDS)[:7]
     ],
     "monitors": ["identity", "motion"],
@@ -52,15 +56,18 @@ class Device(NamedTuple):
 
 def start(argv=("evoid_jax/train.py", "--config=configs/evoid.py:tiny"), **changes):
     """Describe a start of the made-up run."""
-    return provenance.collect(
-        argv,
-        [Device()] * 4,
-        processes=2,
-        table=[Metric(name, GROUP[name], prior) for name, (prior, *_) in REWARDS.items()],
-        sidecars=[("local", INFO)],
-        judge_model="heuristic",
-        judge_address="local",
-    ) | changes
+    return (
+        provenance.collect(
+            argv,
+            [Device()] * 4,
+            processes=2,
+            table=[Metric(name, GROUP[name], prior) for name, (prior, *_) in REWARDS.items()],
+            sidecars=[("local", INFO)],
+            judge_model="heuristic",
+            judge_address="local",
+        )
+        | changes
+    )
 
 
 def mp4(shift):

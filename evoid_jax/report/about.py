@@ -26,7 +26,8 @@ def notes(run: RunFolder) -> list[str]:
     words = []
     small = stand_ins(run)
     if small:
-        of_all = "The rewards" if len(small) == len(run.rewards) else "Some rewards"
+        others = {reward.name for reward in run.rewards if reward.sources} - set(small)
+        of_all = "Some rewards" if others else "The rewards"
         words.append(
             f"{of_all} are small stand-ins, not the published models whose roles they have: "
             f"{', '.join(small)}. They know drawn portraits; on real footage their numbers mean "
@@ -70,7 +71,7 @@ def rewards(run: RunFolder, hues) -> str:
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
     note = (
         "Each sidecar says of itself what its rewards are. The prior is a reward's share of the "
-        f"total before the judge moves the weights. Judge: {fmt.escape(_judge(run))}"
+        f"total before the judge moves the weights. Judge: {fmt.escape(_judge(run))}."
     )
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return fmt.section("scorers", "What the rewards are", fmt.rows(body), note)
@@ -140,8 +141,7 @@ def _judge(run) -> str:
     model = _judge_model(run)
     if model is None:
         return "none" if run.starts or get(run.config or {}, "reward", "judge") == "" else UNKNOWN
-    kind = " (a heuristic, no language model)" if model == provenance.HEURISTIC else ""
-    return f"{model}{kind}"
+    return f"{model}, no language model" if model == provenance.HEURISTIC else str(model)
 
 
 def _git(git) -> str:
@@ -172,7 +172,7 @@ def _times(run) -> str:
     first, last = run.starts[0].get("start"), run.starts[-1].get("end")
     hours = [_hours(start) for start in run.starts]
     spent = f", {sum(hours):.2f} hours" if None not in hours else ""
-    return f"{first or UNKNOWN}, {last or 'not ended, or stopped before its end'}{spent}"
+    return f"{first or UNKNOWN}, {last or 'has not ended, or was stopped'}{spent}"
 
 
 def _hours(start) -> float | None:

@@ -122,7 +122,7 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
         *([same] if same else []),
         '--image=face.png --prompt="A person waves a hand." --output=out.mp4',
     ]
-    return provenance.without_secrets(" \\\n    ".join(lines))
+    return metrics.without_secrets(" \\\n    ".join(lines))
 
 
 def _adapter(folder: Path) -> str | None:

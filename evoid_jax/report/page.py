@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import metrics, proof, provenance
+from evoid_jax import metrics, proof
 from evoid_jax.metrics import get
 from evoid_jax.report import about, charts, curves, folder
 from evoid_jax.report import text as fmt
@@ -21,7 +21,7 @@ from evoid_jax.report.folder import RunFolder
 
 FILE = "report.html"
 LINKS = ("videos", "numbers", "scorers", "rewards", "weights", "training", "made", "config")
-TITLES = {"scorers": "models", "rewards": "curves", "made": "how it was made"}  # of the links
+TITLES = {"scorers": "models", "rewards": "curves", "made": "origin"}  # of the links
 
 
 def write(workdir: str | Path, videos: int = 12) -> Path:
@@ -282,7 +282,7 @@ def config(values) -> str:
     rows = "".join(
         f"<tr><th scope='row'><code>{fmt.escape(key)}</code></th>"
         f"<td><code>{fmt.escape(value)}</code></td></tr>"
-        for key, value in _dotted(provenance.without_secrets(values))
+        for key, value in _dotted(metrics.without_secrets(values))
     )
     return (
         "<details id='config'><summary>Config</summary><div class='scroll'>"

@@ -69,7 +69,7 @@ def _short_notes(run) -> str:
     if about.stand_ins(run):
         words.append("rewards are small stand-ins")
     if about.judge_is_heuristic(run):
-        words.append("the judge is a heuristic, no language model")
+        words.append("the judge is no language model")
     if get(run.config or {}, "lora", "init"):
         words.append("base is without config.lora.init")
     return "; ".join(words)
