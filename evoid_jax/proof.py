@@ -27,8 +27,15 @@ MISSING = 0.1
 def total(scores_BM, prior_M) -> np.ndarray:
     """Average each video's absolute scores by prior, over the scores it has.
 
-    scores_BM: [0, 1] or NaN. prior_M: non-negative, any scale. Returns total_B in [0, 1], NaN
-    where a video has no score with a positive prior. Raises ValueError on shapes and priors.
+    Args:
+      scores_BM: (B, M) in [0, 1], NaN where missing.
+      prior_M: (M,) non-negative, any scale.
+
+    Returns:
+      total_B: (B,) in [0, 1], NaN where a video has no score with a positive prior.
+
+    Raises:
+      ValueError: shapes do not fit, or no prior is positive.
     """
     scores_BM, prior_M = np.asarray(scores_BM, float), np.asarray(prior_M, float)
     if scores_BM.ndim != 2 or prior_M.shape != scores_BM.shape[1:]:
@@ -48,11 +55,22 @@ def paired_bootstrap(
 ) -> tuple[float, float, float]:
     """Estimate mean(evolved - base) with a 95 % percentile interval.
 
-    Whole clusters are drawn with replacement (cluster_B: identity of each pair; None: each pair
-    alone), because two seeds of one face are not two independent observations. Pairs with a NaN
-    are dropped. Returns (delta, lo, hi): all NaN if no pair is left, lo and hi NaN if all pairs
-    are of one cluster, which says nothing about others. Neither the order of the pairs nor the
-    names of the clusters matter. Source: Efron and Tibshirani 1993, chapters 8 and 13.
+    Whole clusters are drawn with replacement, because two seeds of one face are not two independent
+    observations. Neither the order of the pairs nor the names of the clusters matter. Source: Efron
+    and Tibshirani 1993, chapters 8 and 13.
+
+    Args:
+      base_B, evolved_B: (B,) of the same pairs; a pair with a NaN in either is dropped.
+      resamples: how often all clusters are drawn anew.
+      seed: of the draws.
+      cluster_B: (B,) identity of each pair; None takes each pair as a cluster of its own.
+
+    Returns:
+      (delta, lo, hi): all NaN if no pair is left; lo and hi NaN if all pairs are of one cluster,
+      which says nothing about others.
+
+    Raises:
+      ValueError: shapes do not fit.
     """
     base_B, evolved_B = np.asarray(base_B, float), np.asarray(evolved_B, float)
     cluster_B = np.arange(len(base_B)) if cluster_B is None else np.asarray(cluster_B)

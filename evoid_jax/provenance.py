@@ -13,7 +13,6 @@ one START for each time it was started, because code, machines and scorers may d
                "about"}]}]; two sources are replicas that answer differently
     monitors   [str]
     judge      {"model": str, "address": str} or null
-    adapter    str, relative to the run folder, or null until it is written
 
 No environment variables, no host names; passwords in addresses and values of keys are cut out.
 """
@@ -80,7 +79,6 @@ def collect(
             dict.fromkeys(name for _, info in sidecars for name in info.get("monitors") or ())
         ),
         "judge": judge,
-        "adapter": None,
     }
     return without_secrets(plain(start))
 
@@ -91,12 +89,12 @@ def write(workdir: str | Path, start: Mapping) -> Path:
     return _save(workdir, starts)
 
 
-def finish(workdir: str | Path, adapter: str | None = None) -> Path | None:
-    """Stamp the end of the newest start, and where its adapter is; None without a run.json."""
+def finish(workdir: str | Path) -> Path | None:
+    """Stamp the end of the newest start; None where there is no run.json."""
     made = read(workdir)
     if not made or not made["starts"]:
         return None
-    last = made["starts"][-1] | {"end": now(), "adapter": adapter}
+    last = made["starts"][-1] | {"end": now()}
     return _save(workdir, [*made["starts"][:-1], last])
 
 

@@ -192,9 +192,17 @@ def summary_of(identities, shift=0.1, lost=(), heldout=proof.UNSEEN, seeds=2):
     evolved_BM = base_BM + shift + rng.normal(0, 0.01, (videos, 2))
     evolved_BM[list(lost), 1] = NAN
     names = np.repeat([f"face {i}" for i in range(identities)], seeds).tolist()
-    monitor = {"motion": base_BM[:, 0]}, {"motion": base_BM[:, 0] - 0.2 + evolved_BM[:, 0] / 100}
     return proof.summary(
-        ("a", "b"), [0.9, 0.1], base_BM, evolved_BM, names, *monitor, 5, {}, heldout=heldout
+        names=("a", "b"),
+        prior_M=[0.9, 0.1],
+        base_BM=base_BM,
+        evolved_BM=evolved_BM,
+        cluster_B=names,
+        monitor_base={"motion": base_BM[:, 0]},
+        monitor_evolved={"motion": base_BM[:, 0] - 0.2 + evolved_BM[:, 0] / 100},
+        steps=5,
+        seconds={},
+        heldout=heldout,
     )
 
 

@@ -79,10 +79,10 @@ def test_resumed_run_keeps_its_earlier_starts(tmp_path):
     assert provenance.finish(tmp_path) is None  # nothing to stamp
     provenance.write(tmp_path, made_up.start())
     provenance.write(tmp_path, made_up.start(step=5))
-    provenance.finish(tmp_path, "export/a.safetensors")
+    provenance.finish(tmp_path)
     first, last = provenance.read(tmp_path)["starts"]
     assert (first["step"], first["end"], last["step"]) == (0, None, 5)
-    assert last["end"] and last["adapter"] == "export/a.safetensors"
+    assert last["end"] >= last["start"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"starts": 3}', '{"starts": [1]}'])

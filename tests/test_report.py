@@ -9,6 +9,7 @@ import html.parser
 import json
 import math
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -336,7 +337,7 @@ def test_rewards_may_have_any_names(tmp_path):
     """Names, groups and priors are those of the run; colours differ as long as there are enough."""
     names = ["clip/vit", "face similarity", "total variation", "<b>", "motion"]
     scores = dict.fromkeys(names, 0.5)
-    table = [{"name": name, "group": "new group", "prior": 0.2, "floor": 0.0} for name in names]
+    table = {name: {"group": "new group", "prior": 0.2, "floor": 0.0} for name in names}
     proof.write_json(tmp_path / "config.json", {"reward": {"table": table}})
     with metrics.Writer(tmp_path, verbose=False) as writer:
         weights = dict.fromkeys(names, 0.2)
@@ -412,12 +413,7 @@ def test_a_malformed_file_is_an_error_that_names_it(tmp_path, name, text, part):
     assert part in str(caught.value)
 
 
-def command(workdir, *more):
-    words = [sys.executable, "-m", "evoid_jax.report", f"--workdir={workdir}", *more]
-    return subprocess.run(words, capture_output=True, text=True)
-
-
-def test_user_errors_end_without_a_traceback(tmp_path):
+def test_user_errors_end_without_a_traceback(tmp_path, monkeypatch, capsys):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/config.json").write_text("{")
     (tmp_path / "locked/report.html").mkdir(parents=True)  # as good as no permission, for root too
@@ -426,19 +422,30 @@ def test_user_errors_end_without_a_traceback(tmp_path):
         ("broken", "config.json is not JSON"),
         ("locked", "cannot write"),
     ):
-        done = command(tmp_path / name)
-        assert done.returncode == 1 and done.stdout == ""
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-        assert words in done.stderr and str(tmp_path / name) in done.stderr
-    assert "whole number" in command(tmp_path, "--videos=-1").stderr
-    assert "--videos" in command(tmp_path, "--help").stdout
+        message = leave(monkeypatch, f"--workdir={tmp_path / name}")
+        assert message.startswith("error: ") and "\n" not in message
+        assert words in message and str(tmp_path / name) in message
+    assert leave(monkeypatch, f"--workdir={tmp_path}", "--videos=-1") == 2
+    assert leave(monkeypatch, "--help") == 0
+    assert leave(monkeypatch) == 2
+    said = capsys.readouterr()
+    assert "--videos" in said.out and "whole number" in said.err
+
+
+def leave(monkeypatch, *words):
+    """Run the command in this process; return what it leaves with: a message or a status."""
+    monkeypatch.setattr(sys, "argv", ["report", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("evoid_jax.report", run_name="__main__")
+    return left.value.code
 
 
 def test_command_line(run, tmp_path):
     workdir = shutil.copytree(run, tmp_path / "copy")
     (workdir / "report.html").unlink()
-    done = command(workdir, "--videos=1")
-    assert done.stdout.strip() == str(workdir / "report.html")
+    command = [sys.executable, "-m", "evoid_jax.report", f"--workdir={workdir}", "--videos=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (str(workdir / "report.html"), 0)
     assert len(read(workdir).all("video")) == 2
 
 
@@ -502,5 +509,7 @@ PLAYED = """(async () => {
 HOVERED = """(() => {
   const chart = document.querySelector("svg.chart"), box = chart.getBoundingClientRect();
   chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right, clientY: box.top + 9}));
-  return document.querySelector("#tip:not([hidden]) strong").textContent;
+  const text = document.querySelector("#tip:not([hidden]) strong").textContent;
+  chart.dispatchEvent(new PointerEvent("pointerleave"));
+  return text;
 })()"""

@@ -6,7 +6,7 @@ missing, since the run may have only begun, or may be older than the file.
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,16 +127,17 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
 
 def _adapter(folder: Path) -> str | None:
     files = sorted((folder / "export").glob("*.safetensors"))
-    return files[0].relative_to(folder).as_posix() if files else None
+    usual = folder / "export" / "pytorch_lora_weights.safetensors"
+    file = usual if usual in files else next(iter(files), None)
+    return file and file.relative_to(folder).as_posix()
 
 
-def _table(config: Mapping) -> Iterable[dict]:
-    """Return the rows of config.reward.table: dicts, or (name, group, prior, ...) in order."""
-    rows = (config.get("reward") or {}).get("table") or ()
-    for row in rows if isinstance(rows, list | tuple) else ():
-        if isinstance(row, list | tuple) and len(row) >= 3:
-            row = dict(zip(("name", "group", "prior"), row, strict=False))
-        yield from _dicts([row])
+def _table(config: Mapping) -> list[dict]:
+    """Return the rows of config.reward.table: {name: {"group", "prior", ..}}, or a list of them."""
+    rows = metrics.get(config, "reward", "table")
+    if isinstance(rows, dict):
+        rows = [{"name": name} | row for name, row in rows.items() if isinstance(row, dict)]
+    return _dicts(rows)
 
 
 def _dicts(rows) -> list[dict]:

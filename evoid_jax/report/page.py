@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from evoid_jax import metrics, proof
 from evoid_jax.metrics import get
-from evoid_jax.report import about, charts, curves, folder
+from evoid_jax.report import charts, curves, folder, origin
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 
@@ -42,12 +42,12 @@ def page(run: RunFolder) -> str:
     sections = (
         videos(run),
         numbers(run.summary, hues),
-        about.rewards(run, hues),
+        origin.rewards(run, hues),
         curves.rewards(run.steps, hues),
         curves.weights(run.steps, hues),
         curves.health(run.steps),
         curves.every_step(run.steps),
-        about.made(run),
+        origin.made(run),
         config(run.config),
     )
     body = "\n".join(sections)
@@ -70,7 +70,7 @@ def header(run: RunFolder) -> str:
     steps = (run.summary or {}).get("steps") or len(run.steps)
     facts = [_digest(run), f"{fmt.escape(steps)} steps", fmt.duration(_seconds(run))]
     head = f"<h1>{fmt.escape(run.name)}</h1><p class='facts'>{' · '.join(facts)}</p>"
-    words = " ".join(about.notes(run))
+    words = " ".join(origin.notes(run))
     head += f"<p class='know' role='note'>{fmt.escape(words)}</p>" if words else ""
     if run.summary is None:
         planned = (run.config or {}).get("steps")
@@ -112,7 +112,7 @@ def _tiles(summary):
     if summary.get("pairs") is not None:
         lost = summary.get("pairs_dropped") or 0
         dropped = f", {lost} more without scores" if lost else ""
-        tiles.append(("Evidence", f"{summary['pairs']} pairs", about.evidence(summary) + dropped))
+        tiles.append(("Evidence", f"{summary['pairs']} pairs", origin.evidence(summary) + dropped))
     for name in get(summary, "monitor", "base") or {}:
         row = _row_of(summary, name, "monitor_delta")
         known = f"never rewarded, {fmt.interval(row.low, row.high)}"

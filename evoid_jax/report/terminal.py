@@ -4,7 +4,7 @@ import textwrap
 
 from evoid_jax import proof
 from evoid_jax.metrics import WIDTH, get
-from evoid_jax.report import about, folder
+from evoid_jax.report import folder, origin
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 
@@ -64,11 +64,11 @@ def _listed(title, items, lines) -> list[str]:
 
 
 def _short_notes(run) -> str:
-    """Return about.notes in one line of the terminal."""
+    """Return origin.notes in one line of the terminal."""
     words = []
-    if about.stand_ins(run):
+    if origin.stand_ins(run):
         words.append("rewards are small stand-ins")
-    if about.judge_is_heuristic(run):
+    if origin.judge_is_heuristic(run):
         words.append("the judge is no language model")
     if get(run.config or {}, "lora", "init"):
         words.append("base is without config.lora.init")

@@ -85,7 +85,7 @@ def made(run: RunFolder) -> str:
         ("Code", fmt.escape(_git(start.get("git")) if start else UNKNOWN)),
         ("Versions", fmt.escape(_versions(start))),
         ("Devices", fmt.escape(_devices(start))),
-        ("Started, ended", fmt.escape(_times(run))),
+        ("Time", fmt.escape(_times(run))),
         ("Videos shown", fmt.escape((run.summary or {}).get("shown") or PICKED)),
         ("Adapter", _adapter(run)),
     ]
@@ -172,7 +172,7 @@ def _times(run) -> str:
     first, last = run.starts[0].get("start"), run.starts[-1].get("end")
     hours = [_hours(start) for start in run.starts]
     spent = f", {sum(hours):.2f} hours" if None not in hours else ""
-    return f"{first or UNKNOWN}, {last or 'has not ended, or was stopped'}{spent}"
+    return f"{first or UNKNOWN} to {last or 'now, or it was stopped'}{spent}"
 
 
 def _hours(start) -> float | None:
