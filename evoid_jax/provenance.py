@@ -34,7 +34,7 @@ from evoid_jax.metrics import plain, without_secrets, write_text
 FILE = "run.json"
 SCHEMA = 1
 PACKAGES = ("evoid_jax", "jax", "jaxlib", "flax", "optax", "numpy")
-HEURISTIC = "heuristic"  # the model name of sidecars/judge_server.py, which is no language model
+HEURISTIC = "heuristic"  # the model name of the project's own judge, which is no language model
 HERE = Path(__file__).resolve().parent
 
 
@@ -112,8 +112,10 @@ def read(workdir: str | Path) -> dict | None:
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}; remove it to go on without it") from error
     starts = made.get("starts") if isinstance(made, dict) else None
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+    if not _are_dicts(starts):
         raise ValueError(f'{file}: expected {{"starts": [{{..}}]}}; remove it to go on without it')
+    for start in starts:
+        _check_start(file, start)
     return made
 
 
@@ -164,6 +166,23 @@ def _reward(name, group, prior, sidecars) -> dict:
                 facts = {"preset": info.get("preset")} | facts
                 sources.setdefault(tuple(facts.values()), {"address": address} | facts)
     return {"name": name, "group": group, "prior": float(prior), "sources": [*sources.values()]}
+
+
+def _check_start(file: Path, start: dict) -> None:
+    rewards = start.get("rewards", [])
+    fits = _are_dicts(start.get("devices", [])) and _are_dicts(rewards)
+    fits = fits and all(
+        isinstance(row.get("name"), str) and _are_dicts(row.get("sources", [])) for row in rewards
+    )
+    if not fits:
+        raise ValueError(
+            f"{file}: expected devices and rewards to be lists of objects, each reward with a "
+            "name and a list of sources; remove the file to go on without it"
+        )
+
+
+def _are_dicts(rows) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
 
 
 def _save(workdir, starts) -> Path:

@@ -85,7 +85,18 @@ def test_resumed_run_keeps_its_earlier_starts(tmp_path):
     assert last["end"] >= last["start"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"starts": 3}', '{"starts": [1]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"starts": 3}',
+        '{"starts": [1]}',
+        '{"starts": [{"devices": 3}]}',
+        '{"starts": [{"rewards": [{"name": []}]}]}',
+        '{"starts": [{"rewards": [{"name": "a", "sources": [1]}]}]}',
+    ],
+)
 def test_a_broken_file_is_named(tmp_path, text):
     (tmp_path / provenance.FILE).write_text(text)
     with pytest.raises(ValueError, match=r"run\.json"):

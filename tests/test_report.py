@@ -20,7 +20,7 @@ import pytest
 from browser import Browser
 
 from evoid_jax import config, metrics, proof
-from evoid_jax.report import curves, folder
+from evoid_jax.report import curves, folder, origin
 from evoid_jax.report import page as report
 from evoid_jax.report import text as fmt
 
@@ -212,6 +212,8 @@ def test_number_of_videos_is_capped_and_said(run, tmp_path):
     report.write(workdir, videos=2)
     assert len(read(workdir).all("video")) == 4
     assert "The first 2 of the 6 videos of unseen identities" in read(workdir).text
+    report.write(workdir, videos=0)
+    assert "6 are kept, none is shown" in read(workdir).text
 
 
 def with_summary(workdir, **changes):
@@ -285,6 +287,17 @@ def test_page_says_what_the_rewards_are(run):
     ):
         assert words in text
     assert "quality" in text and "unknown" not in text
+
+
+def test_a_reward_that_is_no_stand_in_is_not_called_one(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "copy")
+    made = json.loads((workdir / "run.json").read_text())
+    (flow,) = (row for row in made["starts"][0]["rewards"] if row["name"] == "flow")
+    flow["sources"][0]["about"] = "OpenCV Farneback"
+    proof.write_json(workdir / "run.json", made)
+    assert origin.stand_ins(folder.load(workdir)) == list(made_up.REWARDS)[:6]
+    report.write(workdir)
+    assert "Some rewards are small stand-ins" in read(workdir).text
 
 
 def test_page_says_how_the_run_was_made(run):

@@ -111,11 +111,11 @@ def rewards_of(
 def next_command(path: str, config: Mapping | None, adapter: str) -> str:
     """Return the command that generates with the run's adapter, in lines for a shell."""
     config = config or {}
-    video, rollout = config.get("video") or {}, config.get("rollout") or {}
-    settings = [("frames", video), ("height", video), ("width", video), ("fps", video)]
-    settings += [("steps", rollout), ("guidance", rollout), ("shift", rollout)]
+    settings = [("video", key) for key in ("frames", "height", "width", "fps")]
+    settings += [("rollout", key) for key in ("steps", "guidance", "shift")]
+    values = [(key, metrics.get(config, part, key)) for part, key in settings]
+    same = " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
     model = config.get("model") or "MODEL"
-    same = " ".join(f"--{key}={part[key]}" for key, part in settings if key in part)
     lines = [
         f"python -m evoid_jax.generate {shlex.quote(f'--model={model}')}",
         shlex.quote(f"--lora={Path(path) / adapter}"),

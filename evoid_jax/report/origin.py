@@ -15,6 +15,7 @@ from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import Reward, RunFolder
 
 UNKNOWN = "unknown"
+JUDGED = "vqscore"  # the reward that no sidecar gives but the judge
 PICKED = (
     "the first pairs of the list in its own order, each with its first seed; they were chosen "
     "before anything was generated, and no score had a say"
@@ -30,8 +31,8 @@ def notes(run: RunFolder) -> list[str]:
         of_all = "Some rewards" if others else "The rewards"
         words.append(
             f"{of_all} are small stand-ins, not the published models whose roles they have: "
-            f"{', '.join(small)}. They know drawn portraits; on real footage their numbers mean "
-            "little."
+            f"{', '.join(small)}. Their numbers mean little outside of the world they were trained "
+            "in (preset tiny: drawn portraits)."
         )
     if judge_is_heuristic(run):
         words.append("The judge is a heuristic of plain measurements, no language model.")
@@ -45,19 +46,19 @@ def notes(run: RunFolder) -> list[str]:
 
 
 def stand_ins(run: RunFolder) -> list[str]:
-    """Return the rewards that say so of themselves in /info, or whose preset is `tiny`."""
+    """Return the rewards that call themselves stand-ins in /info, or are of preset `tiny`."""
     known = [reward for reward in run.rewards if reward.sources]
     if known:
         return [reward.name for reward in known if any(map(_is_stand_in, reward.sources))]
     # An older run without run.json: its config tells, if all rewards came from that preset.
-    reward = get(run.config or {}, "reward") or {}
-    local = list(reward.get("sidecars") or ()) == ["local"]
-    names = [row.name for row in run.rewards if row.name != "vqscore"]
-    return names if local and reward.get("preset") == "tiny" else []
+    config = run.config or {}
+    local = get(config, "reward", "sidecars") == ["local"]
+    tiny = get(config, "reward", "preset") == "tiny"
+    return [row.name for row in run.rewards if local and tiny and row.name != JUDGED]
 
 
 def judge_is_heuristic(run: RunFolder) -> bool:
-    """Tell whether the judge is sidecars/judge_server.py, which only speaks like a model."""
+    """Tell whether the judge is the project's own heuristic, which only speaks like a model."""
     return _judge_model(run) == provenance.HEURISTIC
 
 
@@ -96,7 +97,9 @@ def made(run: RunFolder) -> str:
 
 
 def _is_stand_in(source) -> bool:
-    return source.get("preset") == "tiny" or str(source.get("about")).startswith("stand-in")
+    if source.get("about"):  # in preset tiny, optical flow is no stand-in
+        return str(source["about"]).startswith("stand-in")
+    return source.get("preset") == "tiny"
 
 
 def _reward_row(reward: Reward, mass: float, hues, run) -> str:
@@ -106,7 +109,7 @@ def _reward_row(reward: Reward, mass: float, hues, run) -> str:
         words = "; ".join(str(source.get("about") or UNKNOWN) for source in reward.sources)
         if len(reward.sources) > 1:
             words += " (replicas that answer differently: their scores do not compare)"
-    elif reward.name == "vqscore":
+    elif reward.name == JUDGED:
         models, words = _judge(run), "the mean grade that the judge gives a video"
     else:
         models, words = UNKNOWN, UNKNOWN
@@ -133,8 +136,8 @@ def _judge_model(run) -> str | None:
     if run.starts:
         judge = run.starts[-1].get("judge")
         return judge.get("model") if isinstance(judge, dict) else None
-    reward = get(run.config or {}, "reward") or {}
-    return reward.get("judge_model") if reward.get("judge") else None
+    config = run.config or {}
+    return get(config, "reward", "judge_model") if get(config, "reward", "judge") else None
 
 
 def _judge(run) -> str:
@@ -158,8 +161,7 @@ def _versions(start) -> str:
 
 
 def _devices(start) -> str:
-    rows = [row for row in start.get("devices") or () if isinstance(row, dict)]
-    processes = start.get("processes")
+    rows, processes = start.get("devices"), start.get("processes")
     if not rows:
         return UNKNOWN
     kinds = ", ".join(f"{row.get('count')} x {row.get('kind')}" for row in rows)

@@ -137,6 +137,8 @@ def videos(run: RunFolder) -> str:
     title = "Base and evolved"
     if not run.samples:
         why = "No videos yet." if run.summary is None else "No videos were kept."
+        if run.samples_total:
+            why = f"{run.samples_total} are kept, none is shown (--videos)."
         return fmt.section("videos", title, f"<p class='empty'>{why}</p>")
     shown, total = len(run.samples), run.samples_total
     on = f" of {fmt.escape(proof.measured_on(run.summary))}" if run.summary else ""
