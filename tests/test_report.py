@@ -211,7 +211,7 @@ def test_number_of_videos_is_capped_and_said(run, tmp_path):
     workdir = shutil.copytree(run, tmp_path / "copy")
     report.write(workdir, videos=2)
     assert len(read(workdir).all("video")) == 4
-    assert "The first 2 of the 6 videos of unseen identities" in read(workdir).text
+    assert "The first 2 of the 6 pairs that this run kept (unseen identities)" in read(workdir).text
     report.write(workdir, videos=0)
     assert "6 are kept, none is shown" in read(workdir).text
 

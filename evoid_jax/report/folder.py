@@ -101,7 +101,7 @@ def rewards_of(
         Reward(
             name=name,
             group=known.get(name, {}).get("group"),
-            prior=prior.get(name, known.get(name, {}).get("prior")),
+            prior=_number(prior.get(name, known.get(name, {}).get("prior"))),
             sources=tuple(_dicts(known.get(name, {}).get("sources"))),
         )
         for name in dict.fromkeys(names)
@@ -123,6 +123,10 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
         '--image=face.png --prompt="A person waves a hand." --output=out.mp4',
     ]
     return metrics.without_secrets(" \\\n    ".join(lines))
+
+
+def _number(value) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _adapter(folder: Path) -> str | None:

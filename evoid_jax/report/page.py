@@ -141,9 +141,9 @@ def videos(run: RunFolder) -> str:
             why = f"{run.samples_total} are kept, none is shown (--videos)."
         return fmt.section("videos", title, f"<p class='empty'>{why}</p>")
     shown, total = len(run.samples), run.samples_total
-    on = f" of {fmt.escape(proof.measured_on(run.summary))}" if run.summary else ""
+    on = f" ({fmt.escape(proof.measured_on(run.summary))})" if run.summary else ""
     note = (
-        f"The first {shown} of the {total} videos{on} that this run kept. Both sides have the "
+        f"The first {shown} of the {total} pairs that this run kept{on}. Both sides have the "
         "same face, prompt and noise; only the adapter differs. They are chosen by their place in "
         "the list alone (see how this run was made)."
     )
