@@ -4,28 +4,58 @@
 written and flushed to disk at once, so a killed run loses at most the line it was writing.
 """
 
+import contextlib
 import importlib
 import json
 import math
 import os
+import re
+import textwrap
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 FILE = "metrics.jsonl"
-PIP = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+WIDTH = 100  # columns of the terminal that a printed line may fill
+HEADS = ("step", "score", "loss", "drift", "grad", "valid", "sec")  # of the columns of every run
+REPEAT = 25  # lines after which the columns' names are printed again
+PACKAGE = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # of each mirror, for import and pip
+
+_LOGIN = re.compile(r"([a-zA-Z][\w+.-]*://)[^/?#\s]*@")  # a password may hold an @ too
+_URL = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\"]+")
+_QUERY = re.compile(r"([?&][^=&#]*=)[^&#]*")
+_KEY = re.compile(r"(?i)([\w.-]*(?:key|token|secret|password|passwd)=)[^\s'\"&]+")
+
+
+class Column(NamedTuple):
+    """One column of the printed table: its head, its width, what it is, and its text."""
+
+    head: str
+    width: int
+    meaning: str
+    text: str
+
+
+def check_mirrors(tensorboard: bool, wandb: str) -> None:
+    """Raise a ValueError with the pip command unless the mirrors that are asked for can be used."""
+    for mirror, wanted in (("tensorboard", tensorboard), ("wandb", wandb)):
+        if wanted:
+            _import(mirror)
 
 
 class Writer:
-    """Append steps to `workdir/metrics.jsonl`, print them, and mirror them where asked.
+    """Append steps to `workdir/metrics.jsonl`, print them, and mirror them if asked to.
 
     start: first step this process will write; older lines from it on are dropped, so that a
       resumed run has each step once. steps: planned number, for the printed line.
-    tensorboard, wandb: mirror the scalars. W&B stays offline unless WANDB_MODE says otherwise.
-    Raises ValueError for a broken line that is not the last, ImportError for a missing mirror.
+    tensorboard: mirror the scalars. wandb: project to mirror them to, "" is off; W&B stays offline
+      unless WANDB_MODE says otherwise. config: settings that W&B shows beside them.
+    Raises ValueError for a broken line that is not the last and for a mirror that cannot start
+    (`check_mirrors` finds out earlier).
     """
 
     def __init__(
@@ -34,15 +64,16 @@ class Writer:
         start: int = 0,
         steps: int | None = None,
         tensorboard: bool = False,
-        wandb: bool = False,
+        wandb: str = "",
         config: Mapping | None = None,
         verbose: bool = True,
     ):
         self.workdir = Path(workdir)
         self.steps = steps
         self.verbose = verbose
+        self.printed = 0
         self.board = _open_tensorboard(self.workdir, start) if tensorboard else None
-        self.wandb = _open_wandb(self.workdir, config) if wandb else None
+        self.wandb = _open_wandb(self.workdir, wandb, config) if wandb else None
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.file = _open_lines(self.workdir / FILE, start)
 
@@ -53,7 +84,7 @@ class Writer:
         self.file.flush()
         os.fsync(self.file.fileno())
         if self.verbose:
-            tqdm.write(line(record, self.steps))  # clears and redraws a running progress bar
+            self._print(record)
         scalars = dict(flatten(record))
         if self.board:
             for name, value in scalars.items():
@@ -61,6 +92,15 @@ class Writer:
             self.board.flush()
         if self.wandb:
             self.wandb.log(scalars, step=step)
+
+    def _print(self, record) -> None:
+        shown = [line(record, self.steps)]
+        if self.printed % REPEAT == 0:
+            shown.insert(0, header(record, self.steps))
+        if self.printed == 0:
+            shown.insert(0, legend(record, self.steps))
+        self.printed += 1
+        tqdm.write("\n".join(filter(None, shown)))  # clears and redraws a running progress bar
 
     def close(self) -> None:
         """Close the file and finish the mirrors."""
@@ -92,7 +132,7 @@ def read(workdir: str | Path) -> list[dict]:
         if not text.strip():
             continue
         try:
-            record = json.loads(text)
+            record = plain(json.loads(text))  # Python's json reads NaN, which means missing
             records[int(record["step"])] = record
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):  # no newline after it: torn
@@ -105,23 +145,26 @@ def read(workdir: str | Path) -> list[dict]:
 
 
 def line(record: Mapping, steps: int | None = None) -> str:
-    """Return the terminal line of one record; what the record lacks is left out."""
-    step = record["step"] + 1
-    parts = [f"step {step:>{len(str(steps))}}/{steps}" if steps else f"step {step}"]
-    scores = record.get("reward", {}).get("score", {})
-    overall = weighted(scores, record.get("weights", {}))
-    if overall is not None:
-        each = " ".join(f"{name[:4]} {_short(value)}" for name, value in scores.items())
-        parts.append(f"score {overall:.3f} ({each})")
-    for label, path in (("loss", "loss/total"), ("drift", "drift/evo_stb"), ("grad", "grad_norm")):
-        value = get(record, path)
-        if value is not None:
-            parts.append(f"{label} {value:.3g}")
-    if record.get("valid_fraction") is not None:
-        parts.append(f"valid {record['valid_fraction']:.0%}")
-    if get(record, "seconds/total") is not None:
-        parts.append(f"{get(record, 'seconds/total'):.1f} s")
-    return "  ".join(parts)
+    """Return the terminal line of one record, at most WIDTH columns; see `header` and `legend`."""
+    return " ".join(f"{column.text:>{column.width}}" for column in _columns(record, steps))
+
+
+def header(record: Mapping, steps: int | None = None) -> str:
+    """Return the heads of the columns that `line` prints for records like this one."""
+    return " ".join(f"{column.head:>{column.width}}" for column in _columns(record, steps))
+
+
+def legend(record: Mapping, steps: int | None = None) -> str:
+    """Say what the columns of `line` are, in a few lines of at most WIDTH columns, or nothing."""
+    columns = _columns(record, steps)
+    words = [f"{column.head}: {column.meaning}" for column in columns if column.meaning]
+    names = get(record, "reward", "score") or {}
+    left = len(names) - sum(column.head in _heads(names) for column in columns)
+    if left > 0:
+        words.append(f"{left} more rewards: only in {FILE}")
+    if not words:
+        return ""
+    return textwrap.fill(f"Columns. {'; '.join(words)}.", WIDTH, subsequent_indent="  ")
 
 
 def weighted(scores: Mapping, weights: Mapping) -> float | None:
@@ -132,9 +175,9 @@ def weighted(scores: Mapping, weights: Mapping) -> float | None:
     return sum(weight * value for weight, value in pairs) / mass if mass > 0 else None
 
 
-def get(record: Mapping, path: str):
-    """Return `record[a][b]...` for the path "a/b/..."; None where it does not exist."""
-    for key in path.split("/"):
+def get(record: Mapping, *keys: str):
+    """Return `record[a][b]...` for the keys a, b, ...; None where it does not exist."""
+    for key in keys:
         record = record.get(key) if isinstance(record, Mapping) else None
     return record
 
@@ -163,6 +206,21 @@ def plain(value):
     return plain(np.asarray(value).tolist())  # numpy and jax scalars and arrays, bfloat16 too
 
 
+def without_secrets(value):
+    """Return value with passwords and query values cut out of addresses in every string.
+
+    `http://me:pw@host/v1?key=x` becomes `http://host/v1?key=***`; `--api_key=x`, `--api_key=***`.
+    """
+    if isinstance(value, str):
+        value = _URL.sub(lambda url: _QUERY.sub(r"\1***", url[0]), _LOGIN.sub(r"\1", value))
+        return _KEY.sub(r"\1***", value)
+    if isinstance(value, Mapping):
+        return {key: without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value
+
+
 def write_text(file: str | Path, text: str) -> Path:
     """Write text so that a reader sees the old file or the new one, never a part."""
     file = Path(file)
@@ -173,8 +231,11 @@ def write_text(file: str | Path, text: str) -> Path:
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, file)
+    except OSError as error:  # its text names the part, which the user never heard of
+        raise OSError(f"cannot write {file}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return file
 
 
@@ -185,31 +246,103 @@ def _open_lines(file, start):
 
 
 def _open_tensorboard(workdir, start):
-    module = _import("tensorboardX", "tensorboard")
+    module = _import("tensorboard")
     return module.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
 
 
-def _open_wandb(workdir, config):
-    module = _import("wandb", "wandb")
+def _open_wandb(workdir, project, config):
+    module = _import("wandb")
     workdir.mkdir(parents=True, exist_ok=True)
-    return module.init(
-        project="evoid_jax",
-        name=workdir.resolve().name,
-        dir=str(workdir),
-        config=plain(config or {}),
-        mode=os.environ.get("WANDB_MODE", "offline"),
-    )
-
-
-def _import(module, writer):
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"the {writer} writer needs the package {module}, which is not installed: "
-            f"run `pip install {PIP[writer]}` or switch this writer off"
+        return module.init(
+            project=project,
+            name=workdir.resolve().name,
+            dir=str(workdir),
+            config=without_secrets(plain(config or {})),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+    except Exception as error:  # its errors are classes of its own: no key, no network, a bad name
+        raise ValueError(
+            f"wandb does not start for project {project!r}: {error}. Set WANDB_MODE=offline, or "
+            "switch it off with config.wandb="
         ) from error
 
 
-def _short(value):
-    return "--" if value is None else f"{value:.2f}".replace("0.", ".", 1)
+def _import(mirror):
+    package = PACKAGE[mirror]
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"config.{mirror} needs the package {package}, which cannot be imported ({error}): "
+            f"run `pip install {package}` or leave config.{mirror} out"
+        ) from error
+
+
+def _columns(record, steps) -> list[Column]:
+    """Return the columns of a record's line; rewards that do not fit into WIDTH are left out."""
+    count = f"{record['step'] + 1}/{steps}" if steps else str(record["step"] + 1)
+    first = [Column("step", max(len(f"{steps}/{steps}") if steps else 5, 4), "", count)]
+    scores = get(record, "reward", "score") or {}
+    if scores:
+        overall = _score(weighted(scores, get(record, "weights") or {}))
+        meaning = "mean of the rewards by this step's weights, 0 to 1"
+        first.append(Column("score", 5, meaning, overall))
+    last = _training(record)
+    room = WIDTH + 1 - sum(column.width + 1 for column in (*first, *last))
+    rewards = [
+        Column(head, 4, name if head != name else "", _score(scores[name]))
+        for name, head in zip(scores, _heads(scores), strict=True)
+    ]
+    return first + rewards[: max(room // 5, 0)] + last
+
+
+def _training(record) -> list[Column]:
+    """Return the columns that stand right of the rewards, for what the record has of them."""
+    columns = []
+    for group, preferred in (("loss", "total"), ("drift", "")):
+        values = record.get(group)
+        if isinstance(values, Mapping) and values:
+            name = preferred if preferred in values else next(iter(values))
+            columns.append(Column(group, 8, f"{group}/{name}", _number(values[name])))
+    if "grad_norm" in record:
+        columns.append(Column("grad", 8, "gradient norm", _number(record["grad_norm"])))
+    if "valid_fraction" in record:
+        share = record["valid_fraction"]
+        text = "--" if share is None else f"{share:.0%}"
+        columns.append(Column("valid", 5, "share of the scores that were obtained", text))
+    if "seconds" in record:
+        spent = get(record, "seconds", "total")
+        text = "--" if spent is None else f"{spent:.1f}" if spent < 1000 else f"{spent:.0f}"
+        columns.append(Column("sec", 6, "seconds", text))
+    return columns
+
+
+def _heads(names) -> list[str]:
+    """Return a short head for each name, at most four letters, all different."""
+    heads = list(HEADS)
+    for name in names:
+        head, count = str(name)[:4], 1
+        while head in heads:
+            count += 1
+            head = f"{str(name)[: 4 - len(str(count))]}{count}"
+        heads.append(head)
+    return heads[len(HEADS) :]
+
+
+def _score(value) -> str:
+    """Format a score in four columns: .412, 1.00, -.20."""
+    if value is None:
+        return "--"
+    text = f"{value:.3f}"
+    if abs(value) < 1:
+        text = text.replace("0.", ".", 1)
+    return text[:4].removesuffix(".")
+
+
+def _number(value) -> str:
+    """Format a number in eight columns."""
+    if value is None:
+        return "--"
+    text = f"{value:.3g}"
+    return text if len(text) <= 8 else f"{value:.2g}"

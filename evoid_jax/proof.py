@@ -1,6 +1,8 @@
-"""Held-out statistics: did the evolved adapter do better on the same (identity, prompt, seed)?
+"""Statistics of the proof: did the evolved adapter do better on the same (identity, prompt, seed)?
 
-Shape key: B held-out videos, M rewards. All numpy, float64. A missing score is NaN.
+`summary` compares the two arms, `verdict` says in words what the comparison shows, for the page and
+the terminal alike. Shape key: B videos of an arm, M rewards. All numpy, float64. A missing score is
+NaN, and null in JSON.
 """
 
 import json
@@ -11,12 +13,29 @@ import numpy as np
 
 from evoid_jax.metrics import plain, write_text
 
+UNSEEN = "unseen identities"
+TRAINED = "training pairs, new seeds"
+UNKNOWN = "pairs of which it is not recorded whether training saw them"
+
+# A percentile interval over n identities is too narrow when n is small: with normal effects it
+# covers the truth in 0.50, 0.79, 0.89, 0.93 of all cases for n = 2, 4, 8, 32, instead of in 0.95.
+ENOUGH = 8
+# A reward with weight that is missing in a larger share of the pairs makes another total.
+MISSING = 0.1
+
 
 def total(scores_BM, prior_M) -> np.ndarray:
     """Average each video's absolute scores by prior, over the scores it has.
 
-    scores_BM: [0, 1] or NaN. prior_M: non-negative, any scale. Returns total_B in [0, 1], NaN
-    where a video has no score with a positive prior. Raises ValueError on shapes and priors.
+    Args:
+      scores_BM: (B, M) in [0, 1], NaN where missing.
+      prior_M: (M,) non-negative, any scale.
+
+    Returns:
+      total_B: (B,) in [0, 1], NaN where a video has no score with a positive prior.
+
+    Raises:
+      ValueError: shapes do not fit, or no prior is positive.
     """
     scores_BM, prior_M = np.asarray(scores_BM, float), np.asarray(prior_M, float)
     if scores_BM.ndim != 2 or prior_M.shape != scores_BM.shape[1:]:
@@ -36,11 +55,22 @@ def paired_bootstrap(
 ) -> tuple[float, float, float]:
     """Estimate mean(evolved - base) with a 95 % percentile interval.
 
-    Whole clusters are drawn with replacement (cluster_B: identity of each pair; None: each pair
-    alone), because two seeds of one face are not two independent observations. Pairs with a NaN
-    are dropped. Returns (delta, lo, hi): all NaN if no pair is left, lo and hi NaN if all pairs
-    are of one cluster, which says nothing about others. Neither the order of the pairs nor the
-    names of the clusters matter. Source: Efron and Tibshirani 1993, chapters 8 and 13.
+    Whole clusters are drawn with replacement, because two seeds of one face are not two independent
+    observations. Neither the order of the pairs nor the names of the clusters matter. Source: Efron
+    and Tibshirani 1993, chapters 8 and 13.
+
+    Args:
+      base_B, evolved_B: (B,) of the same pairs; a pair with a NaN in either is dropped.
+      resamples: how often all clusters are drawn anew.
+      seed: of the draws.
+      cluster_B: (B,) identity of each pair; None takes each pair as a cluster of its own.
+
+    Returns:
+      (delta, lo, hi): all NaN if no pair is left; lo and hi NaN if all pairs are of one cluster,
+      which says nothing about others.
+
+    Raises:
+      ValueError: shapes do not fit.
     """
     base_B, evolved_B = np.asarray(base_B, float), np.asarray(evolved_B, float)
     cluster_B = np.arange(len(base_B)) if cluster_B is None else np.asarray(cluster_B)
@@ -74,17 +104,34 @@ def summary(
     seconds: Mapping[str, float],
     resamples: int = 10_000,
     seed: int = 0,
+    heldout: str | None = None,
 ) -> dict:
-    """Assemble summary.json from the absolute scores of the same B held-out triples.
+    """Assemble summary.json from the absolute scores of the same B (identity, prompt, seed).
 
-    names: M rewards. base_BM, evolved_BM: [0, 1] or NaN. cluster_B: identity of each video.
-    monitor_*: name -> B values, None or NaN where missing; never rewarded. A score counts only
-    where both arms have it, so that evolved - base = delta for every reward and for the total.
+    A score counts only where both arms have it, so that evolved - base = delta for every reward
+    and for the total.
+
+    Args:
+      names: of the M rewards, any.
+      prior_M: non-negative, any scale; 0 for a reward that this run did not use.
+      base_BM, evolved_BM: (B, M) in [0, 1] or NaN.
+      cluster_B: (B,) whose face it is, a str or an int for each video.
+      monitor_base, monitor_evolved: name -> B values, None or NaN where missing; never rewarded.
+      steps: of evolution.
+      seconds: by phase.
+      heldout: what the videos are: UNSEEN, TRAINED or words of your own that fit after "on".
+
+    Raises:
+      ValueError: shapes do not fit, a video has no identity, or a reward is called total.
     """
     base_BM, evolved_BM = np.asarray(base_BM, float), np.asarray(evolved_BM, float)
     if base_BM.shape != evolved_BM.shape or base_BM.shape != (len(cluster_B), len(names)):
         expected = f"({len(cluster_B)}, {len(names)})"
         raise ValueError(f"expected scores {expected}; got {base_BM.shape}, {evolved_BM.shape}")
+    if "total" in names or len(set(names)) < len(names):
+        raise ValueError(f"rewards need names of their own, other than total; got {list(names)}")
+    if not all(isinstance(who, str | int | np.integer | np.str_) for who in cluster_B):
+        raise ValueError(f"expected an identity, str or int, for each video; got {cluster_B!r:.80}")
     both_BM = np.isfinite(base_BM) & np.isfinite(evolved_BM)
     compare = lambda base_B, evolved_B: _compare(base_B, evolved_B, cluster_B, resamples, seed)
     rewards = {name: compare(base_BM[:, m], evolved_BM[:, m]) for m, name in enumerate(names)} | {
@@ -95,8 +142,10 @@ def summary(
     }
     monitors = {name: compare(monitor_base[name], monitor_evolved[name]) for name in monitor_base}
     of_total = rewards["total"]
+    made = {} if heldout is None else {"heldout": heldout}
     return plain(
-        {
+        made
+        | {
             "base": _pick(rewards, "base"),
             "evolved": _pick(rewards, "evolved"),
             "delta_total": of_total["delta"],
@@ -113,13 +162,92 @@ def summary(
             },
             "pairs": of_total["pairs"],
             "pairs_dropped": len(base_BM) - of_total["pairs"],
-            "identities": len(set(np.asarray(cluster_B).tolist())),
+            "identities": of_total["identities"],
         }
     )
 
 
+def verdict(summary: Mapping) -> tuple[str, str]:
+    """Say what a summary shows, or why it shows nothing.
+
+    Returns:
+      (kind, text): kind is "up", "down" or "flat"; text is one or two plain sentences. "flat" is
+      also whatever cannot be told: too few identities, too many missing scores, no interval.
+    """
+    why = _too_few(summary) or _too_much_missing(summary)
+    if why:
+        return "flat", f"No verdict: {why}."
+    low, high = summary.get("delta_total_ci95") or (None, None)
+    kind = direction(low, high, summary.get("identities"))
+    there = f"on {measured_on(summary)}"
+    if low is None or high is None:
+        return "flat", "No verdict: there is no interval."
+    if kind == "up":
+        text = f"The evolved adapter is better {there}: the interval lies above zero."
+    elif kind == "down":
+        text = f"The evolved adapter is worse {there}: the interval lies below zero."
+    else:
+        text = f"No clear difference {there}: the interval holds zero."
+    if summary.get("heldout") == TRAINED:
+        text += " Other people were not measured."
+    return kind, text
+
+
+def direction(low: float | None, high: float | None, identities: int | None) -> str:
+    """Return "up" or "down" where the interval excludes zero on enough identities, else "flat"."""
+    if low is None or high is None or (identities or 0) < ENOUGH:
+        return "flat"
+    return "up" if low > 0 else "down" if high < 0 else "flat"
+
+
+def measured_on(summary: Mapping) -> str:
+    """Return what the two arms were compared on, in words that fit after "on"."""
+    return summary.get("heldout") or UNKNOWN
+
+
+def fallen(summary: Mapping) -> list[str]:
+    """Return the monitors that clearly fell: a reward that rises while they fall was hacked."""
+    rows = summary.get("monitor_delta") or {}
+    return [name for name in rows if direction_of(summary, "monitor_delta", name) == "down"]
+
+
+def direction_of(summary: Mapping, part: str, name: str) -> str:
+    """Return the direction of one reward (part "delta") or monitor (part "monitor_delta")."""
+    row = _entry(summary, part, name)
+    low, high = row.get("ci95") or (None, None)
+    return direction(low, high, row.get("identities", summary.get("identities")))
+
+
+def _entry(summary, part, name) -> Mapping:
+    return (summary.get(part) or {}).get(name) or {}
+
+
+def _too_few(summary) -> str | None:
+    count = summary.get("identities")
+    if count is None:
+        return f"it is not recorded how many identities there were, and {ENOUGH} are needed"
+    if count >= ENOUGH:
+        return None
+    many = "there was 1 identity" if count == 1 else f"there were {count} identities"
+    return f"{many} ({measured_on(summary)}), and {ENOUGH} are needed"
+
+
+def _too_much_missing(summary) -> str | None:
+    """Name the rewards with weight that more than MISSING of the pairs lack in either arm."""
+    videos = (summary.get("pairs") or 0) + (summary.get("pairs_dropped") or 0)
+    lacking = {}
+    for name, prior in (summary.get("prior") or {}).items():
+        had = _entry(summary, "delta", name).get("pairs")
+        if prior and videos and had is not None and 1 - had / videos > MISSING:
+            lacking[name] = 1 - had / videos
+    if not lacking:
+        return None
+    each = ", ".join(f"{name} in {share:.0%}" for name, share in lacking.items())
+    return f"scores are missing ({each} of the pairs), more than {MISSING:.0%}"
+
+
 def write_json(file: str | Path, value) -> Path:
-    """Write value as JSON in one piece; NaN and infinity become null."""
+    """Write value as JSON in one piece; NaN and infinity become null. Returns the file."""
     return write_text(file, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
@@ -143,6 +271,7 @@ def _compare(base_B, evolved_B, cluster_B, resamples, seed):
         "delta": delta,
         "ci95": [lo, hi],
         "pairs": int(keep_B.sum()),
+        "identities": len(np.unique(np.asarray(cluster_B)[keep_B])),
     }
 
 
@@ -152,6 +281,6 @@ def _pick(rows, key):
 
 def _deltas(rows):
     return {
-        name: {"mean": row["delta"], "ci95": row["ci95"], "pairs": row["pairs"]}
+        name: {"mean": row["delta"]} | {key: row[key] for key in ("ci95", "pairs", "identities")}
         for name, row in rows.items()
     }

@@ -33,16 +33,14 @@ from evoid_jax import (
     evolve,
     heldout,
     metrics,
-    report,
-    session,
+    rollout,
     sharding,
 )
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
-from evoid_jax.rewards import blend, table
-from evoid_jax.rewards.blend import Fused, RewardMemory
-from evoid_jax.rewards.table import ScoreTable
-from evoid_jax.session import Run
+from evoid_jax.report import page as report
+from evoid_jax.rewards import fuse, table
+from evoid_jax.rewards.panel import Panel
 
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
@@ -197,7 +195,7 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
     cfg = run.cfg
     settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
     metrics.write_text(run.workdir / "config.json", json.dumps(settings, indent=2) + "\n")
-    log = dict(tensorboard=cfg.tensorboard, wandb=bool(cfg.wandb), config=config.to_dict(cfg))
+    log = dict(tensorboard=cfg.tensorboard, wandb=cfg.wandb, config=config.to_dict(cfg))
     with metrics.Writer(run.workdir, start, cfg.steps, **log) as writer:
         yield writer
 

@@ -88,12 +88,12 @@ class Browser:
 
     def problems(self):
         """Return errors in the console and requests that are neither the file nor inside it."""
-        found = []
+        problems = []
         for event in self.events:
             params = event.get("params", {})
             if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                found.append(params)
+                problems.append(params)
             if event["method"] == "Network.requestWillBeSent":
                 url = params["request"]["url"]
-                found += [] if url.startswith(("data:", self.file.as_uri())) else [url]
-        return found
+                problems += [] if url.startswith(("data:", self.file.as_uri())) else [url]
+        return problems

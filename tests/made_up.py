@@ -2,12 +2,13 @@
 
 import io
 import math
+from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
 
-from evoid_jax import metrics, proof
+from evoid_jax import metrics, proof, provenance
 
 REWARDS = {
     "arcface": (0.125, 0.41, 0.14),
@@ -19,6 +20,54 @@ REWARDS = {
     "flow": (0.03, 0.36, -0.01),
     "vqscore": (0.30, 0.50, 0.07),
 }
+
+
+GROUP = dict(zip(REWARDS, ["identity"] * 2 + ["text"] + ["quality"] * 5, strict=True))
+DIGEST = "0123456789ab"
+INFO = {  # what the sidecar of preset tiny says of itself, shortened
+    "preset": "tiny",
+    "rewards": [
+        {
+            "name": name,
+            "version": "tiny-1",
+            "sha256": "ab" * 32,
+            "about": f"stand-in: small {name}",
+        }
+        for name in list(REWARDS)[:7]
+    ],
+    "monitors": ["identity", "motion"],
+}
+
+
+class Metric(NamedTuple):
+    """A row of a run's table of rewards."""
+
+    name: str
+    group: str
+    prior: float
+
+
+class Device(NamedTuple):
+    """What provenance asks of a jax device."""
+
+    device_kind: str = "TPU v6 lite"
+    platform: str = "tpu"
+
+
+def start(argv=("evoid_jax/train.py", "--config=configs/evoid.py:tiny"), **changes):
+    """Describe a start of the made-up run."""
+    return (
+        provenance.collect(
+            argv,
+            [Device()] * 4,
+            processes=2,
+            table=[Metric(name, GROUP[name], prior) for name, (prior, *_) in REWARDS.items()],
+            sidecars=[("local", INFO)],
+            judge_model="heuristic",
+            judge_address="local",
+        )
+        | changes
+    )
 
 
 def mp4(shift):
@@ -54,7 +103,8 @@ def fill(workdir, steps=24, finished=True, samples=6, prompt="A woman with red h
         "steps": 24,
         "lr": 1e-4,
         "data": {"pairs": 4, "seeds": 8},
-        "model": {"folder": "tiny"},
+        "model": "tiny",
+        "digest": DIGEST,
     }
     proof.write_json(workdir / "config.json", config)
     with metrics.Writer(workdir, verbose=False) as writer:
@@ -68,7 +118,11 @@ def fill(workdir, steps=24, finished=True, samples=6, prompt="A woman with red h
             (workdir / f"samples/heldout_{k:02d}_{arm}.mp4").write_bytes(mp4(k % 5 + shift))
         cv2.imwrite(f"{workdir}/samples/heldout_{k:02d}_reference.png", portrait(k, 0)[..., ::-1])
     proof.write_json(workdir / "samples/heldout.json", entries)
+    provenance.write(workdir, start())
     if finished:
+        (workdir / "export").mkdir()
+        (workdir / "export/pytorch_lora_weights.safetensors").write_bytes(b"lora")
+        provenance.finish(workdir)
         proof.write_json(workdir / "summary.json", made_up_summary(rng))
     return workdir
 
@@ -115,5 +169,14 @@ def made_up_summary(rng):
     prior_M = [prior for prior, *_ in REWARDS.values()]
     seconds = {"train": 600.0, "heldout": 120.0, "total": 724.0}
     return proof.summary(
-        tuple(REWARDS), prior_M, base_BM, evolved_BM, np.arange(64) // 2, base, evolved, 24, seconds
+        names=tuple(REWARDS),
+        prior_M=prior_M,
+        base_BM=base_BM,
+        evolved_BM=evolved_BM,
+        cluster_B=[f"person {300 + b // 2}" for b in range(64)],
+        monitor_base=base,
+        monitor_evolved=evolved,
+        steps=24,
+        seconds=seconds,
+        heldout=proof.UNSEEN,
     )

@@ -86,12 +86,68 @@ def test_plain_turns_arrays_into_python_numbers():
 
 def test_line_has_the_numbers_that_exist():
     # weighted score: (0.75 * 0.4 + 0.25 * 0.8) / 1 = 0.5; flow has no score
-    line = metrics.line({"step": 6, **RECORD}, steps=20)
-    assert line == (
-        "step  7/20  score 0.500 (arcf .40 gme .80 flow --)  loss 0.25  drift 0.002  "
-        "valid 88%  12.0 s"
-    )
-    assert metrics.line({"step": 0}) == "step 1"
+    record = {"step": 6, **RECORD}
+    heads = metrics.header(record, steps=20).split()
+    assert heads == ["step", "score", "arcf", "gme", "flow", "loss", "drift", "valid", "sec"]
+    cells = metrics.line(record, steps=20).split()
+    assert cells == ["7/20", ".500", ".400", ".800", "--", "0.25", "0.002", "88%", "12.0"]
+    assert metrics.line({"step": 0}).split() == ["1"]
+
+
+def test_columns_follow_the_keys_of_the_record():
+    record = {"step": 0, "loss": {"kl": 0.5}, "drift": {"ratio": 2.0}, "grad_norm": 3.0}
+    assert metrics.line(record).split() == ["1", "0.5", "2", "3"]
+    legend = metrics.legend(record)
+    assert "loss: loss/kl" in legend and "drift: drift/ratio" in legend
+
+
+@pytest.mark.parametrize("value", [0.1234, 1.0, 0.0, -0.1234, 12.345, None])
+@pytest.mark.parametrize("steps", [None, 70, 100_000])
+@pytest.mark.parametrize("rewards", [1, 8, 30])
+def test_lines_fit_the_terminal_and_stand_under_their_heads(rewards, steps, value):
+    """With eight rewards all of them are shown; of thirty, as many as fit, and the rest counted."""
+    names = [f"reward_{m}" for m in range(rewards)]
+    record = {
+        "step": 99_999 if steps == 100_000 else 6,
+        "loss": {"total": -1.234e-05},
+        "reward": {"score": dict.fromkeys(names, value)},
+        "weights": dict.fromkeys(names, 1 / rewards),
+        "drift": {"evo_stb": 1.234e-05},
+        "grad_norm": 1.234e-05,
+        "valid_fraction": 1.0,
+        "seconds": {"total": 12345.6},
+    }
+    shown = metrics.legend(record, steps).split("\n")
+    shown += [metrics.header(record, steps), metrics.line(record, steps)]
+    assert max(map(len, shown)) <= 100
+    assert len(shown[-1]) == len(shown[-2])
+    heads = shown[-2].split()
+    assert len(heads) == len(set(heads)) == len(shown[-1].split())
+    left = rewards - (len(heads) - 7)
+    assert (left == 0) == (rewards <= 8)
+    assert (f"{left} more rewards" in " ".join(shown)) == (left > 0)
+
+
+def test_legend_says_what_each_short_head_is():
+    legend = metrics.legend({"step": 0, **RECORD}).replace("\n  ", " ")
+    for words in ("arcf: arcface", "loss: loss/total", "drift: drift/evo_stb", "sec: seconds"):
+        assert words in legend
+
+
+def test_legend_is_printed_once_and_heads_now_and_then(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    with metrics.Writer(tmp_path, steps=60) as writer:
+        for step in range(60):
+            writer.write(step, RECORD)
+    lines = screen.getvalue().splitlines()
+    assert sum("Columns." in line for line in lines) == 1
+    assert sum(line.split()[:2] == ["step", "score"] for line in lines) == 3
+    assert sum("/60" in line for line in lines) == 60
+
+
+def test_a_name_may_hold_a_slash():
+    assert metrics.get({"score": {"clip/vit": 0.5}}, "score", "clip/vit") == 0.5
 
 
 def test_terminal_line_does_not_tear_the_progress_bar(tmp_path, monkeypatch):
@@ -101,7 +157,7 @@ def test_terminal_line_does_not_tear_the_progress_bar(tmp_path, monkeypatch):
         for step in tqdm(range(2), file=screen, mininterval=0):
             writer.write(step, {})
     lines = [part for part in screen.getvalue().replace("\r", "\n").split("\n") if part.strip()]
-    assert [line for line in lines if line.startswith("step")] == ["step 1/2", "step 2/2"]
+    assert [line.strip() for line in lines if line.endswith("/2")] == ["1/2", "2/2"]
 
 
 def test_flatten_names_every_number():
@@ -122,22 +178,46 @@ def test_wandb_mirror_gets_scalars_offline(tmp_path, monkeypatch):
     run = types.SimpleNamespace(
         log=lambda scalars, step: calls.append((step, scalars)), finish=lambda: calls.append("end")
     )
-    fake.init = lambda **options: calls.append((options["mode"], options["config"])) or run
+    fake.init = lambda **options: calls.append(options) or run
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    write(tmp_path, [4], wandb=True, config={"lr": 1e-4})
-    assert calls == [("offline", {"lr": 1e-4}), (4, {"loss/total": 0.4}), "end"]
+    write(tmp_path, [4], wandb="faces", config={"lr": 1e-4, "judge": "http://me:pw@host"})
+    options, *rest = calls
+    assert (options["project"], options["mode"]) == ("faces", "offline")
+    assert options["config"] == {"lr": 1e-4, "judge": "http://host"}
+    assert rest == [(4, {"loss/total": 0.4}), "end"]
+
+
+def test_wandb_that_does_not_start_says_why(tmp_path, monkeypatch):
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **options: (_ for _ in ()).throw(RuntimeError("no API key"))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with pytest.raises(ValueError, match=r"no API key.*WANDB_MODE=offline"):
+        metrics.Writer(tmp_path, wandb="faces")
 
 
 @pytest.mark.parametrize(
-    ("writer", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")]
+    ("options", "module"),
+    [({"tensorboard": True, "wandb": ""}, "tensorboardX"), ({"wandb": "faces"}, "wandb")],
 )
-def test_missing_mirror_says_how_to_install_it(tmp_path, monkeypatch, writer, module):
+def test_missing_mirror_says_how_to_install_it(tmp_path, monkeypatch, options, module):
     write(tmp_path, range(3))
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f"pip install {module}"):
-        metrics.Writer(tmp_path, **{writer: True})
+    with pytest.raises(ValueError, match=f"pip install {module}"):
+        metrics.Writer(tmp_path, **options)
     assert steps_of(tmp_path) == [0, 1, 2]  # nothing was dropped by the failed start
+    with pytest.raises(ValueError, match=f"pip install {module}"):
+        metrics.check_mirrors(**{"tensorboard": False} | options)
+    metrics.check_mirrors(tensorboard=False, wandb="")  # what is off needs nothing
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*/a\.txt: "):
+        metrics.write_text(tmp_path / "a.txt", "x")
+    with pytest.raises(OSError, match=r"cannot write .*/nowhere/b: No such file"):
+        metrics.write_text(tmp_path / "nowhere/b", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_write_text_replaces_in_one_piece(tmp_path):

@@ -164,7 +164,12 @@ def test_summary_of_a_reward_that_always_failed_is_null_and_counted():
         ("a", "b"), [1, 1], [[NAN, 0.5]] * 4, [[0.5, 0.75]] * 4, [0, 0, 1, 1], {}, {}, 1, {}
     )
     assert got["base"]["a"] is None
-    assert got["delta"]["a"] == {"mean": None, "ci95": [None, None], "pairs": 0}
+    assert got["delta"]["a"] == {
+        "mean": None,
+        "ci95": [None, None],
+        "pairs": 0,
+        "identities": 0,
+    }
     assert got["failures"]["base"] == {"a": 4, "b": 0}
     assert got["delta_total"] == pytest.approx(0.25)
 
@@ -177,3 +182,106 @@ def test_summary_wants_a_column_per_reward():
 def test_written_summary_is_strict_json(tmp_path):
     file = proof.write_json(tmp_path / "summary.json", {"x": NAN, "y": np.float32(0.5)})
     assert json.loads(file.read_text(), parse_constant=pytest.fail) == {"x": None, "y": 0.5}
+
+
+def summary_of(identities, shift=0.1, lost=(), heldout=proof.UNSEEN, seeds=2):
+    """Compare arms that differ by about `shift`; evolved lacks reward b in the videos `lost`."""
+    rng = np.random.default_rng(7)
+    videos = identities * seeds
+    base_BM = rng.uniform(0.3, 0.6, (videos, 2))
+    evolved_BM = base_BM + shift + rng.normal(0, 0.01, (videos, 2))
+    evolved_BM[list(lost), 1] = NAN
+    names = np.repeat([f"face {i}" for i in range(identities)], seeds).tolist()
+    return proof.summary(
+        names=("a", "b"),
+        prior_M=[0.9, 0.1],
+        base_BM=base_BM,
+        evolved_BM=evolved_BM,
+        cluster_B=names,
+        monitor_base={"motion": base_BM[:, 0]},
+        monitor_evolved={"motion": base_BM[:, 0] - 0.2 + evolved_BM[:, 0] / 100},
+        steps=5,
+        seconds={},
+        heldout=heldout,
+    )
+
+
+@pytest.mark.parametrize("shift", [0.1, -0.1])
+@pytest.mark.parametrize("identities", [1, 2, 7])
+def test_no_verdict_under_eight_identities(identities, shift):
+    got = summary_of(identities, shift)
+    kind, text = proof.verdict(got)
+    assert kind == "flat"
+    assert text.startswith("No verdict") and "8 are needed" in text
+    assert ("1 identity" if identities == 1 else f"{identities} identities") in text
+    assert proof.direction_of(got, "delta", "a") == "flat"  # nor a colour for any one reward
+    assert proof.fallen(got) == []
+
+
+def test_verdict_follows_the_interval_from_eight_identities_on():
+    for shift, kind, word in ((0.1, "up", "better"), (-0.1, "down", "worse")):
+        got = proof.verdict(summary_of(8, shift))
+        assert got[0] == kind and f"is {word} on unseen identities" in got[1]
+    kind, text = proof.verdict(summary_of(8, 0.0))
+    assert kind == "flat" and "No clear difference" in text
+    assert proof.direction_of(summary_of(8), "delta", "a") == "up"
+    assert proof.fallen(summary_of(8)) == ["motion"]
+
+
+def test_many_seeds_of_few_faces_are_few_identities():
+    assert proof.verdict(summary_of(2, seeds=40))[0] == "flat"
+
+
+def test_identities_without_scores_do_not_count():
+    base, evolved = np.full((20, 1), 0.4), np.full((20, 1), 0.5)
+    evolved[6:] = NAN  # three of ten faces are left
+    faces = [str(b // 2) for b in range(20)]
+    got = proof.summary(("a",), [1.0], base, evolved, faces, {}, {}, 1, {}, heldout=proof.UNSEEN)
+    assert (got["identities"], got["pairs"], got["pairs_dropped"]) == (3, 6, 14)
+    assert proof.verdict(got)[0] == "flat"
+
+
+def test_words_say_what_was_measured():
+    unseen, trained = (summary_of(9, heldout=x) for x in (proof.UNSEEN, proof.TRAINED))
+    assert "unseen identities" in proof.verdict(unseen)[1]
+    text = proof.verdict(trained)[1]
+    assert "training pairs, new seeds" in text and "Other people were not measured" in text
+    assert "unseen" not in text and "held-out" not in text
+    unknown = {key: value for key, value in unseen.items() if key != "heldout"}
+    assert "not recorded" in proof.verdict(unknown)[1]
+
+
+def test_no_verdict_where_a_reward_with_weight_is_often_missing():
+    kind, text = proof.verdict(summary_of(10, lost=range(3)))  # 15 % of 20 pairs
+    assert kind == "flat" and "b in 15%" in text and "more than 10%" in text
+    assert proof.verdict(summary_of(10, lost=range(2)))[0] == "up"  # 10 %
+    unused = summary_of(10, lost=range(20)) | {"prior": {"a": 1.0, "b": 0.0}}
+    assert proof.verdict(unused)[0] == "up"
+
+
+def test_no_verdict_without_an_interval_or_a_count():
+    got = summary_of(10) | {"delta_total_ci95": [None, None]}
+    assert proof.verdict(got) == ("flat", "No verdict: there is no interval.")
+    old = {key: value for key, value in summary_of(10).items() if key != "identities"}
+    assert proof.verdict(old)[0] == "flat" and "not recorded" in proof.verdict(old)[1]
+
+
+def test_intervals_over_eight_identities_cover_nine_in_ten():
+    """Fewer cover less than they say by far: the reason for proof.ENOUGH."""
+    rng, covered = np.random.default_rng(8), {}
+    for faces in (2, proof.ENOUGH):
+        ends = [
+            proof.paired_bootstrap(np.zeros(faces), rng.normal(0, 1, faces), resamples=400)
+            for _ in range(400)
+        ]
+        covered[faces] = np.mean([lo <= 0 <= hi for _, lo, hi in ends])
+    assert covered[2] < 0.6 and 0.84 < covered[proof.ENOUGH] < 0.94
+
+
+def test_summary_refuses_what_it_cannot_tell_apart():
+    scores = [[0.1, 0.2]]
+    for names in (("a", "a"), ("a", "total")):
+        with pytest.raises(ValueError, match="names of their own"):
+            proof.summary(names, [1, 1], scores, scores, ["x"], {}, {}, 1, {})
+    with pytest.raises(ValueError, match="identity"):
+        proof.summary(("a", "b"), [1, 1], scores, scores, [None], {}, {}, 1, {})

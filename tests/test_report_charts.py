@@ -2,9 +2,9 @@
 
 import pytest
 
-from evoid_jax import report_charts as charts
-from evoid_jax import report_text as fmt
-from evoid_jax.report_charts import Series
+from evoid_jax.report import charts
+from evoid_jax.report import text as fmt
+from evoid_jax.report.charts import Series
 
 
 def test_ticks_are_round_and_inside():

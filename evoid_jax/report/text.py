@@ -34,13 +34,20 @@ def interval(low, high) -> str:
 
 
 def duration(seconds) -> str:
-    """Format seconds, as minutes from 100 seconds on."""
-    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.1f} minutes"
+    """Format seconds, as minutes from 100 seconds on and as hours from 100 minutes on."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def escape(text) -> str:
     """Make any text safe inside an element or a quoted attribute."""
     return html.escape(str(text), quote=True)
+
+
+def rows(table) -> str:
+    """Put a table on a card; on a phone each row is a block, its cells named by their data-head."""
+    return f"<div class='scroll rows'>{table}</div>"
 
 
 def section(name, title, body, note="", extra="") -> str:

@@ -3,6 +3,14 @@
 Colours are CSS variables of the page (assets/report.html), so that one chart serves the light and
 the dark theme. Each chart carries its numbers as JSON in `data-chart`, from which the page's script
 shows values under the pointer or the arrow keys; without the script the picture is complete.
+
+Why not a library (compared in 2026 by drawing one chart of 70 steps): matplotlib's SVG has fixed
+colours, a style rule for every element of the page (`*{}`), ids that repeat from chart to chart, no
+labels for screen readers and no values to show, takes 18 kB instead of 7 and 3 s a page instead of
+0.03, and brings 75 MB of packages; pygal is LGPL, takes 34 kB and a script from a foreign server;
+leather (MIT) draws neither stacks nor intervals, and its colours are fixed; Altair, Bokeh and
+Plotly put 1 to 4 MB of script into every page. The theme, the text alternatives and the values
+under the pointer would remain ours to write on each of them.
 """
 
 import html
@@ -11,7 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evoid_jax.report_text import number
+from evoid_jax.report.text import number
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 24  # margins of the plot in user units
 
@@ -73,23 +81,26 @@ def areas(label, steps, series, width=560, height=260, high=None) -> str:
         xs = [xs[0] - 20, xs[0] + 20]
         tops = [top * 2 for top in tops]
     body = []
-    for one, lower, upper in zip(series, tops, tops[1:], strict=False):
-        there = [f"{_n(x)},{_n(frame.y(y))}" for x, y in zip(xs, upper, strict=True)]
-        back = [f"{_n(x)},{_n(frame.y(y))}" for x, y in zip(xs, lower, strict=True)][::-1]
-        points = " ".join(there + back)
+    for one, lower, upper in zip(series, tops[:-1], tops[1:], strict=True):
+        # once around the area: along its upper edge, and back along its lower one
+        forth = [f"{_n(x)},{_n(frame.y(y))}" for x, y in zip(xs, upper, strict=True)]
+        back = [f"{_n(x)},{_n(frame.y(y))}" for x, y in zip(xs, lower, strict=True)]
+        points = " ".join(forth + back[::-1])
         body.append(f'<polygon class="area" style="--c:{one.colour}" points="{points}"/>')
     return _svg(label, frame, steps, series, "".join(body) + _axes(frame))
 
 
-def interval(label, delta, low, high, span) -> str:
-    """Draw a delta and its interval on the range [-span, span] around zero."""
+def interval(label, delta, low, high, span, kind="flat") -> str:
+    """Draw a delta and its interval on the range [-span, span] around zero.
+
+    kind: "up", "down" or "flat", see proof.direction; the numbers alone do not tell, since an
+    interval over too few identities must not be green.
+    """
     width, height, mid = 180, 22, 90
     x = lambda value: mid + max(-1.0, min(1.0, value / span)) * (mid - 6)
     body = f'<line class="zero" x1="{mid}" x2="{mid}" y1="1" y2="{height - 1}"/>'
     if delta is not None:
-        kind = "flat"
         if low is not None and high is not None:
-            kind = "up" if low > 0 else "down" if high < 0 else "flat"
             body += (
                 f'<line class="range {kind}" x1="{_n(x(low))}" x2="{_n(x(high))}" y1="11" y2="11"/>'
             )

@@ -1,0 +1,225 @@
+"""Read a run folder: what training has written there so far, checked.
+
+Files are config.json, metrics.jsonl, run.json, summary.json, samples/ and export/; each may be
+missing, since the run may have only begun, or may be older than the file.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from evoid_jax import metrics, provenance
+
+GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds")
+
+
+class Sample(NamedTuple):
+    """One shown triple: its entry in heldout.json and the bytes of its files (or None)."""
+
+    entry: dict
+    base: bytes | None
+    evolved: bytes | None
+    reference: bytes | None
+
+
+class Reward(NamedTuple):
+    """What is known of one reward; None and () where it is not recorded."""
+
+    name: str
+    group: str | None
+    prior: float | None
+    sources: tuple[dict, ...]  # see provenance.py
+
+
+class RunFolder(NamedTuple):
+    """What a run folder holds. config and summary are None where the file does not exist."""
+
+    path: str  # as it was typed
+    name: str
+    config: dict | None
+    digest: str | None  # of the config, as training wrote it
+    steps: list[dict]
+    starts: list[dict]  # see provenance.py; [] where it is not recorded
+    rewards: tuple[Reward, ...]
+    summary: dict | None
+    samples: list[Sample]
+    samples_total: int
+    adapter: str | None  # relative to the folder; None where there is none yet
+
+
+def load(workdir: str | Path, videos: int = 12) -> RunFolder:
+    """Read a run folder, and the files of the first `videos` shown triples.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: a file is malformed; names it.
+    """
+    folder = Path(workdir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{workdir} is not a folder: give the --workdir of a training run")
+    config = _read_json(folder / "config.json", dict)
+    summary = _read_json(folder / "summary.json", dict)
+    if summary is not None:
+        _check_summary(folder / "summary.json", summary)
+    steps = metrics.read(folder)
+    for record in steps:
+        _check_step(folder / metrics.FILE, record)
+    made = provenance.read(folder) or {"starts": []}
+    entries = _read_json(folder / "samples" / "heldout.json", list) or []
+    return RunFolder(
+        path=str(workdir),
+        name=folder.resolve().name,
+        config=config,
+        digest=None if config is None else config.get("digest"),
+        steps=steps,
+        starts=made["starts"],
+        rewards=rewards_of(config or {}, made["starts"], steps, summary or {}),
+        summary=summary,
+        samples=[_sample(folder / "samples", entry) for entry in entries[:videos]],
+        samples_total=len(entries),
+        adapter=_adapter(folder),
+    )
+
+
+def rewards_of(
+    config: Mapping, starts: list[dict], steps: list[dict], summary: Mapping
+) -> tuple[Reward, ...]:
+    """Return the run's rewards in the order of its own table; names are whatever it used.
+
+    The newest start in run.json knows most; without it the config's table, the summary's priors
+    and the names in the record have to do.
+    """
+    of_start = starts[-1].get("rewards") if starts else None
+    known = {row["name"]: row for row in (*_table(config), *_dicts(of_start)) if "name" in row}
+    prior = summary.get("prior") or {}
+    logged = [metrics.get(record, "reward", "score") or {} for record in steps]
+    logged += [record.get("weights") or {} for record in steps]
+    names = [*known, *prior, *(name for scores in logged for name in scores)]
+    return tuple(
+        Reward(
+            name=name,
+            group=known.get(name, {}).get("group"),
+            prior=_number(prior.get(name, known.get(name, {}).get("prior"))),
+            sources=tuple(_dicts(known.get(name, {}).get("sources"))),
+        )
+        for name in dict.fromkeys(names)
+    )
+
+
+def next_command(path: str, config: Mapping | None, adapter: str) -> str:
+    """Return the command that generates with the run's adapter, in lines for a shell."""
+    config = config or {}
+    settings = [("video", key) for key in ("frames", "height", "width", "fps")]
+    settings += [("rollout", key) for key in ("steps", "guidance", "shift")]
+    values = [(key, metrics.get(config, part, key)) for part, key in settings]
+    same = " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
+    model = config.get("model") or "MODEL"
+    lines = [
+        f"python -m evoid_jax.generate {shlex.quote(f'--model={model}')}",
+        shlex.quote(f"--lora={Path(path) / adapter}"),
+        *([same] if same else []),
+        '--image=face.png --prompt="A person waves a hand." --output=out.mp4',
+    ]
+    return metrics.without_secrets(" \\\n    ".join(lines))
+
+
+def _number(value) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _adapter(folder: Path) -> str | None:
+    files = sorted((folder / "export").glob("*.safetensors"))
+    usual = folder / "export" / "pytorch_lora_weights.safetensors"
+    file = usual if usual in files else next(iter(files), None)
+    return file and file.relative_to(folder).as_posix()
+
+
+def _table(config: Mapping) -> list[dict]:
+    """Return the rows of config.reward.table: {name: {"group", "prior", ..}}, or a list of them."""
+    rows = metrics.get(config, "reward", "table")
+    if isinstance(rows, dict):
+        rows = [{"name": name} | row for name, row in rows.items() if isinstance(row, dict)]
+    return _dicts(rows)
+
+
+def _dicts(rows) -> list[dict]:
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _read_json(file, kind):
+    if not file.exists():
+        return None
+    try:
+        value = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{file}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+    return metrics.plain(value)  # Python's json reads NaN, which no chart can show
+
+
+def _sample(folder, entry):
+    if not isinstance(entry, dict) or not isinstance(entry.get("k"), int):
+        raise ValueError(
+            f"{folder / 'heldout.json'}: expected entries with a number k, got {entry!r:.80}"
+        )
+    read = lambda name: (folder / name).read_bytes() if (folder / name).exists() else None
+    name = f"heldout_{entry['k']:02d}"
+    return Sample(
+        entry, read(f"{name}_base.mp4"), read(f"{name}_evolved.mp4"), read(f"{name}_reference.png")
+    )
+
+
+def _check_summary(file: Path, summary: dict) -> None:
+    """Raise a ValueError that names the part of summary.json that proof.summary never writes."""
+    for part in ("base", "evolved"):
+        if part not in summary:
+            raise ValueError(f"{file} has no {part!r}: it is no summary of a run")
+    for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities"):
+        _check_number(file, part, summary.get(part))
+    _check_interval(file, "delta_total_ci95", summary.get("delta_total_ci95"))
+    tables = [(part,) for part in ("base", "evolved", "prior", "seconds")]
+    tables += [(part, arm) for part in ("monitor", "failures") for arm in ("base", "evolved")]
+    for keys in tables:
+        _check_dict(file, keys[0], summary.get(keys[0]))
+        path = "/".join(keys)
+        for name, value in _check_dict(file, path, metrics.get(summary, *keys)).items():
+            _check_number(file, f"{path}/{name}", value)
+    for part in ("delta", "monitor_delta"):
+        for name, row in _check_dict(file, part, summary.get(part)).items():
+            row = _check_dict(file, f"{part}/{name}", row)
+            for key in ("mean", "pairs", "identities"):
+                _check_number(file, f"{part}/{name}/{key}", row.get(key))
+            _check_interval(file, f"{part}/{name}/ci95", row.get("ci95"))
+
+
+def _check_step(file: Path, record: dict) -> None:
+    """Raise a ValueError where one of the record's own groups holds other things than numbers."""
+    line = f"{file}, step {record['step']}"
+    for group in GROUPS_OF_STEP:
+        for name, value in _check_dict(line, group, record.get(group)).items():
+            inner = value if isinstance(value, dict) else {"": value}
+            for key, number in inner.items():
+                _check_number(line, f"{group}/{name}/{key}".rstrip("/"), number)
+
+
+def _check_dict(file, part: str, value) -> dict:
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{file}: expected {part} to be an object, got {value!r:.60}")
+    return value or {}
+
+
+def _check_number(file, part: str, value) -> None:
+    if not isinstance(value, int | float | None):
+        raise ValueError(f"{file}: expected {part} to be a number or null, got {value!r:.60}")
+
+
+def _check_interval(file, part: str, value) -> None:
+    if value is None:
+        return
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{file}: expected {part} to be two numbers, got {value!r:.60}")
+    for end in value:
+        _check_number(file, part, end)
