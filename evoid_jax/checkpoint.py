@@ -34,6 +34,12 @@ def open_folder(folder: str | Path, keep: int) -> Checkpoints:
     return Checkpoints(ocp.CheckpointManager(folder, options=options), folder)
 
 
+def any_in(folder: str | Path) -> bool:
+    """Say whether a folder holds a checkpoint; it need not exist, and is not opened."""
+    folder = Path(folder)
+    return folder.is_dir() and any(step.name.isdigit() for step in folder.iterdir())
+
+
 def save(checkpoints: Checkpoints, step: int, state: Any, host: dict) -> None:
     """Save `state` (a pytree of arrays) and `host` (JSON) as `step`; returns before it is written.
 

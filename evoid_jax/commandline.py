@@ -47,7 +47,6 @@ def run(
     settings: type | None = None,
     default: str = "",
     expected: tuple[type[Exception], ...] = (ValueError, OSError),
-    interrupted: Callable[[], str] | None = None,
 ) -> None:
     """Parse the command line and call `main(argv)` with what is left of it: the program, arguments.
 
@@ -60,7 +59,6 @@ def run(
         for settings that only their file describes. None: the program has no --config.
       default: what --config is where it is not given; "" requires it.
       expected: errors of `main` whose text tells the user what to do.
-      interrupted: words for Ctrl-C: what is saved, and how to go on.
     """
     if HELP & set(sys.argv[1:]):
         print(describe(settings, default))
@@ -68,8 +66,8 @@ def run(
     read = partial(parse, settings=settings, default=default)
     try:
         app.run(partial(_main, main, expected), flags_parser=read)
-    except KeyboardInterrupt:
-        print(f"\n{interrupted() if interrupted else 'interrupted'}", file=sys.stderr)
+    except KeyboardInterrupt as stop:  # its text says what is saved, where there is one
+        print(f"\n{stop or 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

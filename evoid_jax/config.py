@@ -27,39 +27,6 @@ PATH = Bounds(pattern=r".*", form="a path", path=True)
 FOLDER = Bounds(pattern=r".*\S.*", form="a folder", path=True)
 URL = r"https?://\S+"
 
-GROUPS = ("identity", "text", "quality")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One reward: its group, its prior weight (any scale), and its least spread.
-
-    A spread between the seeds of one pair below `floor`, in units of the [0, 1] score, counts as
-    noise and is not blown up to full rewards. The paper has no floor; the values are ours.
-    """
-
-    name: str
-    group: str  # identity | text | quality
-    prior: float
-    floor: float = 0.01
-
-
-# Priors are the weights of the total in OpenS2V-Eval v1.1, human domain (OpenS2V-Nexus,
-# eval/merge_result.py): aesthetic .18, smoothness .09, amplitude .03, face similarity .25, GME .15,
-# naturalness .30. The benchmark has one face similarity; its weight is halved over our two face
-# encoders. The paper prints no priors. They need not sum to one: `fuse.final_weights` normalises.
-METRICS = (
-    Metric("arcface", "identity", 0.125),
-    Metric("curricularface", "identity", 0.125),
-    Metric("gme", "text", 0.15),
-    Metric("aesthetic", "quality", 0.18),
-    Metric("qalign", "quality", 0.09),  # temporal quality: the benchmark's motion smoothness
-    Metric("naturalness", "quality", 0.30),
-    Metric("flow", "quality", 0.03),  # the benchmark's motion amplitude
-    # The judge's group and prior are our choice: it grades the whole video, like naturalness.
-    Metric("vqscore", "quality", 0.30),
-)
-
 
 @dataclass(frozen=True)
 class Data:
@@ -76,6 +43,11 @@ class Data:
     )
     pairs: int = setting(4, "pairs of a step (paper)", COUNT)
     seeds: int = setting(8, "videos of a pair, which are compared (paper)", Bounds(least=2))
+    heldout: float = setting(
+        0.0,
+        "share of a folder's people kept for the proof; 0: its own pairs, with new seeds",
+        Bounds(least=0, below=1),
+    )
     heldout_identities: int = setting(32, "faces for the proof at the end", COUNT)
     heldout_seeds: int = setting(2, "videos of each held-out face", COUNT)
 

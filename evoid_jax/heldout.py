@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from evoid_jax import distributed, evolve, media, proof, sharding
 from evoid_jax.data import pairs
-from evoid_jax.rewards import table
+from evoid_jax.rewards import blend, table
 from evoid_jax.session import Clock, Run, generate, prepare
 
 SHOWN = 12  # held-out videos that are kept as mp4
@@ -58,7 +58,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     now = time.perf_counter()
     summary = proof.summary(
         table.names(run.cfg.reward.table),
-        table.arrays(run.cfg.reward.table)[0],
+        blend.proof_priors(run.cfg.reward),
         base.score_BM,
         evolved.score_BM,
         cluster_B=np.repeat([pair.identity for pair in chosen], run.cfg.data.heldout_seeds),
@@ -66,8 +66,8 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
         monitor_evolved=evolved.monitor,
         steps=int(state.step),
         seconds={"heldout": now - start, "total": now - began},
+        heldout=data.kind,
     )
-    summary["heldout"] = data.kind
     if distributed.leads():
         proof.write_json(run.workdir / "summary.json", summary)
         write_samples(run, chosen, base.shown, evolved.shown)

@@ -10,8 +10,9 @@ Letters: B videos, P pairs, M rewards, G groups, R reference frames, T H W C lat
 
 from __future__ import annotations
 
-import json
 import logging as std_logging
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,24 +24,30 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
-from ml_collections import config_flags
 from tqdm import tqdm
 
 from evoid_jax import (
     checkpoint,
+    commandline,
     config,
     distributed,
     evolve,
     heldout,
     metrics,
-    rollout,
+    provenance,
+    session,
+    settings,
     sharding,
 )
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
-from evoid_jax.report import page as report
-from evoid_jax.rewards import fuse, table
-from evoid_jax.rewards.panel import Panel
+from evoid_jax.report import folder, page, terminal
+from evoid_jax.rewards import blend, table
+from evoid_jax.rewards.blend import Fused, RewardMemory
+from evoid_jax.rewards.table import ScoreTable
+from evoid_jax.session import Run
+
+CHECKPOINTS = "checkpoints"  # in the workdir
 
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
@@ -131,46 +138,113 @@ def mean(value_B: np.ndarray, valid_B: np.ndarray) -> float:
     return float(value_B[valid_B].mean()) if valid_B.any() else float("nan")
 
 
-def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, RewardMemory]:
-    """Return the newest checkpoint's state, or a fresh one."""
-    cfg, wan = run.cfg, run.frozen.wan
-    start = None
-    if cfg.lora.init:  # files hold adapters of scale 1
-        unscale = lambda path, x: x / wan.lora_scale if path[-1].key == "b" else x
-        start = lora.load(cfg.lora.init, wan.config)
-        start = jax.tree_util.tree_map_with_path(unscale, start)
-    state = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
-    state = sharding.replicate(state, run.mesh)
-    restored = checkpoint.restore(saved, state)
-    if restored is None:
-        return state, blend.FORGOTTEN
-    state, memory = restored
-    distributed.say(f"resuming after step {int(state.step)}")
-    return state, RewardMemory(**memory)
+# --- a run, from start to end
 
 
-# What a run may change when it is resumed: how long it is, where it runs, whom it asks.
-# So is all of mesh.
-FREE = ("steps", "save_every", "keep", "tensorboard", "wandb", "attention", "train/remat")
-FREE += ("train/videos_per_device", "rollout/videos_per_device", "rollout/split", "data/cache")
-FREE += ("reward/sidecars", "reward/judge", "reward/timeout")
+def train(cfg: config.Config, workdir: Path) -> Path:
+    """Run everything: evolution, export, held-out proof, report. Returns the report's path.
+
+    Raises:
+      ValueError, OSError, FloatingPointError: the message tells the user what to do.
+      KeyboardInterrupt: its text says what is saved.
+    """
+    began = time.perf_counter()
+    cfg = config.checked(cfg)
+    check_start(cfg, workdir)
+    with session.open_run(cfg, workdir) as run:
+        saved = checkpoint.open_folder(workdir / CHECKPOINTS, cfg.keep)
+        state, memory = begin(run, saved)
+        start = int(state.step)
+        with open_log(run, start) as writer:
+            began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
+            try:
+                state = evolution(run, state, memory, saved, writer)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(interrupted(saved, cfg.steps)) from None
+        if distributed.leads():
+            export(run, state)
+        heldout.prove(run, state, began)
+    checkpoint.close(saved)
+    if distributed.leads():
+        provenance.finish(workdir)
+        page.write(workdir)
+    return workdir / page.FILE
+
+
+def check_start(cfg: config.Config, workdir: Path) -> None:
+    """Find in a moment what could else stop the run hours later; make the workdir.
+
+    Raises:
+      ValueError, OSError: a setting, a file it names, a missing package, or a workdir that holds
+        another run.
+    """
+    fresh = not checkpoint.any_in(workdir / CHECKPOINTS)
+    settings.check_start(cfg, fresh=fresh)
+    metrics.check_mirrors(cfg.tensorboard, cfg.wandb)
+    check_workdir(cfg, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if not os.access(workdir, os.W_OK):
+        raise PermissionError(f"{workdir} cannot be written; give another --workdir")
 
 
 def check_workdir(cfg: config.Config, workdir: Path) -> None:
-    """Raise a ValueError where a workdir belongs to other settings; those of FREE may change."""
-    path = workdir / "config.json"
-    if not path.is_file():
+    """Raise a ValueError where a workdir holds a run whose settings may not change to these."""
+    if not (workdir / settings.FILE).is_file():
         return
-    flat = partial(traverse_util.flatten_dict, sep="/")
-    old, now = flat(json.loads(path.read_text())), flat(json.loads(json.dumps(config.to_dict(cfg))))
-    for key in now:
-        free = key in FREE or key.startswith("mesh/")
-        if not free and now[key] != old.get(key):
-            name = key.replace("/", ".")
-            raise ValueError(
-                f"{workdir} holds a run with another config.{name}: {old.get(key)}, now "
-                f"{now[key]}. Use another --workdir, or remove this one"
-            )
+    differences = settings.resumable(settings.stored(workdir), cfg)
+    if differences:
+        raise ValueError(
+            f"{workdir} holds another run: {'; '.join(differences)}. Use another --workdir, "
+            "or give the settings as they were"
+        )
+
+
+def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, RewardMemory]:
+    """Return the newest checkpoint's state, or a fresh one."""
+    cfg, wan = run.cfg, run.frozen.wan
+    fresh = evolve.init(cfg, run.frozen.wan_params, wan.config)
+    restored = checkpoint.restore(saved, sharding.replicate(fresh, run.mesh))
+    if restored is not None:
+        state, memory = restored
+        distributed.say(f"resuming after step {int(state.step)}")
+        return state, RewardMemory(**memory)
+    if cfg.lora.init:
+        start = lora.load(cfg.lora.init, wan.config)
+        fresh = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
+    return sharding.replicate(fresh, run.mesh), blend.FORGOTTEN
+
+
+@contextmanager
+def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
+    """Write config.json and run.json, and open the record from step `start` on.
+
+    Yields None where another process writes.
+    """
+    if not distributed.leads():
+        yield None
+        return
+    cfg, reward = run.cfg, run.cfg.reward
+    metrics.write_text(run.workdir / settings.FILE, config.dumps(cfg))
+    how = provenance.collect(
+        sys.argv,
+        run.mesh.devices.flat,
+        step=start,
+        processes=jax.process_count(),
+        table=reward.table,
+        sidecars=zip(reward.sidecars, run.panel.infos, strict=True),
+        judge_model=reward.judge_model if reward.judge else "",
+        judge_address=reward.judge,
+    )
+    provenance.write(run.workdir, how)
+    with metrics.Writer(
+        run.workdir,
+        start,
+        cfg.steps,
+        tensorboard=cfg.tensorboard,
+        wandb=cfg.wandb,
+        config=config.to_dict(cfg),
+    ) as writer:
+        yield writer
 
 
 def export(run: Run, state: evolve.State) -> Path:
@@ -186,37 +260,13 @@ def export(run: Run, state: evolve.State) -> Path:
     return file
 
 
-@contextmanager
-def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
-    """Write config.json and open the record from step `start` on; None where another writes."""
-    if not distributed.leads():
-        yield None
-        return
-    cfg = run.cfg
-    settings = config.to_dict(cfg) | {"digest": config.digest(cfg)}
-    metrics.write_text(run.workdir / "config.json", json.dumps(settings, indent=2) + "\n")
-    log = dict(tensorboard=cfg.tensorboard, wandb=cfg.wandb, config=config.to_dict(cfg))
-    with metrics.Writer(run.workdir, start, cfg.steps, **log) as writer:
-        yield writer
-
-
-def train(cfg: config.Config, workdir: Path) -> Path:
-    """Run everything: evolution, export, held-out proof, report. Returns the report's path."""
-    began = time.perf_counter()
-    workdir.mkdir(parents=True, exist_ok=True)
-    check_workdir(cfg, workdir)
-    with session.open_run(cfg, workdir) as run:
-        saved = checkpoint.open_folder(workdir / "checkpoints", cfg.keep)
-        state, memory = begin(run, saved)
-        start = int(state.step)
-        with open_log(run, start) as writer:
-            began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
-            state = evolution(run, state, memory, saved, writer)
-        if distributed.leads():
-            export(run, state)
-        heldout.prove(run, state, began)
-    checkpoint.close(saved)
-    return report.write(workdir) if distributed.leads() else workdir / report.FILE
+def interrupted(saved: checkpoint.Checkpoints, steps: int) -> str:
+    """Say, once what is being written is written, how far a run has come that was stopped."""
+    saved.manager.wait_until_finished()
+    done = saved.manager.latest_step()
+    if done is None:
+        return "stopped before anything was saved; the same command starts again"
+    return f"stopped; {done} of {steps} steps are saved, and the same command goes on from there"
 
 
 def quiet() -> None:
@@ -224,26 +274,25 @@ def quiet() -> None:
     for name in ("httpx", "httpx2", "openai"):
         std_logging.getLogger(name).setLevel(std_logging.WARNING)
     logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "2")  # libtpu's own notes
     cache = Path("~/.cache/evoid_jax/compiled").expanduser()
     jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def main(argv) -> None:
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     quiet()
-    try:
-        cfg = config.from_dict(flags.FLAGS.config.to_dict())
-        with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
-            path = train(cfg, Path(flags.FLAGS.workdir))
-            distributed.say(f"report: {path.resolve()}")
-    except distributed.EXPECTED as error:
-        raise SystemExit(f"error: {error}") from error
+    cfg = config.from_dict(flags.FLAGS.config.to_dict())
+    workdir = Path(flags.FLAGS.workdir).expanduser()
+    with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
+        report = train(cfg, workdir)
+        if distributed.leads():
+            print(terminal.terminal_summary(folder.load(workdir, videos=0)))
+            print(f"report: {report.resolve()}")
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:tiny.")
-    flags.mark_flag_as_required("config")
     flags.DEFINE_string("workdir", None, "Run folder; resumed when it exists.", required=True)
     distributed.define_flags()
-    app.run(main)
+    commandline.run(main, settings=config.Config, expected=distributed.EXPECTED)

@@ -10,11 +10,19 @@ from absl import app, flags
 from evoid_jax import commandline, config
 
 
+def stop() -> None:
+    """Be stopped by Ctrl-C, and say what is saved, as train does."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped after step 3; the same command goes on") from None
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if flags.FLAGS.interrupt:
-        signal.raise_signal(signal.SIGINT)
+        stop()
     cfg = config.from_dict(flags.FLAGS.config.to_dict())
     print(config.dumps(cfg) * flags.FLAGS.count)
 
@@ -22,5 +30,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_integer("count", None, "How often to print.", required=True)
     flags.DEFINE_bool("interrupt", False, "Stop as after Ctrl-C.")
-    words = lambda: "interrupted after step 3; the same command goes on"
-    commandline.run(main, settings=config.Config, interrupted=words)
+    commandline.run(main, settings=config.Config)

@@ -162,7 +162,7 @@ def test_an_error_that_its_user_can_mend_is_one_line_and_status_1():
 def test_ctrl_c_is_one_line_that_says_how_to_go_on():
     done = program(TINY, "--count=1", "--interrupt")
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "\ninterrupted after step 3; the same command goes on\n"
+    assert done.stderr == "\nstopped after step 3; the same command goes on\n"
 
 
 def test_help_shows_flags_and_every_setting_with_its_words():

@@ -227,7 +227,7 @@ def test_the_table():
     prior_M, group_M, floor_M = table.arrays(config.METRICS)
     np.testing.assert_allclose(prior_M, P8, atol=1e-7)
     np.testing.assert_array_equal(group_M, G8)
-    assert floor_M.shape == (8,) and table.names(config.METRICS)[-1] == table.JUDGED
+    assert floor_M.shape == (8,) and table.names(config.METRICS)[-1] == config.JUDGE
     np.testing.assert_allclose(prior_M[:7].sum(), 1, atol=1e-6)
     one = table.arrays(config.METRICS[2:3])
     np.testing.assert_array_equal(one[1], [1])

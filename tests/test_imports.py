@@ -9,13 +9,21 @@ PACKAGE = Path(__file__).parents[1] / "evoid_jax"
 # From the cellar to the roof. A module imports from its own floor and from those below. A name
 # stands for a module or for a package with all that is in it; the longest one that fits counts.
 FLOORS = (
-    ("config", "kinds", "media", "world"),
-    ("sharding", "distributed", "metrics", "sidecars.wire"),
+    ("fields", "config", "kinds", "media", "world"),
+    (
+        "settings",
+        "commandline",
+        "sharding",
+        "distributed",
+        "metrics",
+        "provenance",
+        "sidecars.wire",
+    ),
     ("models", "flow", "losses"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session",),
-    ("heldout", "report", "report_page", "report_curves", "report_charts", "report_text"),
-    ("train", "generate", "convert", "plan", "pretrain"),
+    ("heldout", "report"),
+    ("train", "generate", "convert", "plan", "pretrain", "report.__main__"),
 )
 ENTRY_POINTS = FLOORS[-1]
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

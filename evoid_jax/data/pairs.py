@@ -18,9 +18,7 @@ from evoid_jax import media
 from evoid_jax.data import folder as user_folder
 from evoid_jax.data import rows as pair_rows
 from evoid_jax.data.rows import SPLITS, Row
-
-# What a proof on held-out pairs is evidence of
-UNSEEN, SEEN = "unseen identities", "training pairs, new seeds"
+from evoid_jax.proof import TRAINED, UNSEEN
 
 
 class Pair(NamedTuple):
@@ -48,7 +46,7 @@ class Pairs:
     rows: list[Row]
     look: Callable[[int], tuple[list[np.ndarray], np.ndarray | None]]  # images, attributes or None
     seed: int  # of the shuffle
-    kind: str  # of the held-out evidence: UNSEEN or SEEN
+    kind: str  # of the held-out evidence: proof.UNSEEN or proof.TRAINED
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,7 +120,7 @@ def open_splits(
 
 def _open_folder(folder: Path, heldout: float, seed: int) -> Splits:
     evolution, others = pair_rows.split(user_folder.read(folder), heldout)
-    kind = UNSEEN if others else SEEN
+    kind = UNSEEN if others else TRAINED
     others = others or evolution
     return Splits(
         Pairs(evolution, partial(_read_images, evolution), seed, kind),

@@ -9,7 +9,6 @@ the chips' peak (MFU).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -19,9 +18,8 @@ from contextlib import contextmanager
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from evoid_jax import config, sharding
+from evoid_jax import commandline, config, sharding
 from evoid_jax.models import backend
 from evoid_jax.plan import chips, count, flops, programs
 
@@ -106,69 +104,81 @@ def plan(cfg: config.Config, target: chips.Target) -> dict:
     """
     at = setting(cfg, target)
     needed, beside = work(at), resident_gib(at)
-    found: dict = {"target": str(target), "devices": target.count, "mesh": dict(at.mesh.shape)}
-    found |= {"videos_in_flight": at.together, "memory_gib": round(target.chip.hbm_gib, 1)}
+    planned: dict = {"target": str(target), "devices": target.count, "mesh": dict(at.mesh.shape)}
+    planned |= {"videos_in_flight": at.together, "memory_gib": round(target.chip.hbm_gib, 1)}
     with backend.compiling_for(target.chip.platform):
         for name, trace in TRACES.items():
             repeats = cfg.rollout.steps if name == "rollout_step" else 1
-            found[name] = measure(trace, at, needed[name], repeats)
-            found[name]["resident_gib"] = round(beside[name], 2)
-            print(f"{name}: {json.dumps(found[name])}", file=sys.stderr)
+            planned[name] = measure(trace, at, needed[name], repeats)
+            planned[name]["resident_gib"] = round(beside[name], 2)
+            print(f"{name}: {json.dumps(planned[name])}", file=sys.stderr)
     usable = USABLE * target.chip.hbm_gib
-    found["fits"] = all(found[n]["hbm_gib"] + found[n]["resident_gib"] <= usable for n in TRACES)
-    found["run_model_pflop"] = run_pflop(at, found)
+    planned["fits"] = all(
+        planned[n]["hbm_gib"] + planned[n]["resident_gib"] <= usable for n in TRACES
+    )
+    planned["run_model_pflop"] = run_pflop(at, planned)
     peak = target.count * target.chip.peak_flops / flops.PETA
-    hours = lambda mfu: round(found["run_model_pflop"] / (mfu * peak) / 3600, 1)
-    found["hours_at_mfu"] = {str(mfu): hours(mfu) for mfu in MFU}
-    return found
+    hours = lambda mfu: round(planned["run_model_pflop"] / (mfu * peak) / 3600, 1)
+    planned["hours_at_mfu"] = {str(mfu): hours(mfu) for mfu in MFU}
+    return planned
 
 
-def run_pflop(at: programs.Setting, found: dict) -> float:
+def run_pflop(at: programs.Setting, planned: dict) -> float:
     """Return what a whole run needs: every step generates, decodes and trains."""
     parts, cfg = at.videos // at.together, at.cfg
-    part = cfg.rollout.steps * found["rollout_step"]["model_pflop"]
-    part += found["vae_decode"]["model_pflop"]
-    return cfg.steps * (found["train_step"]["model_pflop"] + parts * part)
+    part = cfg.rollout.steps * planned["rollout_step"]["model_pflop"]
+    part += planned["vae_decode"]["model_pflop"]
+    return cfg.steps * (planned["train_step"]["model_pflop"] + parts * part)
 
 
-def table(found: dict) -> str:
+def table(planned: dict) -> str:
     """Format a plan for people."""
-    mesh = " x ".join(f"{axis} {n}" for axis, n in found["mesh"].items())
+    mesh = " x ".join(f"{axis} {size}" for axis, size in planned["mesh"].items())
     lines = [
-        f"{found['target']}: {found['devices']} devices of {found['memory_gib']} GiB, {mesh}; "
-        f"{found['videos_in_flight']} videos generated at once",
+        f"{planned['target']}: {planned['devices']} devices of {planned['memory_gib']} GiB, "
+        f"{mesh}; {planned['videos_in_flight']} videos generated at once",
         "",
         "program       own GiB  beside it  needs PFLOP  does PFLOP  exchanged GiB  compiled in",
+        *(row(name, planned[name]) for name in TRACES),
     ]
-    for name in TRACES:
-        p = found[name]
-        traffic = "-" if p["collective_gib"] is None else f"{p['collective_gib']:.2f}"
-        lines.append(
-            f"{name:12}{p['hbm_gib']:9.1f}{p['resident_gib']:11.1f}{p['model_pflop']:13.2f}"
-            f"{p['executed_pflop']:12.2f}{traffic:>15}{p['compile_s']:11.0f} s"
-        )
-    hours = ", ".join(f"{h} h at {float(mfu):.0%}" for mfu, h in found["hours_at_mfu"].items())
+    takes = ", ".join(f"{h} h at {float(mfu):.0%}" for mfu, h in planned["hours_at_mfu"].items())
+    exaflop = planned["run_model_pflop"] / 1000
     lines += [
         "",
-        "fits" if found["fits"] else f"does not fit {USABLE:.0%} of the memory",
-        f"the run ({found['run_model_pflop'] / 1000:.1f} EFLOP) takes {hours} of the peak; assumed,"
-        " not measured; scoring not included",
+        "fits" if planned["fits"] else f"does not fit {USABLE:.0%} of the memory",
+        f"the run ({exaflop:.1f} EFLOP) takes {takes} of the peak; assumed, not measured; scoring "
+        "not included",
     ]
     return "\n".join(lines)
 
 
-def configure(cfg: config.Config, given) -> config.Config:
-    """Apply the command line's sizes; the mesh is the config's, as `train` makes it."""
-    change = dataclasses.replace
-    sizes = {n: getattr(given, n) for n in ("frames", "height", "width") if getattr(given, n)}
-    mesh = change(cfg.mesh, context=given.context or cfg.mesh.context)
-    if given.fsdp:
-        mesh = change(mesh, data=-1, fsdp=given.fsdp)
-    cfg = change(cfg, video=change(cfg.video, **sizes), mesh=mesh)
-    if each := given.videos_per_device:
-        cfg = change(cfg, train=change(cfg.train, videos_per_device=each))
-        cfg = change(cfg, rollout=change(cfg.rollout, videos_per_device=each))
-    return config.from_dict(config.to_dict(cfg))
+def row(name: str, program: dict) -> str:
+    """Format one program of a plan; what the compiler could not tell is a dash."""
+    traffic = program["collective_gib"]
+    exchanged = "-" if traffic is None else f"{traffic:.2f}"
+    return (
+        f"{name:12}{program['hbm_gib']:9.1f}{program['resident_gib']:11.1f}"
+        f"{program['model_pflop']:13.2f}{program['executed_pflop']:12.2f}{exchanged:>15}"
+        f"{program['compile_s']:11.0f} s"
+    )
+
+
+def configure(cfg: config.Config, asked) -> config.Config:
+    """Apply the command line's sizes; the mesh is the config's, as `train` makes it.
+
+    asked: has a value or None for each of frames, height, width, videos_per_device, context, fsdp.
+    """
+    values = config.to_dict(cfg)
+    for size in ("frames", "height", "width"):
+        values["video"][size] = getattr(asked, size) or values["video"][size]
+    if asked.fsdp:
+        values["mesh"] |= {"data": -1, "fsdp": asked.fsdp}
+    if asked.context:
+        values["mesh"]["context"] = asked.context
+    if asked.videos_per_device:
+        values["train"]["videos_per_device"] = asked.videos_per_device
+        values["rollout"]["videos_per_device"] = asked.videos_per_device
+    return config.from_dict(values)
 
 
 @contextmanager
@@ -189,21 +199,17 @@ def stdout_kept():
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    given = flags.FLAGS
+    asked = flags.FLAGS
     logging.set_verbosity(logging.WARNING)
     with stdout_kept() as out:
-        try:
-            target = chips.parse(given.target)
-            cfg = configure(config.from_dict(given.config.to_dict()), given)
-            chips.quiet_host()
-            found = plan(cfg, target)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise SystemExit(f"error: {error}") from error
-        out.write((json.dumps(found) if given.json else table(found)) + "\n")
+        target = chips.parse(asked.target)
+        cfg = configure(config.from_dict(asked.config.to_dict()), asked)
+        chips.quiet_host()
+        planned = plan(cfg, target)
+        out.write((json.dumps(planned) if asked.json else table(planned)) + "\n")
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Such as configs/evoid.py:vace_14b.")
     flags.DEFINE_string("target", None, f"The chips: {chips.FORM}.", required=True)
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     for size in ("frames", "height", "width"):
@@ -211,5 +217,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("videos_per_device", None, "At once, in training and generation.")
     flags.DEFINE_integer("context", None, "Devices that share a video's tokens.")
     flags.DEFINE_integer("fsdp", None, "Instead of config.mesh.fsdp; data takes the rest.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    commandline.run(main, settings=config.Config, expected=(ValueError, RuntimeError, OSError))

@@ -15,12 +15,13 @@ import json
 from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 from absl import app, flags
 from flax import traverse_util
-from ml_collections import config_flags
 from tqdm import tqdm
 
+from evoid_jax import commandline
 from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
 from evoid_jax.pretrain import stages
@@ -186,8 +187,8 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", "configs/pretrain_tiny.py", "What to train.")
     flags.DEFINE_string("out", None, "Folder of the finished model, diffusers.", required=True)
     flags.DEFINE_string("workdir", "/tmp/evoid_pretrain", "Finished stages.")
     flags.DEFINE_enum("until", "vace", STAGES, "Last stage to run.")
-    app.run(main)
+    # Its settings are named and typed by their file alone.
+    commandline.run(main, settings=ml_collections.ConfigDict, default="configs/pretrain_tiny.py")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from evoid_jax.config import GROUPS, Reward
+from evoid_jax.config import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.table import ScoreTable
 
@@ -40,14 +40,16 @@ class Fused(NamedTuple):
 
 
 def priors(cfg: Reward) -> np.ndarray:
-    """Return prior_M: the table's, or uniform; none for the preference where that is off."""
+    """Return prior_M of the update: those of the proof, or uniform where the config says so."""
+    prior_M = proof_priors(cfg)
+    return (prior_M > 0).astype(np.float32) if cfg.uniform else prior_M
+
+
+def proof_priors(cfg: Reward) -> np.ndarray:
+    """Return prior_M of the proof: the table's, none for the preference where that is off."""
     prior_M, _, _ = table.arrays(cfg.table)
-    if cfg.uniform:
-        prior_M = np.ones_like(prior_M)
-    if not cfg.preference:
-        judged_M = np.array([name == table.JUDGED for name in table.names(cfg.table)])
-        prior_M = np.where(judged_M, 0, prior_M)
-    return prior_M
+    judged_M = np.array([name == JUDGE for name in table.names(cfg.table)])
+    return prior_M if cfg.preference else np.where(judged_M, 0, prior_M)
 
 
 def blend(

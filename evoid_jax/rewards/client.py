@@ -17,7 +17,8 @@ import httpx2
 import numpy as np
 import tenacity
 
-from evoid_jax.rewards.table import JUDGED, ScoreTable
+from evoid_jax.config import JUDGE
+from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ DEFAULTS = Options()
 
 
 class Judge(Protocol):
-    """Whoever fills the column `JUDGED`; see rewards/judge.py."""
+    """Whoever fills the column `JUDGE`; see rewards/judge.py."""
 
     def vqscore(
         self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
@@ -356,8 +357,8 @@ def _fill_judge(out: Scores, graded) -> None:
     count = len(out.reasons)
     if isinstance(graded, str):
         for reasons in out.reasons:
-            reasons[JUDGED] = graded
+            reasons[JUDGE] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
     score_B = np.where(valid_B, score_B, np.nan)
-    _enter(out, JUDGED, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)
+    _enter(out, JUDGE, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)

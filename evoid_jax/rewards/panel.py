@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
-from evoid_jax.config import GROUPS, Reward
+from evoid_jax.config import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import callback, client, local, table
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.table import ScoreTable
@@ -86,7 +86,7 @@ class Panel:
             self.close()
             raise
         self._names = table.names(cfg.table)
-        self._grades = self.judge if cfg.preference and table.JUDGED in self._names else None
+        self._grades = self.judge if cfg.preference and JUDGE in self._names else None
         # By number; a request lives as long as whoever made it holds it.
         self._requests: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
         self._mesh = mesh

@@ -12,8 +12,6 @@ import numpy as np
 
 from evoid_jax.config import GROUPS, Metric
 
-JUDGED = "vqscore"  # the reward that the judge gives; sidecars give all others
-
 
 class ScoreTable(NamedTuple):
     """What videos scored, on the host. raw and score are NaN exactly where not valid."""
