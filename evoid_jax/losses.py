@@ -36,7 +36,7 @@ def policy(
     step = beta * (v_evo - v_stb)  # beta delta
     toward = jnp.square(v_stb + step - v)  # |v+ - v|^2: small when delta leads to this video
     away = jnp.square(v_stb - step - v)  # |v- - v|^2: small when delta leads away from it
-    # At R = 1/2 what is linear in delta cancels; what is left is beta^2 |delta|^2, the trust region.
+    # At R = 1/2 the terms linear in delta cancel: beta^2 |delta|^2 is left, the trust region.
     return _mean(reward * toward + (1 - reward) * away)
 
 
