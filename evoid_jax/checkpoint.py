@@ -2,8 +2,8 @@
 
 The frozen base is never saved. Orbax writes atomically but does not notice flipped bits, so every
 leaf's SHA-256 goes beside it and is compared on restore; a damaged step is skipped with a warning
-and the one before it is used. Of several processes, which must share the folder, every one checks
-what it has read, and a step is sound when all say so.
+and the one before it is used. Several processes must share the folder; each checks what it has
+read, and a step is sound when all say so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Checkpoints(NamedTuple):
 
 
 def open_folder(folder: str | Path, keep: int) -> Checkpoints:
-    """Open `folder` for checkpoints, keeping the newest `keep` of them."""
+    """Open `folder`, made where it is missing, for checkpoints; the newest `keep` of them stay."""
     folder = Path(folder).absolute()
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     return Checkpoints(ocp.CheckpointManager(folder, options=options), folder)
@@ -46,7 +46,7 @@ def save(checkpoints: Checkpoints, step: int, state: Any, host: dict) -> None:
     A step that is already there is left as it is.
     """
     if step in checkpoints.manager.all_steps():
-        return
+        return  # a resumed run comes by its own checkpoint again; orbax would raise
     items = {
         "state": ocp.args.StandardSave(state),
         "host": ocp.args.JsonSave(host),
@@ -60,19 +60,21 @@ def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:
 
     Args:
       like: a state of the wanted shapes, dtypes and shardings; its values are not used.
+
     Raises:
       OSError: there are steps, and none could be read.
     """
     reasons = []
     for step in _steps(checkpoints):
-        found, reason = None, None
+        restored, reason = None, None
         try:
-            found = _restore_step(checkpoints.manager, step, like)
+            restored = _restore_step(checkpoints.manager, step, like)
         except Exception as error:  # orbax raises bare Exception for a truncated array
             reason = f"step {step}: {str(error).strip().splitlines()[0][:200]}"
+        # All processes must take the same step: one that cannot read it speaks for all.
         wrong = [reason for reason in distributed.exchange(reason) if reason]
         if not wrong:
-            return found
+            return restored
         logging.warning("checkpoint skipped, %s", wrong[0])
         reasons.append(wrong[0])
     if reasons:
@@ -101,24 +103,31 @@ def _restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> tuple
         "host": ocp.args.JsonRestore(),
         "digests": ocp.args.JsonRestore(),
     }
-    found = manager.restore(step, args=ocp.args.Composite(**items))
-    wrong = {k for k, v in digests(found["state"]).items() if found["digests"].get(k) != v}
+    restored = manager.restore(step, args=ocp.args.Composite(**items))
+    saved = restored["digests"]
+    now = digests(restored["state"])
+    wrong = {leaf for leaf, digest in now.items() if saved.get(leaf) != digest}
     if wrong:
         raise ValueError(f"{min(wrong)} is not what was saved ({len(wrong)} leaves differ)")
-    return found["state"], found["host"]
+    return restored["state"], restored["host"]
 
 
 def digests(state: Any) -> dict[str, str]:
-    """Return a SHA-256 per leaf, over its dtype, shape and bytes as this process sees them."""
-    found = {}
+    """Return a SHA-256 per leaf, by its path, over its dtype, shape and bytes.
+
+    Args:
+      state: tree of arrays of any shape. A leaf of which other processes hold a part is left out.
+    """
+    digest_of = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         whole = getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated
         if not whole:
             continue  # other processes hold a part; orbax checks shapes
         x = np.ascontiguousarray(leaf)
-        text = f"{x.dtype}{x.shape}".encode() + x.tobytes()
-        found[jax.tree_util.keystr(path)] = hashlib.sha256(text).hexdigest()
-    return found
+        # dtype and shape too: zeros are the same bytes in any form of as many.
+        content = f"{x.dtype}{x.shape}".encode() + x.tobytes()
+        digest_of[jax.tree_util.keystr(path)] = hashlib.sha256(content).hexdigest()
+    return digest_of
 
 
 def close(checkpoints: Checkpoints) -> None:

@@ -1,9 +1,10 @@
 """Several processes, one run: start-up, what they tell each other, and one end for all.
 
 Every process runs the same program on the same seeded batches, holds its share of the arrays and
-scores its own videos. An array that spans processes is read through `whole` and anything else of
-one process through `exchange`; both are collective, so all processes must come to them, in the same
-order. With one process everything here does nothing or returns what it was given.
+scores its own videos. An array that spans processes is read through `whole`; what one process alone
+knows is told to the others through `exchange`. Both are collective: all processes must call them,
+in the same order, or those that do wait for ever. With one process everything here does nothing or
+returns its argument.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 AUTO = "auto"
-START = 300  # seconds in which all processes must have come
+START = 300  # seconds in which all processes must have connected
 SILENT = 100  # seconds after which a process without a sign of life counts as dead (JAX's default)
 ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # set by srun
@@ -31,7 +32,7 @@ EXPECTED = (ValueError, OSError, FloatingPointError)  # their text tells the use
 
 
 class Settings(NamedTuple):
-    """Who belongs together. All None: JAX finds out (Slurm, TPU VMs, Open MPI, Kubernetes)."""
+    """Which processes are one run. All None: JAX finds out (Slurm, TPU VMs, Open MPI, GKE)."""
 
     address: str | None = None  # HOST:PORT of process 0
     processes: int | None = None
@@ -58,32 +59,42 @@ def settings(
     processes: int | None = None,
     process: int | None = None,
 ) -> Settings | None:
-    """Return who belongs together, or None for a process on its own.
+    """Return which processes are one run, or None for a process on its own.
 
-    What is not given is taken from `environ` (see ENVIRONMENT). Without an address, tasks of one
-    Slurm step belong together.
+    Args:
+      environ: of this process; an argument that is None is taken from it (see ENVIRONMENT).
+      address: HOST:PORT of process 0, or "auto". Without one, tasks of one Slurm step are a run.
+      processes: how many there are.
+      process: which one this is, from 0.
 
     Raises:
-      ValueError: only a part of the three is given, or they do not fit each other.
+      ValueError: only some of the three are known, or they do not fit each other.
     """
-    given = {"coordinator": address, "processes": processes, "process": process}
-    for flag, name in zip(given, ENVIRONMENT, strict=True):
-        given[flag] = environ.get(name) if given[flag] is None else given[flag]
-    if given["coordinator"] == AUTO:
+    values = {"coordinator": address, "processes": processes, "process": process}
+    for flag, name in zip(values, ENVIRONMENT, strict=True):
+        values[flag] = environ.get(name) if values[flag] is None else values[flag]
+    if values["coordinator"] == AUTO:
         return Settings()
-    if all(value is None for value in given.values()):
-        tasks = environ.get("SLURM_NTASKS", "1") if all(x in environ for x in SLURM) else "1"
-        return Settings() if int(tasks) > 1 else None
-    for flag, name in zip(given, ENVIRONMENT, strict=True):
-        if given[flag] is None:
+    if all(value is None for value in values.values()):
+        return Settings() if _slurm_tasks(environ) > 1 else None
+    for flag, name in zip(values, ENVIRONMENT, strict=True):
+        if values[flag] is None:
             raise ValueError(f"several processes need --{flag} (or ${name}) too")
-    host, _, port = given["coordinator"].rpartition(":")
+    host, _, port = values["coordinator"].rpartition(":")
     if not (host and port.isdigit()):
-        raise ValueError(f"--coordinator must be HOST:PORT or auto, got {given['coordinator']!r}")
-    count, index = (_number(flag, given[flag]) for flag in ("processes", "process"))
+        raise ValueError(f"--coordinator must be HOST:PORT or auto, got {values['coordinator']!r}")
+    count, index = (_number(flag, values[flag]) for flag in ("processes", "process"))
     if not 0 <= index < count:
         raise ValueError(f"--process must be from 0 to {count - 1} (--processes), got {index}")
-    return Settings(given["coordinator"], count, index)
+    return Settings(address=values["coordinator"], processes=count, process=index)
+
+
+def _slurm_tasks(environ: Mapping[str, str]) -> int:
+    """Return how many tasks srun started together; 1 for a process that it did not start."""
+    # A shell inside of an allocation (salloc) has SLURM_NTASKS too, but is no task of a step.
+    if not all(name in environ for name in SLURM):
+        return 1
+    return int(environ.get("SLURM_NTASKS", "1"))
 
 
 def _number(flag: str, value: str | int) -> int:
@@ -96,45 +107,49 @@ def _number(flag: str, value: str | int) -> int:
 def from_flags() -> Settings | None:
     """Return `settings` of the command line and of this process's environment."""
     f = flags.FLAGS
-    return settings(os.environ, f.coordinator, f.processes, f.process)
+    return settings(os.environ, address=f.coordinator, processes=f.processes, process=f.process)
 
 
 def start(chosen: Settings | None, silent: int = SILENT) -> None:
-    """Meet the other processes; before anything else touches JAX's devices.
+    """Connect to the other processes. Call it before anything else touches JAX's devices.
 
-    silent: seconds after which a process without a sign of life counts as dead.
+    Args:
+      chosen: of `settings`; None does nothing.
+      silent: seconds after which a process without a sign of life counts as dead.
 
     Raises:
-      ConnectionError: JAX found nobody, or cannot listen. Where others do not come in time it ends
-        the process itself, with few words: hence the line before.
+      ConnectionError: this process cannot listen, or JAX did not find out who belongs to the run.
     """
     if chosen is None:
         return
-    where = chosen.address or "an address that JAX finds"
-    print(f"waiting up to {START} s for all processes at {where}", file=sys.stderr, flush=True)
+    meeting = chosen.address or "an address that JAX finds"
+    # Where the others are late, JAX ends this process itself and hardly says why: this line does.
+    print(f"waiting up to {START} s for all processes at {meeting}", file=sys.stderr, flush=True)
     # JAX would take SIGTERM for the notice of a preemption and not end on it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            *chosen,
+            coordinator_address=chosen.address,
+            num_processes=chosen.processes,
+            process_id=chosen.process,
+            # With an address all is said: looking at Slurm's variables could only contradict it.
             cluster_detection_method="deactivate" if chosen.address else None,
             initialization_timeout=START,
             heartbeat_timeout_seconds=silent,
         )
     except (RuntimeError, ValueError) as error:
         raise ConnectionError(
-            f"the processes did not meet at {where} ({str(error).splitlines()[0]}); start all of "
+            f"the processes did not meet at {meeting} ({str(error).splitlines()[0]}); start all of "
             "them, with the same --coordinator"
         ) from error
 
 
 @contextmanager
 def together(chosen: Settings | None, silent: int = SILENT) -> Iterator[None]:
-    """Start together and leave together: after an error this process ends at once.
+    """Start as `start` does, run the block, and leave together with the other processes.
 
-    Arguments and errors are those of `start`. An interpreter that exits in the usual way waits
-    minutes for the other processes, which wait for this one in their next collective. Gone without
-    a word it takes them along: its connections close, or its heartbeat stops.
+    After an error in the block this process prints it and ends at once, and so end the others.
+    Arguments and errors are those of `start`.
     """
     who = "this process"
     try:
@@ -148,13 +163,18 @@ def together(chosen: Settings | None, silent: int = SILENT) -> Iterator[None]:
         _complain(who, error)
         sys.stdout.flush()
         sys.stderr.flush()
+        # An interpreter that exits in the usual way says goodbye first, and waits minutes for the
+        # others, who wait for this process in their next collective. os._exit drops the
+        # connections, which the others notice at once, or by the missing heartbeat.
         os._exit(1)
 
 
 def _complain(who: str, error: BaseException) -> None:
+    """Print an error: one line where its text is made for the user, else all of it."""
     if isinstance(error, EXPECTED):
         print(f"error: {who}: {error}", file=sys.stderr)
         return
+    # Of many processes' logs only one holds the cause; the others hold its consequences.
     traceback.print_exception(error)
     print(
         f"error: {who} ends. If the error above speaks of a connection, a heartbeat or a barrier, "
@@ -175,13 +195,15 @@ def say(text: str) -> None:
 
 
 def own_folder(folder: Path) -> Path:
-    """Return a folder of this process alone, where all share `folder`."""
+    """Return a folder for files of this process alone, inside of one that all processes share."""
     return folder if jax.process_count() == 1 else folder / f"process_{jax.process_index()}"
 
 
 @contextmanager
 def leader_first() -> Iterator[None]:
-    """Run what prepares files once: by process 0, then by the others, who find them."""
+    """Run the block in process 0, then in the others: for files that the first one there makes."""
+    # An exchange ends when all have called it: the others call it before the block and so wait for
+    # process 0, which calls it after.
     if not leads():
         exchange(None)
     yield
@@ -190,23 +212,33 @@ def leader_first() -> Iterator[None]:
 
 
 def whole(tree):
-    """Return a tree of arrays as numpy, with the parts that other processes hold. Collective."""
+    """Return a tree of arrays as numpy, with the parts that other processes hold. Collective.
 
-    def one(x):
+    Args:
+      tree: of jax or numpy arrays of any shape, laid out alike in every process.
+
+    Returns:
+      The same tree of numpy arrays, each whole in every process.
+    """
+
+    def read(x):
+        # Replicated arrays span processes too, but every process has a copy at hand.
         if getattr(x, "is_fully_addressable", True) or x.is_fully_replicated:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(read, tree)
 
 
 def exchange(value) -> list:
     """Return every process's value, in the order of processes. Collective.
 
-    value: anything that JSON holds, NaN included, of whatever size in each process.
+    Args:
+      value: anything that JSON holds, NaN included, of whatever size in each process.
     """
     if jax.process_count() == 1:
         return [value]
+    # JAX gathers arrays of one shape only: send the sizes first, then bytes padded to the largest.
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(text.size)).ravel()
     room = 1 << int(sizes.max()).bit_length()  # a power of two: few programs to compile

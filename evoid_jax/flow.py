@@ -36,27 +36,51 @@ class Table(NamedTuple):
     predictor_N3: np.ndarray
 
 
-class State(NamedTuple):
-    """What a solver remembers between steps; see `Table`."""
+class SolverState(NamedTuple):
+    """What a solver remembers between steps, in the letters of `Table`; all four of one shape."""
 
-    x: jax.Array
-    last: jax.Array
-    m1: jax.Array
-    m2: jax.Array
+    x: jax.Array  # the sample, before it is corrected
+    last: jax.Array  # the corrected sample of the step before
+    m1: jax.Array  # the video that the model saw one step earlier
+    m2: jax.Array  # and two steps earlier
 
 
 def add_noise(x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """Mix a clean sample and noise at time t (broadcastable): x_t = (1 - t) x0 + t noise."""
+    """Mix a clean sample and noise: x_t = (1 - t) x0 + t noise.
+
+    Args:
+      x0: clean sample, any shape.
+      noise: standard normal, shaped as x0.
+      t: times in [0, 1] that broadcast against x0, such as (B, 1, 1, 1, 1).
+
+    Returns:
+      x_t, shaped as x0.
+    """
     return (1 - t) * x0 + t * noise
 
 
 def velocity(x0: jax.Array, noise: jax.Array) -> jax.Array:
-    """Return the velocity that flow matching regresses on: noise - x0."""
+    """Return the velocity that flow matching regresses on, dx_t / dt = noise - x0.
+
+    Args:
+      x0, noise: as of `add_noise`.
+
+    Returns:
+      The velocity, shaped as x0; the same at every t, because the path is a straight line.
+    """
     return noise - x0
 
 
 def shifted(u: np.ndarray, shift: float) -> np.ndarray:
-    """Move times towards noise: s u / (1 + (s - 1) u), the identity for shift 1."""
+    """Move times towards noise: s u / (1 + (s - 1) u), the identity for shift s = 1.
+
+    Args:
+      u: times in [0, 1], any shape; 0 and 1 stay where they are.
+      shift: s > 0; larger videos need more, for more pixels show through the same noise.
+
+    Returns:
+      Times in [0, 1], shaped as u.
+    """
     return shift * u / (1 + (shift - 1) * u)
 
 
@@ -72,11 +96,16 @@ def choose_timesteps(key: jax.Array, t_N: jax.Array, count: int) -> jax.Array:
     """Draw `count` times from a list, one from each of `count` equal consecutive parts.
 
     Where `count` divides N, every entry is as likely as any other.
+
+    Raises:
+      ValueError: `count` is not in 1..N.
     """
     if not 0 < count <= len(t_N):
         raise ValueError(f"cannot choose {count} of {len(t_N)} times")
     edges = np.arange(count + 1) * len(t_N) // count
-    return jnp.asarray(t_N)[jax.random.randint(key, (count,), edges[:-1], edges[1:])]
+    t_N = jnp.asarray(t_N)
+    index_K = jax.random.randint(key, (count,), edges[:-1], edges[1:])
+    return t_N[index_K]
 
 
 def schedule(kind: str, steps: int, shift: float) -> Table:
@@ -95,30 +124,54 @@ def schedule(kind: str, steps: int, shift: float) -> Table:
     raise ValueError(f"unknown solver {kind!r}; expected 'unipc' or 'euler'")
 
 
-def start(noise: jax.Array) -> State:
-    """Return the solver state before the first step. The unknown past has coefficients 0."""
+def start(noise: jax.Array) -> SolverState:
+    """Return the solver's state before the first step.
+
+    Args:
+      noise: standard normal, any shape, float32.
+
+    Returns:
+      A state whose past is zero; the first rows of a table give that past coefficients 0.
+    """
     zero = jnp.zeros_like(noise)
-    return State(noise, noise, zero, zero)
+    return SolverState(x=noise, last=noise, m1=zero, m2=zero)
 
 
-def advance(table: Table, velocity_fn: Callable, state: State) -> State:
+def advance(table: Table, velocity_fn: Callable, state: SolverState) -> SolverState:
     """Run the steps of a table (or of some of its rows, in order) from a state.
 
-    velocity_fn: (x, timestep scalar in 0..1000) -> velocity, float32, shaped as x.
+    Args:
+      table: of `schedule`; consecutive rows of it may run in calls of their own.
+      velocity_fn: (x, timestep scalar in 0..1000) -> velocity, float32, shaped as x.
+      state: of `start`, or of the call that ran the rows before these.
+
+    Returns:
+      The state after the last row; after a whole table its x is the clean sample.
     """
 
-    def step(s: State, row: Table):
-        m = s.x - row.sigmas_N * velocity_fn(s.x, row.timesteps_N)
+    def step(s: SolverState, row: Table):
+        # The scan hands over one row: here sigmas_N is a scalar, corrector_N5 five numbers.
+        m = s.x - row.sigmas_N * velocity_fn(s.x, row.timesteps_N)  # x_0 = x_t - t v
         c, p = row.corrector_N5, row.predictor_N3
+        # Correct first: m, just computed at x, is what the step that led to x did not know yet.
         x_c = c[0] * s.x + c[1] * s.last + c[2] * m + c[3] * s.m1 + c[4] * s.m2
         x_next = p[0] * x_c + p[1] * m + p[2] * s.m1
-        return State(x_next, x_c, m, s.m1), None
+        return SolverState(x=x_next, last=x_c, m1=m, m2=s.m1), None
 
     return jax.lax.scan(step, state, jax.tree.map(jnp.asarray, table))[0]
 
 
 def solve(table: Table, velocity_fn: Callable, noise: jax.Array) -> jax.Array:
-    """Integrate from noise to a clean sample, float32; `velocity_fn` as in `advance`."""
+    """Integrate from noise to a clean sample.
+
+    Args:
+      table: of `schedule`.
+      velocity_fn: as of `advance`.
+      noise: standard normal, any shape, float32.
+
+    Returns:
+      The clean sample, float32, shaped as noise.
+    """
     return advance(table, velocity_fn, start(noise)).x
 
 
@@ -133,21 +186,26 @@ def _unipc(steps: int, shift: float) -> Table:
         sigmas[0] -= 1e-6  # log(alpha_0) must be finite
     timesteps = (sigmas * TIMESTEPS).astype(np.int64)  # the scheduler truncates: 999, not 1000
     sigma = np.append(sigmas, 0).astype(np.float32).astype(np.float64)
+    # lambda = log(alpha / sigma), half the log signal-to-noise ratio, is the solver's own time: in
+    # it the linear part of the equation integrates exactly. It ends at infinity, where sigma is 0.
     with np.errstate(divide="ignore"):
-        lam = np.log(1 - sigma) - np.log(sigma)  # ends at infinity, where sigma is 0
+        lam = np.log(1 - sigma) - np.log(sigma)
     corrector, predictor = np.zeros((steps, 5)), np.zeros((steps, 3))
     for i in range(steps):
         # Second order once there is a past, first order again for the last step.
         two = 0 < i < steps - 1
-        corrector[i] = _correct(sigma, lam, i, two=i > 1) if i else (1, 0, 0, 0, 0)
         predictor[i] = _predict(sigma, lam, i, two)
+        # The corrector of step i redoes step i - 1; the first step has none, so x_c = x.
+        corrector[i] = _correct(sigma, lam, i, two=i > 1) if i else (1, 0, 0, 0, 0)
     return _table(timesteps, sigma[:-1], corrector, predictor)
 
 
 def _predict(sigma: np.ndarray, lam: np.ndarray, i: int, two: bool) -> tuple:
     """Coefficients of (x_c, m, m1) from step i to i + 1, of order 2 or 1."""
     h = lam[i + 1] - lam[i]
-    scale = -(1 - sigma[i + 1]) * np.expm1(-h)  # -alpha B, and B equals phi_1 for bh2
+    # With -h for h, since x_0 is predicted: -alpha (e^-h - 1), and B equals phi_1 for bh2.
+    scale = -(1 - sigma[i + 1]) * np.expm1(-h)
+    # Order 2 adds (m1 - m) / r_1 with weight 1/2, where r_1 h is the step back to m1.
     slope = scale * 0.5 * h / (lam[i - 1] - lam[i]) if two else 0.0
     return sigma[i + 1] / sigma[i], scale - slope, slope
 
@@ -156,14 +214,17 @@ def _correct(sigma: np.ndarray, lam: np.ndarray, i: int, two: bool) -> tuple:
     """Coefficients of (x, last, m, m1, m2) that redo the step from i - 1 to i, knowing m."""
     h = lam[i] - lam[i - 1]
     scale = -(1 - sigma[i]) * np.expm1(-h)
+    # Order 1: half of the difference m - m1, and nothing of m2.
     past, now, rk = 0.0, 0.5, 1.0
     if two:
+        # R rho = b of the paper, for the two differences (m2 - m1) / rk and m - m1.
         rk = (lam[i - 2] - lam[i - 1]) / h
         phi2 = np.expm1(-h) / -h - 1
         phi3 = phi2 / -h - 0.5
         b = np.array([phi2, 2 * phi3]) / np.expm1(-h)
         past, now = np.linalg.solve(np.array([[1, 1], [rk, 1]]), b)
     past = past / rk
+    # 0 of x: what the predictor made is thrown away, the step starts again from the last sample.
     return 0.0, sigma[i] / sigma[i - 1], scale * now, scale * (1 - past - now), scale * past
 
 
@@ -177,10 +238,15 @@ def _euler(steps: int, shift: float) -> Table:
     sigmas = shifted(np.linspace(1, low, steps), shift).astype(np.float32)
     sigma = np.append(sigmas, 0).astype(np.float64)
     ratio = sigma[1:] / sigma[:-1]
-    corrector = np.tile([1.0, 0, 0, 0, 0], (steps, 1))
+    corrector = np.tile([1.0, 0, 0, 0, 0], (steps, 1))  # Euler corrects nothing: x_c = x
     predictor = np.stack([ratio, 1 - ratio, 0 * ratio], axis=1)
     return _table(sigmas * np.float32(TIMESTEPS), sigma[:-1], corrector, predictor)
 
 
 def _table(timesteps, sigmas, corrector, predictor) -> Table:
-    return Table(*(np.asarray(x, np.float32) for x in (timesteps, sigmas, corrector, predictor)))
+    return Table(
+        timesteps_N=np.asarray(timesteps, np.float32),
+        sigmas_N=np.asarray(sigmas, np.float32),
+        corrector_N5=np.asarray(corrector, np.float32),
+        predictor_N3=np.asarray(predictor, np.float32),
+    )

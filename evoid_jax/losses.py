@@ -8,7 +8,7 @@ the method (EvoID, CVPR 2026; DiffusionNFT's contrast in velocity space):
     loss   = policy + lambda_t2v |v_evo - v_t2v|^2 + lambda_self |v_evo - v_init|^2
 
 `beta` is not a free scale here: the policy's force grows as beta, its trust region as beta squared,
-and both stand against the fixed lambdas.
+and both stand against the fixed lambdas. Whoever changes beta changes the lambdas' share too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,23 @@ def policy(
     """
     v_evo, v_stb, v = _wide(v_evo, v_stb, v)
     reward = _per_video(reward_B, v)
-    step = beta * (v_evo - v_stb)
-    toward = jnp.square(v_stb + step - v)
-    away = jnp.square(v_stb - step - v)
+    step = beta * (v_evo - v_stb)  # beta delta
+    toward = jnp.square(v_stb + step - v)  # |v+ - v|^2: small when delta leads to this video
+    away = jnp.square(v_stb - step - v)  # |v- - v|^2: small when delta leads away from it
+    # At R = 1/2 the terms linear in delta cancel: beta^2 |delta|^2 is left, the trust region.
     return _mean(reward * toward + (1 - reward) * away)
 
 
 def anchor(v_evo: jax.Array, v_ref: jax.Array) -> jax.Array:
-    """Return each video's mean squared distance of two (B, ...) velocities, (B,) float32."""
+    """Return each video's mean squared distance between two velocities.
+
+    Args:
+      v_evo: (B, ...) the evolving transformer's.
+      v_ref: (B, ...) a frozen one's, or the target of `target`.
+
+    Returns:
+      (B,) float32, the mean over all other axes.
+    """
     v_evo, v_ref = _wide(v_evo, v_ref)
     return _mean(jnp.square(v_evo - v_ref))
 
@@ -62,26 +71,40 @@ def target(
     a v_star = beta^2 v_stb + beta (2R - 1)(v - v_stb) + lambda_t2v v_t2v + lambda_self v_init.
 
     Args:
-      v_stb, v_t2v, v_init, v: (B, ...) stable, teacher, initial and true velocity.
+      v_stb: (B, ...) velocity of the stable transformer.
+      v_t2v: (B, ...) velocity of the text-to-video teacher.
+      v_init: (B, ...) velocity of the transformer before evolution.
+      v: (B, ...) the true velocity, noise - video.
       reward_B: (B,) unified reward in [0, 1].
-      beta, lambda_t2v, lambda_self: scalars, not all zero.
+      beta: reach of the evolution direction.
+      lambda_t2v: weight of the anchor to the teacher.
+      lambda_self: weight of the anchor to the initial model; the three are not all zero.
 
     Returns:
-      v_star (B, ...) float32 and the scalar a; neither carries a gradient to the frozen networks.
+      v_star (B, ...) float32 and the scalar a. No gradient flows through v_star.
     """
     v_stb, v_t2v, v_init, v = _wide(v_stb, v_t2v, v_init, v)
     reward = _per_video(reward_B, v)
     a = beta**2 + lambda_t2v + lambda_self
     # Written as steps from v_stb: all four velocities are close, so their sum would lose digits.
+    # The force points to the video for R > 1/2, away from it for R < 1/2, and is nothing at 1/2.
     force = beta * (2 * reward - 1) * (v - v_stb)
     pull = lambda_t2v * (v_t2v - v_stb) + lambda_self * (v_init - v_stb)
+    # The frozen networks are targets, not parameters: autodiff must not run through them.
     return jax.lax.stop_gradient(v_stb + (force + pull) / a), a
 
 
 def drift(v_a: jax.Array, v_b: jax.Array) -> jax.Array:
-    """Return each video's mean absolute distance of two (B, ...) velocities, (B,) float32.
+    """Return each video's mean absolute distance between two velocities, for the log.
 
-    At zero between evolving and stable the policy's contrast is dead: watch it.
+    Between evolving and stable it is the size of delta: at zero v+ and v- are one, and the policy
+    no longer tells good videos from bad ones by where it leads.
+
+    Args:
+      v_a, v_b: (B, ...) velocities.
+
+    Returns:
+      (B,) float32, the mean over all other axes.
     """
     v_a, v_b = _wide(v_a, v_b)
     return _mean(jnp.abs(v_a - v_b))
@@ -95,13 +118,16 @@ def _wide(*arrays: jax.Array) -> list[jax.Array]:
         raise ValueError(
             f"velocities must have one shape (B, ...), got {[x.shape for x in arrays]}"
         )
+    # bfloat16 has 8 bits: the square of a small difference of large velocities would be noise.
     return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
 
 
 def _per_video(reward_B: jax.Array, like: jax.Array) -> jax.Array:
+    """Give the rewards axes of one, so that they broadcast; raise ValueError for another shape."""
     reward_B = jnp.asarray(reward_B, like.dtype)
     if reward_B.shape != like.shape[:1]:
         raise ValueError(f"expected a reward per video {like.shape[:1]}, got {reward_B.shape}")
+    # (B,) against (B, T, H, W, C) would line up with C, or broadcast (B, 1) to (B, B): be explicit.
     return reward_B.reshape(reward_B.shape + (1,) * (like.ndim - 1))
 
 

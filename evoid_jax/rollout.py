@@ -305,11 +305,11 @@ def denoise(
     text_BSE: jax.Array,
     null_BSE: jax.Array | None,
     control_BTHWC: jax.Array,
-    state: flow.State,
+    state: flow.SolverState,
     table: flow.Table,
     guidance: float,
     split: bool = False,
-) -> flow.State:
+) -> flow.SolverState:
     """Run only some rows of a table from a solver state, to show progress; else as `sample`."""
     velocity_fn = guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split)
     return flow.advance(table, velocity_fn, state)

@@ -3,6 +3,9 @@
 Mesh axes: `data` (copies of the model), `fsdp` (the model in pieces), `context` (a video's tokens
 in pieces). Videos are spread over data and fsdp together, and the tokens (B, L, ...) of each over
 context. A kernel's pieces are gathered where it is used; tokens move in attention alone.
+
+On one device, or without a mesh, the functions that lay out arrays do nothing: a small program
+stays free of annotations. `constrain`, `tokens` and `videos` are for inside of a jitted function.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "context")
-BATCH = P(("data", "fsdp"))
+BATCH = P(("data", "fsdp"))  # one entry: the first axis of an array, over both together
 REPLICATED = P()
 CONTEXT = "context"
 
 # Weights of the transformer, by path without the leading axis of a stack: exactly one rule each.
-# A kernel (out, in) is split along its output width, which is contiguous on disk; what is small is
-# everywhere.
+# "rows": a kernel (out, in) is split over fsdp along its output width, which is contiguous on disk,
+# so that a device reads its own part of a file. "whole": small, and on every device.
 WEIGHTS = (
     (r".*/(to_q|to_k|to_v|to_out|ffn_up|ffn_down|proj_out|vace_proj_in|time_proj)/kernel", "rows"),
     (r"(vace_proj_in|time_proj|proj_out)/kernel", "rows"),
@@ -33,7 +36,13 @@ WEIGHTS = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> Mesh:
-    """Make the mesh; -1 for `data` or `fsdp` takes all devices that the others leave.
+    """Make the mesh.
+
+    Args:
+      data: copies of the model; -1 takes all devices that the others leave.
+      fsdp: devices that share a copy; -1 as for data.
+      context: devices that share a video's tokens; consecutive in `devices`.
+      devices: None is all of JAX's.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -46,23 +55,27 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> 
             f"devices, there are {len(devices)}"
         )
     shape = np.array(devices).reshape(data, fsdp, context)
+    # Auto: the compiler finds the shardings between our constraints; Explicit would want them all.
     return Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def mesh_shape(data: int, fsdp: int, context: int, devices: int) -> tuple[int, int, int]:
-    """Put what the other axes leave of the devices in the place of -1."""
+    """Return the sizes of the axes, with what the others leave of the devices in place of -1.
+
+    Where that does not divide, the product is less than `devices`: `make_mesh` raises then.
+    """
     if data == -1:
         return devices // (fsdp * context), fsdp, context
     return data, devices // (data * context) if fsdp == -1 else fsdp, context
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Return over how many devices a batch of videos is spread."""
+    """Return into how many shares a batch of videos goes, one per group of context devices."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def alone(mesh: Mesh | None) -> bool:
-    """Say whether everything is on one device, so that nothing has to be told of its place."""
+    """Say whether everything is on one device, so that there is nothing to lay out."""
     return mesh is None or mesh.size == 1
 
 
@@ -72,69 +85,93 @@ def pieces(mesh: Mesh | None) -> int:
 
 
 def batch_axes(videos: int, mesh: Mesh):
-    """Return the axes that a batch is spread over: none where it does not divide."""
+    """Return the mesh axes for the first axis of a batch; None where its videos do not divide.
+
+    A batch that does not divide is whole on every device, which computes the same thing: right, but
+    not faster. What takes time is checked by `check_videos`.
+    """
     return None if videos % batch_shards(mesh) else BATCH[0]
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
-    """State where an array inside a jitted function lives; free of cost on one device."""
+    """Lay out an array of any shape by `spec`."""
     return x if alone(mesh) else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def tokens(x_BLD: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Lay out videos over data and fsdp, and the tokens of each over context."""
+    """Lay out (B, L, ...): videos over data and fsdp, the tokens of each over context."""
     return x_BLD if alone(mesh) else constrain(x_BLD, mesh, token_spec(x_BLD.shape[0], mesh))
 
 
 def token_spec(videos: int, mesh: Mesh) -> P:
-    """Return the spec of (B, L, ...), tokens in pieces."""
+    """Return the spec of (B, L, ...) for `videos` videos, tokens in pieces."""
     return P(batch_axes(videos, mesh), CONTEXT)
 
 
 def videos(x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Lay out (B, ...) over data and fsdp; every piece of the context sees whole videos."""
+    """Lay out (B, ...): videos over data and fsdp, each of them whole along context."""
     return x if alone(mesh) else constrain(x, mesh, P(batch_axes(x.shape[0], mesh)))
 
 
-def per_video(fn, given, x_BTHWC: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Run `fn(given, x)` on each device's part of the videos, and all of the tree `given`.
+def per_video(fn, params, x_BTHWC: jax.Array, mesh: Mesh | None) -> jax.Array:
+    """Run a function of weights and videos on each device's part of the videos.
 
     Devices along context take videos of their own where these divide over all devices, else a piece
     of each video's plane, whose borders the compiler exchanges where a convolution needs them.
+
+    Args:
+      fn: (params, x_BTHWC) -> (B, ...), which treats every video alone.
+      params: a tree, whole on every device.
+      x_BTHWC: all videos, as latents or pixels.
+      mesh: None is one device.
+
+    Returns:
+      (B, ...), spread over the devices as x was.
     """
     if alone(mesh):
-        return fn(given, x_BTHWC)
+        return fn(params, x_BTHWC)
     videos, plane = _parts(x_BTHWC.shape, mesh)
-    # check_vma: loops inside would have to say how what they carry varies
+    # check_vma is off: loops inside would have to say how what they carry varies over the mesh.
     rows = {"mesh": mesh, "in_specs": (REPLICATED, videos), "out_specs": videos, "check_vma": False}
     if plane is None:
-        return jax.shard_map(fn, **rows)(given, x_BTHWC)
-    piece = lambda given, x: fn(given, jax.lax.with_sharding_constraint(x, plane))
-    return jax.shard_map(piece, axis_names=set(BATCH[0]), **rows)(given, x_BTHWC)
+        return jax.shard_map(fn, **rows)(params, x_BTHWC)
+    # Manual over data and fsdp only: along context the compiler still divides, as `plane` says.
+    piece = lambda params, x: fn(params, jax.lax.with_sharding_constraint(x, plane))
+    return jax.shard_map(piece, axis_names=set(BATCH[0]), **rows)(params, x_BTHWC)
 
 
 def share(shape_BTHWC: tuple[int, ...], mesh: Mesh | None) -> float:
-    """Return how much of all videos a device sees in `per_video`: 1 is everything."""
+    """Return which share of all videos a device computes in `per_video`, in (0, 1]."""
     if alone(mesh):
         return 1.0
     videos, plane = _parts(shape_BTHWC, mesh)
-    axes = (*(videos[0] or ()), *(CONTEXT for axis in plane or () if axis))
-    return 1 / math.prod(mesh.shape[axis] for axis in axes)
+    shares = math.prod(mesh.shape[axis] for axis in videos[0] or ())
+    if plane is not None and CONTEXT in plane:
+        shares *= mesh.shape[CONTEXT]
+    return 1 / shares
 
 
 def _parts(shape_BTHWC: tuple[int, ...], mesh: Mesh) -> tuple[P, P | None]:
-    """Return the spec of videos, and of each video's plane where context shares that."""
-    count, _, *plane = shape_BTHWC[:4]
+    """Return the spec of videos, and that of each video's plane, None where videos are enough."""
+    count, _, height, width = shape_BTHWC[:4]
     if count % mesh.size == 0:
         return P(AXES), None
-    whole = [n % mesh.shape[CONTEXT] == 0 for n in plane]
-    cut = whole.index(True) if True in whole else len(plane)  # rows first
-    spec = [CONTEXT if i == cut else None for i in range(len(plane))]
-    return P(batch_axes(count, mesh)), P(None, None, *spec)
+    # Cut between rows where these divide, else between columns, else not at all.
+    videos, pieces = P(batch_axes(count, mesh)), mesh.shape[CONTEXT]
+    if height % pieces == 0:
+        return videos, P(None, None, CONTEXT, None)
+    if width % pieces == 0:
+        return videos, P(None, None, None, CONTEXT)
+    return videos, P(None, None, None, None)
 
 
 def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """Return the spec of one transformer weight.
+
+    Args:
+      path: such as "blocks/attn1/to_q/kernel".
+      shape: with the leading axis of a stack where the path is of one.
+      mesh: of `make_mesh`.
 
     Raises:
       ValueError: not exactly one rule of WEIGHTS fits the path.
@@ -142,24 +179,32 @@ def weight_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     hits = {kind for pattern, kind in WEIGHTS if re.fullmatch(pattern, path)}
     if len(hits) != 1:
         raise ValueError(f"{path} {shape}: {len(hits)} sharding rules fit, want 1; see WEIGHTS")
+    # Tiny models have widths that fsdp does not divide: whole then, which only costs memory.
     if hits == {"whole"} or shape[-2] % mesh.shape["fsdp"]:
         return REPLICATED
-    return P(*[None] * (len(shape) - 2), "fsdp", None)
+    stacked = len(shape) == 3
+    return P(None, "fsdp", None) if stacked else P("fsdp", None)
 
 
 def text_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Return the spec of one text encoder weight: in pieces along its rows, what is small is whole.
+    """Return the spec of one text encoder weight: kernels in pieces along their rows, others whole.
 
-    It is 10.6 GiB and works for a moment in a step: no device should hold all of it.
+    The encoder is 10.6 GiB and works for a moment in a step: no device should hold all of it.
+
+    Args:
+      path: "layers/..." is a stack, whose first axis counts layers.
+      shape: with that axis.
+      mesh: of `make_mesh`.
     """
-    rows = 1 if path.startswith("layers/") else 0
+    stacked = path.startswith("layers/")
+    rows = 1 if stacked else 0
     if len(shape) < rows + 2 or shape[rows] % mesh.shape["fsdp"]:
         return REPLICATED
-    return P(*[None] * rows, "fsdp")
+    return P(None, "fsdp") if stacked else P("fsdp")
 
 
 def replicate(tree, mesh: Mesh):
-    """Put a tree on every device of the mesh."""
+    """Put a tree of arrays of any shape on every device of the mesh."""
     return _place(tree, NamedSharding(mesh, REPLICATED))
 
 
@@ -180,25 +225,37 @@ def place_batch(tree, mesh: Mesh):
 
 
 def _place(tree, sharding: NamedSharding):
-    """Put a tree where `sharding` says; what a process has alone is the same on all processes."""
+    """Put a tree where `sharding` says. Arrays of one process must be the same in all processes."""
 
-    def one(x):
+    def place(x):
         spans = isinstance(x, jax.Array) and not x.is_fully_addressable
         if sharding.is_fully_addressable or spans:
             return jax.device_put(x, sharding)
-        host = np.asarray(x)  # device_put would gather and compare it first
-        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+        # Each process takes its own part of what all have: device_put would first gather everyone's
+        # copy and compare them.
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(place, tree)
 
 
 def split(x, parts: int, mesh: Mesh):
-    """Reshape (B, ...) to (parts, B / parts, ...) so that each device keeps its own videos."""
-    shards = batch_shards(mesh)
+    """Cut a batch into parts that are run one after the other, inside of a jitted function.
+
+    Args:
+      x: (B, ...), spread over the mesh along B; B divides by parts times `batch_shards`.
+      parts: how many.
+      mesh: of `make_mesh`.
+
+    Returns:
+      (parts, B / parts, ...). A part holds videos of every device, not consecutive ones: so each
+      device keeps its own and nothing moves.
+    """
+    shards, video_shape = batch_shards(mesh), x.shape[1:]
     each = x.shape[0] // (shards * parts)
-    x = x.reshape(shards, parts, each, *x.shape[1:]).swapaxes(0, 1)
-    x = x.reshape(parts, shards * each, *x.shape[3:])
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, *BATCH)))
+    x = x.reshape((shards, parts, each, *video_shape)).swapaxes(0, 1)
+    x = x.reshape((parts, shards * each, *video_shape))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, BATCH[0])))
 
 
 def check_videos(videos: int, mesh: Mesh) -> None:
@@ -213,5 +270,6 @@ def check_videos(videos: int, mesh: Mesh) -> None:
 def parts_of(videos: int, per_device: int, mesh: Mesh) -> int:
     """Return into how many equal parts `videos` go, with at most `per_device` on a device."""
     local = videos // batch_shards(mesh)
+    # The most that divides: unequal parts would be programs of their own to compile.
     each = max(d for d in range(1, min(per_device, local) + 1) if local % d == 0)
     return math.ceil(local / each)

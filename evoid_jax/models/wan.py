@@ -5,7 +5,8 @@ rounding. `velocity` without hints is WanTransformer3DModel; `hints` and `veloci
 WanVACETransformer3DModel. They are apart because hints never read a main block, so that several
 adapters of the main blocks share one set of hints.
 
-On a mesh, tokens are padded in the patch embedding, and cut where they become latents again.
+On a mesh, zero tokens are appended in the patch embedding, so that every device gets as many as the
+others, and dropped where tokens become latents again. Attention never looks at them.
 
 Shapes: B videos, T H W C latent frames/height/width/channels, L tokens, S text tokens, E text
 width, D width, N heads, K head size, P = K/2 rotated pairs, V VACE blocks. Stacked layers lead.
@@ -20,23 +21,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh
 
 from evoid_jax import sharding
 from evoid_jax.models import attention
 from evoid_jax.models.layers import (
-    Attention,
     Dense,
     PatchEmbedding,
     layer_norm,
     pad_text,
     rope_tables,
-    row,
     sinusoid,
     token_grid,
     unpatchify,
 )
+from evoid_jax.models.wan_block import REMAT, Conditions, table_init
 from evoid_jax.models.wan_config import WanConfig
 from evoid_jax.models.weights import CONV, SAME, Rule
 
@@ -44,18 +43,25 @@ from evoid_jax.models.weights import CONV, SAME, Rule
 def velocity(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
     """Predict the velocity, noise minus video.
 
+    The four roles of the method are this one function: evolving and stable differ in `lora`, the
+    initial model has none, the teacher has neither `lora` nor `hints_VBLD`.
+
     Args:
       wan: the module; it holds sizes and dtype, no weights.
       base: parameter tree of `init` or `weights.to_params`.
       lora: adapter tree of `lora.init`, or None: then the graph holds no adapter.
-      x_BTHWC: noisy normalised latents, reference frames first.
+      x_BTHWC: noisy normalised latents, reference frames first; T, H and W multiples of the patch.
       timestep_B: 0 (video) to 1000 (noise).
       text_BSE: text states, zero past each prompt's end. S below text_len means that the rest of
         the text_len rows is zero too; it is accounted for exactly.
       hints_VBLD: of `hints`, or None: then this is the T2V model.
 
     Returns:
-      BTHWC float32.
+      v_BTHWC float32, reference frames included.
+
+    Raises:
+      ValueError: the latents do not divide into patches or are longer than RoPE reaches, or the
+        text has more than text_len rows.
     """
     return wan.apply(_variables(base, lora), x_BTHWC, timestep_B, text_BSE, hints_VBLD)
 
@@ -69,14 +75,28 @@ def hints(wan: Wan, base, lora, x_BTHWC, timestep_B, text_BSE, control_BTHWC, sc
 
     Returns:
       VBLD in the compute dtype, padded as inside `velocity`. It reads no weight of main blocks.
+
+    Raises:
+      ValueError: as `velocity`, for x or the control.
     """
-    inputs = (x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale)
-    return wan.apply(_variables(base, lora), *inputs, method=Wan.hints)
+    variables = _variables(base, lora)
+    return wan.apply(
+        variables, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=scale, method=Wan.hints
+    )
 
 
 def init(key, wan: Wan):
-    """Draw parameters to train from: Wan's own initialisation, VACE hints zero, output small."""
+    """Draw parameters to train from: Wan's own initialisation, VACE hints zero, output small.
+
+    Args:
+      key: of `jax.random.key`.
+      wan: the module whose parameters these are.
+
+    Returns:
+      The tree that `velocity` and `hints` take as `base`, float32.
+    """
     c = wan.config
+    # One patch is enough: no parameter depends on the number of tokens.
     x_BTHWC = jnp.zeros((1, *c.patch_size, c.in_channels))
     control_BTHWC = jnp.zeros((1, *c.patch_size, c.vace_in_channels)) if c.vace_layers else None
     text_BSE = jnp.zeros((1, 1, c.text_dim))
@@ -85,7 +105,16 @@ def init(key, wan: Wan):
 
 
 def cast(params, dtype):
-    """Cast weights to `dtype`, except those that diffusers loads in float32 at any dtype."""
+    """Cast weights to `dtype`, except those that diffusers loads in float32 at any dtype.
+
+    Args:
+      params: parameter tree, or any part of it that keeps the names.
+      dtype: of matmuls, such as bfloat16.
+
+    Returns:
+      The same tree.
+    """
+    # diffusers' _keep_in_fp32_modules; the others that it names, norm1 and norm3, have no weights.
     keep = ("time_embedder", "scale_shift_table", "norm2")
 
     def leaf(path, x):
@@ -118,72 +147,6 @@ def rules(config: WanConfig) -> list[Rule]:
     return table
 
 
-@struct.dataclass
-class Context:
-    """What every block reads and no block changes."""
-
-    time_B6D: jax.Array
-    text_BSD: jax.Array
-    text_bias_S: jax.Array | None
-    rope: tuple[np.ndarray, np.ndarray]  # cos and sin, LP
-    length: int = struct.field(pytree_node=False)  # tokens without padding
-    hints_VBLD: jax.Array | None = None
-
-
-class Block(nn.Module):
-    """One layer, of the main stack or (emits_hint) of the VACE stack, as a scan body."""
-
-    config: WanConfig
-    dtype: jnp.dtype
-    lora_scale: float
-    emits_hint: bool
-    mesh: Mesh | None
-    backend: attention.Backend
-
-    @nn.compact
-    def __call__(self, x_BLD, hint_of_layer, context: Context):
-        c, where = self.config, {"mesh": self.mesh}
-        lay = partial(sharding.tokens, **where)
-        dense = partial(Dense, dtype=self.dtype, lora_scale=self.lora_scale, **where)
-        numbers = c.attention_head_dim, c.eps, self.dtype, self.lora_scale
-        attend = partial(Attention, *numbers, backend=self.backend, **where)
-        table = self.param("scale_shift_table", _table_init, (1, 6, c.dim)).astype(jnp.float32)
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(table + context.time_B6D, 6, 1)
-
-        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
-        h_BLD = attend(name="attn1")(h_BLD, rope=context.rope, length=context.length)
-        x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
-
-        norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
-        bias2 = self.param("norm2_bias", nn.initializers.zeros, (c.dim,))
-        h_BLD = layer_norm(x_BLD, c.eps) * row(norm2, 3) + row(bias2, 3)
-        x_BLD += attend(name="attn2")(
-            h_BLD.astype(self.dtype), context.text_BSD, bias_S=context.text_bias_S
-        )
-
-        h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale2) + shift2).astype(self.dtype)
-        h_BLF = nn.gelu(lay(dense(c.ffn_dim, name="ffn_up")(h_BLD)), approximate=True)
-        h_BLD = dense(c.dim, name="ffn_down")(h_BLF)
-        x_BLD = lay((x_BLD + h_BLD * gate2).astype(self.dtype))
-
-        if self.emits_hint:
-            zeros = {"kernel_init": nn.initializers.zeros, **where}
-            return x_BLD, lay(Dense(c.dim, self.dtype, name="proj_out", **zeros)(x_BLD))
-        if context.hints_VBLD is not None:
-            index, use = hint_of_layer
-            x_BLD += context.hints_VBLD[index] * use.astype(self.dtype)
-        return x_BLD, None
-
-
-# A block as the backward pass wants it: recomputed from its input, but for its self-attention or
-# not, or with all its activations kept.
-REMAT = {
-    "full": nn.remat(Block, prevent_cse=False),
-    "attention": nn.remat(Block, prevent_cse=False, policy=attention.keep),
-    "none": Block,
-}
-
-
 class Wan(nn.Module):
     """The transformer; call it through `velocity` and `hints`."""
 
@@ -196,6 +159,7 @@ class Wan(nn.Module):
 
     def setup(self):
         c = self.config
+        # None of these has LoRA: adapters sit in the blocks alone.
         dense = partial(Dense, dtype=self.dtype, mesh=self.mesh)
         small = nn.initializers.normal(0.02)
         embedder = partial(Dense, kernel_init=small, mesh=self.mesh)
@@ -207,7 +171,7 @@ class Wan(nn.Module):
         self.text_embedder_1 = embedder(c.dim, dtype=self.dtype)
         self.text_embedder_2 = embedder(c.dim, dtype=self.dtype)
         self.blocks = self._stack(c.num_layers, emits_hint=False)
-        self.scale_shift_table = self.param("scale_shift_table", _table_init, (1, 2, c.dim))
+        self.scale_shift_table = self.param("scale_shift_table", table_init, (1, 2, c.dim))
         self.proj_out = dense(c.out_channels * math.prod(c.patch_size), kernel_init=small)
         if c.vace_layers:
             self.vace_patch_embedding = embedding()
@@ -215,62 +179,81 @@ class Wan(nn.Module):
             self.vace_blocks = self._stack(len(c.vace_layers), emits_hint=True)
 
     def _stack(self, layers: int, emits_hint: bool):
+        """Make the layers one scan over stacked weights: compiled once, however many they are."""
         scanned = nn.scan(
             REMAT[self.remat],
-            variable_axes={"params": 0, "lora": 0},
+            variable_axes={"params": 0, "lora": 0},  # each layer takes its row of every weight
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast),  # its row of hint_of_layer, and all of the conditions
             length=layers,
         )
-        where = self.mesh, self._backend()
-        return scanned(self.config, self.dtype, self.lora_scale, emits_hint, *where)
+        return scanned(
+            config=self.config,
+            dtype=self.dtype,
+            lora_scale=self.lora_scale,
+            emits_hint=emits_hint,
+            mesh=self.mesh,
+            backend=self._backend(),
+        )
 
     def _backend(self) -> attention.Backend:
         size = self.config.attention_head_dim
         return attention.choose(self.attention, self.mesh, self.dtype, size)
 
     def _padded(self, grid) -> int:
+        """Return how many tokens a grid has with padding, the same for velocity and hints."""
         return attention.padded(math.prod(grid), sharding.pieces(self.mesh), self._backend())
 
     def _grid(self, x_BTHWC) -> tuple[int, int, int]:
         return token_grid(x_BTHWC.shape, self.config.patch_size, self.config.rope_max_seq_len)
 
     def __call__(self, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
+        """Compute `velocity`, whose arguments these are."""
         c = self.config
         grid = self._grid(x_BTHWC)
-        time_BD, context = self._context(grid, timestep_B, text_BSE)
-        context = context.replace(hints_VBLD=hints_VBLD)
+        time_BD, conditions = self._conditions(grid, timestep_B, text_BSE)
+        conditions = conditions.replace(hints_VBLD=hints_VBLD)
         hint_of_layer = None if hints_VBLD is None else _hint_of_layer(c)
         x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
-        x_BLD, _ = self.blocks(x_BLD, hint_of_layer, context)
-        shift_B1D, scale_B1D = jnp.split(
-            self.scale_shift_table.astype(jnp.float32) + time_BD[:, None].astype(jnp.float32), 2, 1
-        )
+        x_BLD, _ = self.blocks(x_BLD, hint_of_layer, conditions)
+        # The output layer is modulated by the time itself, not by its projection time_B6D.
+        table_12D = self.scale_shift_table.astype(jnp.float32)
+        modulation_B2D = table_12D + time_BD[:, None].astype(jnp.float32)
+        shift_B1D, scale_B1D = jnp.split(modulation_B2D, 2, 1)
         x_BLD = layer_norm(x_BLD, c.eps) * (1 + scale_B1D) + shift_B1D
-        v_BLP = sharding.videos(sharding.tokens(self.proj_out(x_BLD), self.mesh), self.mesh)
+        v_BLP = sharding.tokens(self.proj_out(x_BLD), self.mesh)
+        # Here the pieces of a video's tokens come together: latents are whole on their device.
+        v_BLP = sharding.videos(v_BLP, self.mesh)
         return unpatchify(v_BLP, grid, c.patch_size).astype(jnp.float32)
 
     def hints(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC, scale=1.0):
-        grid, given = (self._grid(x) for x in (x_BTHWC, control_BTHWC))
-        _, context = self._context(grid, timestep_B, text_BSE)
+        """Compute `hints` of this module's name, whose arguments these are."""
+        grid, control_grid = self._grid(x_BTHWC), self._grid(control_BTHWC)
+        _, conditions = self._conditions(grid, timestep_B, text_BSE)
         x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
         c_BLD = self.vace_patch_embedding(control_BTHWC, self._padded(grid))
-        if given != grid:  # a token that is missing counts as zero, without the embedding's bias
-            real_L = np.arange(c_BLD.shape[1]) < math.prod(given)
+        if control_grid != grid:
+            # diffusers pads the control after its embedding: a missing token is zero, without the
+            # embedding's bias.
+            real_L = np.arange(c_BLD.shape[1]) < math.prod(control_grid)
             c_BLD = jnp.where(real_L[None, :, None], c_BLD, 0)
         c_BLD = self.vace_proj_in(c_BLD) + x_BLD
-        _, hints_VBLD = self.vace_blocks(c_BLD, None, context)
+        _, hints_VBLD = self.vace_blocks(c_BLD, None, conditions)
         scale = jnp.asarray(scale, self.dtype)
         return hints_VBLD * (scale[:, None, None, None] if scale.ndim else scale)
 
     def touch(self, x_BTHWC, timestep_B, text_BSE, control_BTHWC):
-        """Run both branches, so that `init` sees every weight."""
+        """Run both branches, so that `init` sees every weight.
+
+        Args are those of `hints`; control_BTHWC is None for a model without VACE blocks.
+        """
         hints_VBLD = None
         if control_BTHWC is not None:
             hints_VBLD = self.hints(x_BTHWC, timestep_B, text_BSE, control_BTHWC)
         return self(x_BTHWC, timestep_B, text_BSE, hints_VBLD)
 
-    def _context(self, grid, timestep_B, text_BSE):
+    def _conditions(self, grid, timestep_B, text_BSE) -> tuple[jax.Array, Conditions]:
+        """Embed time and text once for all blocks; also the time by itself, BD."""
         c = self.config
         time_BD = nn.silu(self.time_embedder_1(sinusoid(timestep_B, c.freq_dim)))
         time_BD = self.time_embedder_2(time_BD).astype(self.dtype)
@@ -278,23 +261,28 @@ class Wan(nn.Module):
         text_BSE, bias_S = pad_text(text_BSE, c.text_len)
         text_BSD = nn.gelu(self.text_embedder_1(text_BSE), approximate=True)
         text_BSD = sharding.videos(self.text_embedder_2(text_BSD), self.mesh)
-        rope = rope_tables(grid, c.attention_head_dim, self._padded(grid))
-        return time_BD, Context(time_B6D, text_BSD, bias_S, rope, math.prod(grid))
+        conditions = Conditions(
+            time_B6D=time_B6D,
+            text_BSD=text_BSD,
+            text_bias_S=bias_S,
+            rope=rope_tables(grid, c.attention_head_dim, self._padded(grid)),
+            length=math.prod(grid),
+        )
+        return time_BD, conditions
 
 
 def _variables(base, lora):
+    # Without the collection `Dense` adds no adapter: the graph is the base model's, not one plus 0.
     return {"params": base} if lora is None else {"params": base, "lora": lora}
-
-
-def _table_init(key, shape):
-    return jax.random.normal(key, shape) / shape[-1] ** 0.5
 
 
 def _hint_of_layer(config: WanConfig):
     """Return for each layer the index of its hint, and 1 where it has one, else 0."""
-    layers, count = list(config.vace_layers), config.num_layers
-    index_L, use_L = np.zeros(count, np.int32), np.zeros(count, np.float32)
-    index_L[layers], use_L[layers] = np.arange(len(layers)), 1
+    layers = list(config.vace_layers)  # such as 0, 2, 4: the layers that VACE block 0, 1, 2 feeds
+    index_L = np.zeros(config.num_layers, np.int32)
+    use_L = np.zeros(config.num_layers, np.float32)
+    index_L[layers] = np.arange(len(layers))
+    use_L[layers] = 1
     return jnp.asarray(index_L), jnp.asarray(use_L)
 
 
@@ -313,6 +301,7 @@ def _conv(name: str) -> list[Rule]:
 
 
 def _block(stack: str, layers: int) -> list[Rule]:
+    # {i} in a tensor's name counts the layers, which are rows of one leaf here.
     at = f"{stack}.{{i}}"
     table = [
         Rule(f"{at}.scale_shift_table", (stack, "scale_shift_table"), SAME, layers),
@@ -323,7 +312,7 @@ def _block(stack: str, layers: int) -> list[Rule]:
     ]
     for attn in ("attn1", "attn2"):
         for name in ("to_q", "to_k", "to_v", "to_out"):
-            torch_name = "to_out.0" if name == "to_out" else name
+            torch_name = "to_out.0" if name == "to_out" else name  # beside a Dropout
             table += _dense(f"{at}.{attn}.{torch_name}", stack, attn, name, layers=layers)
         for name in ("norm_q", "norm_k"):
             table.append(Rule(f"{at}.{attn}.{name}.weight", (stack, attn, name), SAME, layers))

@@ -6,7 +6,8 @@ runs while the host scores. Keep them out of scan, remat, grad and the training 
 
 On the host: numpy only, no call into JAX (it may deadlock), and nothing is ever raised, because an
 error in one process's callback leaves the other processes hanging in their next collective. What
-goes wrong comes back as valid = False. B videos, M metrics; small letters are one shard's share.
+goes wrong comes back as valid = False. B videos, F frames, H W C pixels, M metrics; a small b is
+one shard's part of B.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 log = logging.getLogger(__name__)
-INLINE = 2**16  # bytes; JAX's CPU client copies up to 100 KiB at once, larger arrays in its threads
+# Bytes. JAX's CPU client copies up to 100 KiB at once, larger arrays in its threads: see `_pieces`.
+INLINE = 2**16
 
 # (video_bFHWC, index_b) -> raw_bM, score_bM, valid_bM, all numpy
 ScoreFn = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -68,46 +70,59 @@ def make(
       workers: shards scored at once by one process.
     """
     axes = (axes,) if isinstance(axes, str) else tuple(axes)
-    others = tuple(name for name in mesh.axis_names if name not in axes)
     desk = _Desk(score_fn, metrics, timeout, workers)
+    submit, collect = _shard_functions(desk, mesh, axes)
+    rows = P(axes)
+    # check_vma is off: a callback's result says nothing of how it varies over the mesh.
+    submit_all = jax.shard_map(
+        submit, mesh=mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False
+    )
+    collect_all = jax.shard_map(
+        collect, mesh=mesh, in_specs=rows, out_specs=(rows, rows, rows), check_vma=False
+    )
+
+    def checked(ticket_B):
+        raw_BM, score_BM, valid_BM = collect_all(ticket_B)
+        valid_BM = valid_BM > 0
+        # NaN goes in last: until here invalid is zero, which a sum over replicas leaves alone.
+        raw_BM, score_BM = (jnp.where(valid_BM, x, jnp.nan) for x in (raw_BM, score_BM))
+        return raw_BM, score_BM, valid_BM
+
+    # Stated shardings: a bare callback result is pinned to one device, which no other jit takes.
+    out = NamedSharding(mesh, rows)
+    return Callback(
+        submit=jax.jit(submit_all, out_shardings=out),
+        collect=jax.jit(checked, out_shardings=(out, out, out)),
+        close=desk.close,
+    )
+
+
+def _shard_functions(desk: _Desk, mesh: Mesh, axes: tuple[str, ...]) -> tuple[Callable, Callable]:
+    """Return submit and collect as every device runs them, on its own rows."""
+    others = tuple(name for name in mesh.axis_names if name not in axes)
 
     def leads() -> jax.Array:
+        # Devices along the other axes hold copies of the same videos: the first one asks for all.
         return sum((jax.lax.axis_index(name) for name in others), jnp.int32(0)) == 0
 
-    def share(x: jax.Array) -> jax.Array:  # from the one replica that asked; the others hold zeros
+    def share(x: jax.Array) -> jax.Array:
+        # The copies got zeros from the desk, so the sum is what the first one got.
         return jax.lax.psum(x, others) if others else x
 
     def submit(video_bFHWC, index_b):
         ticket_b = jax.ShapeDtypeStruct(index_b.shape[:1], jnp.int32)
         hand_over = partial(desk.submit, video_bFHWC.shape)
-        parts = _parts(video_bFHWC, mesh)
-        return share(io_callback(hand_over, ticket_b, leads(), index_b, *parts))
+        pieces = _pieces(video_bFHWC, mesh)
+        return share(io_callback(hand_over, ticket_b, leads(), index_b, pieces))
 
     def collect(ticket_b):
-        table_bM = jax.ShapeDtypeStruct((ticket_b.shape[0], metrics), jnp.float32)
+        table_bM = jax.ShapeDtypeStruct((ticket_b.shape[0], desk.metrics), jnp.float32)
         return share(io_callback(desk.collect, (table_bM,) * 3, leads(), ticket_b))
 
-    def checked(ticket_B):
-        raw_BM, score_BM, valid_BM = collect_all(ticket_B)
-        valid_BM = valid_BM > 0
-        # NaN goes in last: until here invalid is zero, which a sum over replicas leaves alone
-        return *(jnp.where(valid_BM, x, jnp.nan) for x in (raw_BM, score_BM)), valid_BM
-
-    rows = P(axes)
-    # check_vma: a callback's result says nothing of how it varies over the mesh
-    sharded = {"mesh": mesh, "check_vma": False}
-    submit_all = jax.shard_map(submit, in_specs=(rows, rows), out_specs=rows, **sharded)
-    collect_all = jax.shard_map(collect, in_specs=rows, out_specs=(rows,) * 3, **sharded)
-    # Stated shardings: a bare callback result is pinned to one device, which no other jit takes.
-    out = NamedSharding(mesh, rows)
-    return Callback(
-        jax.jit(submit_all, out_shardings=out),
-        jax.jit(checked, out_shardings=(out,) * 3),
-        desk.close,
-    )
+    return submit, collect
 
 
-def _parts(video_bFHWC: jax.Array, mesh: Mesh) -> list[jax.Array]:
+def _pieces(video_bFHWC: jax.Array, mesh: Mesh) -> list[jax.Array]:
     """Cut videos for the way to the host, where that way may be blocked.
 
     JAX copies a callback's arguments to the CPU client. Where the devices are that client's own,
@@ -122,31 +137,38 @@ def _parts(video_bFHWC: jax.Array, mesh: Mesh) -> list[jax.Array]:
 
 
 class _Desk:
-    """The host's side: tickets out, videos in work, scores to be fetched."""
+    """The host's side: takes videos in, gives tickets for them, and hands out scores for tickets.
+
+    JAX calls `submit` and `collect` from threads of its own, several at once.
+    """
 
     def __init__(self, score_fn: ScoreFn, metrics: int, timeout: float, workers: int):
-        self._score_fn, self._metrics, self._timeout = score_fn, metrics, timeout
+        self.metrics = metrics
+        self._score_fn, self._timeout = score_fn, timeout
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
-        self._rows: dict[int, tuple[Future, int]] = {}
+        self._places: dict[int, tuple[Future, int]] = {}  # of a ticket: whose scores, which row
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
-    def submit(self, shape, lead, index_b, *parts) -> np.ndarray:
-        """Start scoring; return a ticket per row (zeros, which nobody redeems, on failure).
+    def submit(self, shape, lead, index_b, pieces: list) -> np.ndarray:
+        """Start scoring; return a ticket per row, or zeros, for which there are no scores.
 
-        parts: of the videos of `shape`, in order.
+        Args:
+          shape: bFHWC of the videos.
+          lead: whether this device asks; the others hold copies.
+          index_b: for the score function.
+          pieces: the videos' bytes, in order, of `_pieces`.
         """
         count = len(index_b)
         try:
             if not bool(np.asarray(lead)):
                 return np.zeros(count, np.int32)
             # A copy: JAX takes the memory behind a callback's arguments back when it returns.
-            video_bFHWC = np.concatenate([np.asarray(part).reshape(-1) for part in parts])
-            args = (video_bFHWC.reshape(shape), np.array(index_b))
-            future = self._pool.submit(self._score, *args)
+            flat = np.concatenate([np.asarray(piece).reshape(-1) for piece in pieces])
+            future = self._pool.submit(self._score, flat.reshape(shape), np.array(index_b))
             with self._lock:
                 tickets = [next(self._numbers) % 2**31 for _ in range(count)]
-                self._rows |= {ticket: (future, row) for row, ticket in enumerate(tickets)}
+                self._places |= {ticket: (future, row) for row, ticket in enumerate(tickets)}
             return np.array(tickets, np.int32)
         except Exception:
             log.exception("videos could not be handed over for scoring")
@@ -154,27 +176,33 @@ class _Desk:
 
     def collect(self, lead, ticket_b) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Wait for the scores of these tickets; raw, score, valid as float32, 0 where invalid."""
-        out = tuple(np.zeros((len(ticket_b), self._metrics), np.float32) for _ in range(3))
+        shape = (len(ticket_b), self.metrics)
         try:
+            tables = tuple(np.zeros(shape, np.float32) for _ in range(3))
             tickets = np.array(ticket_b).tolist() if bool(np.asarray(lead)) else []
             with self._lock:
-                found = [self._rows.pop(ticket, None) for ticket in tickets]
-            futures = {place[0] for place in found if place}
+                places = [self._places.pop(ticket, None) for ticket in tickets]
+            # One wait for each submit, however many of its videos are asked for.
+            futures = {place[0] for place in places if place}
             scores = {future: self._result(future) for future in futures}
             lost = 0
-            for b, place in enumerate(found):
-                rows = scores[place[0]] if place else None
-                lost += rows is None
-                for table_bM, part_bM in zip(out, rows or (), strict=rows is not None):
+            for b, place in enumerate(places):
+                tables_of_submit = scores[place[0]] if place else None
+                if tables_of_submit is None:
+                    lost += 1
+                    continue
+                for table_bM, part_bM in zip(tables, tables_of_submit, strict=True):
                     table_bM[b] = part_bM[place[1]]
             if lost:
-                log.warning("%d of %d videos have no scores", lost, len(found))
+                log.warning("%d of %d videos have no scores", lost, len(places))
+            return tables
         except Exception:
             log.exception("scores could not be collected")
-            return tuple(np.zeros_like(table_bM) for table_bM in out)
-        return out
+            nothing = np.zeros(shape, np.float32)
+            return nothing, nothing, nothing
 
     def close(self) -> None:
+        """Take no more work; what has begun runs on in its thread and is forgotten."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _result(self, future: Future):
@@ -188,7 +216,7 @@ class _Desk:
         """Call the score function and bring its answer into form: zeros where invalid."""
         try:
             raw, score, valid = (np.asarray(x) for x in self._score_fn(video_bFHWC, index_b))
-            shape = (len(index_b), self._metrics)
+            shape = (len(index_b), self.metrics)
             if not raw.shape == score.shape == valid.shape == shape:
                 raise ValueError(
                     f"expected three arrays of {shape} from the score function, got {raw.shape}, "

@@ -14,7 +14,7 @@ import numpy as np
 def normalize(
     scores_BM: jax.Array, valid_BM: jax.Array, group_B: jax.Array, clip: float, floor_M: jax.Array
 ) -> jax.Array:
-    """Map scores to [0, 1] within each pair's videos: how good, for this face and this prompt?
+    """Map scores to [0, 1] within each pair's videos: how good is it for this face and this prompt?
 
     1/2 + 1/2 clip((R - mean) / (clip max(std, floor)), -1, 1), for each metric and pair on its own,
     with the population std over valid members. Centred on purpose: a reward whose mean is not 1/2
@@ -35,7 +35,9 @@ def normalize(
     _require(clip, lambda x: x > 0, "clip must be positive")
     _require(floor_M, lambda x: np.isfinite(x) & (x >= 0), "floor_M must be finite and >= 0")
     valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
-    deviation_BM, std_BM = _moments(jnp.where(valid_BM, scores_BM, 0), valid_BM, _mates(group_B))
+    known_BM = jnp.where(valid_BM, scores_BM, 0)  # NaN times 0 is NaN: take it out, do not mask it
+    deviation_BM, std_BM = _moments(known_BM, valid_BM, _mates(group_B))
+    # The floor keeps noise from spreading nearly equal videos over all of [0, 1].
     unit_BM = clip * jnp.maximum(std_BM, floor_M[None, :])
     z_BM = deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1)
     return jnp.where(valid_BM, 0.5 + 0.5 * jnp.clip(z_BM, -1, 1), 0.5)
@@ -71,12 +73,16 @@ def final_weights(
     _require(attention_G, lambda x: np.isfinite(x) & (x >= 0), "attention must be finite and >= 0")
     _require(tau, lambda x: np.isfinite(x) & (x >= 0), "tau must be finite and >= 0")
     _require(gamma, lambda x: (x >= 0) & (x <= 1), "gamma must lie in 0..1")
+    # p_prior: each group's share of the prior weights.
     member_MG = jnp.asarray(group_M)[:, None] == jnp.arange(groups)[None, :]
     sum_G = jnp.where(member_MG, prior_M[:, None], 0).sum(axis=0)
     p_prior_G = sum_G / sum_G.sum()
+    # p_mllm: the judge's needs, smoothed by tau. The inner where keeps 0 / 0 from being computed:
+    # under jax_debug_nans it is an error even in the branch that is not taken.
     asked_G = jnp.where(sum_G > 0, attention_G + tau, 0)
     asked = asked_G.sum()
     p_mllm_G = jnp.where(asked > 0, asked_G / jnp.where(asked > 0, asked, 1), p_prior_G)
+    # Blend the groups' shares, then scale each group's metrics alike so that they sum to its share.
     p_blend_G = (1 - gamma) * p_prior_G + gamma * p_mllm_G
     scale_G = p_blend_G / jnp.where(sum_G > 0, sum_G, 1)
     return prior_M * jnp.where(member_MG, scale_G[None, :], 0).sum(axis=1)
@@ -104,12 +110,14 @@ def unify(
     weights_M, group_M = jnp.asarray(weights_M, jnp.float32), jnp.asarray(group_M)
     _require(weights_M, lambda x: np.isfinite(x) & (x >= 0), "weights must be finite and >= 0")
     valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(normalized_BM)
+    # Within a group: the valid metrics' weights are raised until they sum to what the group had.
     same_MM = group_M[:, None] == group_M[None, :]
     left_BM = jnp.where(valid_BM, weights_M[None, :], 0)
     left_in_group_BM = jnp.where(same_MM[None], left_BM[:, None, :], 0).sum(axis=2)
     group_total_M = jnp.where(same_MM, weights_M[None, :], 0).sum(axis=1)
     raised = group_total_M[None, :] / jnp.where(left_in_group_BM > 0, left_in_group_BM, 1)
     share_BM = left_BM * raised
+    # Between groups: dividing by the total raises all groups that are left in proportion.
     total_B = share_BM.sum(axis=1)
     sum_B = (share_BM * jnp.where(valid_BM, normalized_BM, 0)).sum(axis=1)
     reward_B = jnp.clip(sum_B / jnp.where(total_B > 0, total_B, 1), 0, 1)
@@ -117,7 +125,7 @@ def unify(
 
 
 def _mates(group_B: jax.Array) -> jax.Array:
-    """Return (B, B): do two videos belong to one pair?"""
+    """Return (B, B) bool: do two videos belong to one pair?"""
     if not isinstance(group_B, jax.Array):  # 64-bit keys would collide when cut to 32 bits
         group_B = np.unique(np.asarray(group_B), return_inverse=True)[1]
     group_B = jnp.asarray(group_B)
@@ -129,9 +137,11 @@ def _moments(
 ) -> tuple[jax.Array, jax.Array]:
     """Return each score's deviation from its pair's mean, and the pair's std; zero where invalid.
 
-    In units of the pair's own range, counted from its least score: equal scores then deviate by
-    exactly zero, where rounding in a plain mean would make up a spread and blow it up to rewards.
+    Both are computed in units of the pair's own range, counted from its least score. Equal scores
+    then deviate by exactly zero; a plain mean of three times 0.1 is not 0.1, and dividing that
+    rounding error by the std it makes would turn it into rewards.
     """
+    # counts[i, j, m]: does score m of video j count in the mean for video i?
     counts_BBM = mates_BB[:, :, None] & valid_BM[None]
     low_BM = jnp.where(counts_BBM, scores_BM[None], jnp.inf).min(axis=1)
     high_BM = jnp.where(counts_BBM, scores_BM[None], -jnp.inf).max(axis=1)
@@ -156,9 +166,15 @@ def _require(value, holds, message: str) -> None:
 
 
 def deviation(score_BM: np.ndarray, group_B: np.ndarray) -> np.ndarray:
-    """Return the median over pairs of each metric's std within a pair, (M,) numpy.
+    """Return how far each metric's scores spread within a pair.
 
-    score_BM: NaN where missing. A metric with no pair of two scores gives 0.
+    Args:
+      score_BM: scores in any unit, NaN where missing.
+      group_B: (B,) equal for videos of the same pair.
+
+    Returns:
+      (M,) float64, the median over pairs of the population std, in the unit of the scores; 0 for a
+      metric with no pair of two scores.
     """
     out = np.zeros(score_BM.shape[1], np.float64)
     for m, score_B in enumerate(np.asarray(score_BM, np.float64).T):

@@ -2,7 +2,8 @@
 
 Speaks the OpenAI chat API, which vLLM, SGLang and our heuristic stand-in
 (sidecars/tiny/judge.py) serve. The paper names the five dimensions of VQScore and the three of
-attention, not its wording; the questions below are ours. B videos, G groups (table.GROUPS).
+attention, not its wording; the questions below are ours. B videos, F frames, H W C pixels, G groups
+(table.GROUPS).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import openai
 from PIL import Image
 
-from evoid_jax.rewards.table import GROUPS
+from evoid_jax.config import GROUPS
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ only."""
 
 
 def _schema(name: str, kind: dict, keys: tuple[str, ...]) -> dict:
+    """Return a response_format: an object of exactly these keys, each of this kind."""
     schema = {
         "type": "object",
         "properties": {key: kind for key in keys},
@@ -80,7 +82,7 @@ class Judge:
       timeout: seconds for one answer; connection failures and 5xx are tried again `max_retries`
         times, an answer that cannot be read once more, with another seed.
       workers: requests under way at once.
-      frames: frames shown per video (attention: per each of two videos, half as many).
+      frames: frames shown in a request; a question about two videos shows half of them from each.
       side: longest side of a shown frame; larger ones are scaled down.
       fps: of the videos, for the frames' times.
     """
@@ -123,20 +125,25 @@ class Judge:
     def vqscore(
         self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Grade each uint8 video in five dimensions, one request a video.
+        """Grade each video in five dimensions, one request a video.
+
+        Args:
+          video_BFHWC: uint8 RGB.
+          reference_BHWC: uint8 RGB, each video's person.
+          prompts: B strings.
 
         Returns:
           raw_B, the mean grade 1..10; score_B, the mean of (grade - 1) / 9; both float32 and NaN
           where no usable answer came; and valid_B.
         """
 
-        def one(b: int) -> float:
+        def grade(b: int) -> float:
             parts = _photo(reference_BHWC[b], self.side)
             parts += self._show(video_BFHWC[b], self.frames, "")
             grades = self._ask(parts, RUBRIC, prompts[b], GRADES, read_grades)
             return math.nan if grades is None else float(np.mean(grades))
 
-        raw_B = np.array(self._map(one, len(prompts)), np.float32)
+        raw_B = np.array(self._map(grade, len(prompts)), np.float32)
         return raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)
 
     def attention(
@@ -151,10 +158,12 @@ class Judge:
         """Ask, pair by pair, how much each dimension needs improvement.
 
         Args:
-          video_BFHWC, reference_BHWC: uint8.
+          video_BFHWC: uint8 RGB.
+          reference_BHWC: uint8 RGB, each video's person.
           prompts: B strings.
           group_B: (B,) equal within a pair.
-          reward_B, valid_B: (B,) who is best and worst of a pair, among the valid.
+          reward_B: (B,) by which the best and the worst video of a pair are chosen.
+          valid_B: (B,) which rewards count; None: all that are finite.
 
         Returns:
           attention_G float32 in 0..10, the mean over the pairs that were answered, and how many
@@ -162,21 +171,22 @@ class Judge:
         """
         ends = _best_and_worst(group_B, reward_B, valid_B)
 
-        def one(i: int) -> list[float] | None:
+        def ask(i: int) -> list[float] | None:
             best, worst = ends[i]
             count = max(1, self.frames // 2)
             parts = _photo(reference_BHWC[best], self.side)
             parts += self._show(video_BFHWC[best], count, "best video, ")
-            if worst != best:
+            if worst != best:  # one video, or one that is valid: it is shown once
                 parts += self._show(video_BFHWC[worst], count, "worst video, ")
             return self._ask(parts, QUESTION, prompts[best], NEEDS, read_needs)
 
-        answers = [a for a in self._map(one, len(ends)) if a is not None]
+        answers = [answer for answer in self._map(ask, len(ends)) if answer is not None]
         if not answers:
             return np.zeros(len(GROUPS), np.float32), 0
         return np.mean(answers, axis=0).astype(np.float32), len(answers)
 
     def _map(self, function: Callable, count: int) -> list:
+        """Call function(0) to function(count - 1), `workers` at once; results in order."""
         with ThreadPoolExecutor(max(1, min(self.workers, count))) as pool:
             return list(pool.map(function, range(count)))
 
@@ -191,8 +201,11 @@ class Judge:
 
     def _ask(self, parts: list[dict], question: str, prompt: str, schema: dict, read: Callable):
         """Return what `read` makes of the answer, or None after two tries; never raises."""
+        # In quotes and escaped: a prompt that itself asks for good grades stays a string.
         text = f"{question}\nPrompt: {json.dumps(prompt, ensure_ascii=False)}"
         content = [*parts, {"type": "text", "text": text}]
+        # An answer that cannot be read is asked for once more. A server that failed is not: the
+        # client has tried that `max_retries` times already.
         for seed in (0, 1):
             try:
                 reply = self._client.chat.completions.create(
@@ -206,7 +219,7 @@ class Judge:
                 answer = reply.choices[0].message.content
                 log.debug("judge answered %s", answer)
                 return read(answer)
-            except openai.OpenAIError as error:  # has been tried again by the client
+            except openai.OpenAIError as error:
                 log.warning("judge: %s", error)
                 break
             except Exception as error:  # an unreadable answer, or a reply of some other shape
@@ -219,6 +232,7 @@ class Judge:
 def read_grades(answer: str | None) -> list[int]:
     """Read the five grades, whole numbers 1..10; ValueError says what is wrong."""
     grades = _read(answer, DIMENSIONS)
+    # type(x) is int: true is an int to Python, and 1 to a reader who only compares.
     if not all(type(x) is int and 1 <= x <= 10 for x in grades):
         raise ValueError(f"expected whole numbers 1..10 for {DIMENSIONS}, got {grades}")
     return grades
@@ -233,6 +247,8 @@ def read_needs(answer: str | None) -> list[float]:
 
 
 def _read(answer: str | None, keys: tuple[str, ...]) -> list:
+    """Return the values of a JSON object with exactly these keys, in their order."""
+    # Servers promise the schema, but not all of them keep it: nothing is trusted here.
     if not isinstance(answer, str):
         raise ValueError(f"expected a JSON object with {keys}, got no text")
     try:

@@ -16,19 +16,7 @@ import httpx2
 
 log = logging.getLogger(__name__)
 
-# The server's first lines: leave when the training process is gone, however it went (a killed
-# parent runs no exit handlers), then be `python -m module`.
-_LAUNCH = """
-import os, runpy, sys, threading, time
-parent = int(sys.argv[1])
-def watch():
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(0)
-threading.Thread(target=watch, daemon=True).start()
-sys.argv = sys.argv[2:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
+LAUNCHER = "evoid_jax.rewards.launch_server"  # runs a module and ends it with its parent
 
 
 class Local:
@@ -47,6 +35,7 @@ class Local:
     def stop(self, patience: float = 5.0) -> None:
         """End the process and all that it started; does nothing the second time."""
         atexit.unregister(self.stop)
+        # Ask first, then insist. The group holds what the server started too, such as workers.
         for kind, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             if not self.alive():
                 break
@@ -71,8 +60,12 @@ def start_local(
 ) -> Local:
     """Start `python -m module args --port 0 --port-file ..` and wait until /health answers.
 
-    It gets its own process group, so that Ctrl-C reaches only the training process, which then
-    stops it. Its output goes to log_dir/NAME.log.
+    Args:
+      module: a server that takes these two options and writes its port to the file.
+      args: its other options.
+      log_dir: for NAME.log, its output, and NAME.port.
+      timeout: seconds until it must answer.
+      name: for files and messages; "" is the module's own.
 
     Raises:
       ConnectionError: it ended, or was not ready in `timeout` seconds; shows the end of its log.
@@ -81,8 +74,8 @@ def start_local(
     log_dir.mkdir(parents=True, exist_ok=True)
     name = name or module.rsplit(".", 1)[-1]
     port_file = log_dir / f"{name}.port"
-    port_file.unlink(missing_ok=True)
-    command = [sys.executable, "-c", _LAUNCH, str(os.getpid()), module, *map(str, args)]
+    port_file.unlink(missing_ok=True)  # of an earlier run: its port may be anyone's by now
+    command = [sys.executable, "-m", LAUNCHER, str(os.getpid()), module, *map(str, args)]
     command += ["--port", "0", "--port-file", str(port_file)]
     log_file = log_dir / f"{name}.log"
     with open(log_file, "w") as sink:
@@ -91,12 +84,13 @@ def start_local(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
+            # A process group of its own: Ctrl-C reaches the training process alone, which stops it.
             start_new_session=True,
         )
     server = Local(process, name, log_file)
     try:
         _await(server, port_file, timeout)
-    except BaseException:
+    except BaseException:  # Ctrl-C while waiting included: leave no server behind
         server.stop()
         raise
     log.info("%s runs at %s (process %d, log %s)", name, server.url, server.pid, log_file)
@@ -115,6 +109,7 @@ def start_judge(log_dir: str | Path, timeout: float = 180.0) -> Local:
 
 
 def _await(server: Local, port_file: Path, timeout: float) -> None:
+    """Return once the server answers; raise ConnectionError if it ends or takes too long."""
     end = time.monotonic() + timeout
     while not _ready(server, port_file):
         if not server.alive():
@@ -134,6 +129,7 @@ def _ready(server: Local, port_file: Path) -> bool:
         return False
     server.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
     try:
+        # trust_env: a proxy of the environment must not catch this machine's own addresses.
         with httpx2.Client(trust_env=False, timeout=5.0) as http:
             return http.get(server.url + "/health").status_code == 200
     except httpx2.TransportError:
