@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from configs import evoid
 from evoid_jax import checkpoint, config, evolve
-from evoid_jax.models import lora, wan, weights
+from evoid_jax.models import adapters, lora, wan, weights
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_merged_folder_is_what_peft_merges_and_the_rest_keeps_its_bytes(
     with safe_open(next((merged / "transformer").glob("*.safetensors")), "numpy") as file:
         header = file.metadata()
     assert header["base_model"] == "tiny-vace" and header["step"] == "7"
-    assert header["rank"] == "4" and header["alpha"] == "6" and header["format"] == "pt"
+    assert header["rank"] == header["alpha"] == "4" and header["format"] == "pt"
     text = (merged / "README.md").read_text()
     assert text.startswith('---\nbase_model: "tiny-vace"\n') and "| step | 7 |" in text
     assert isinstance(tiny_pipeline.load(merged), WanVACEPipeline)
@@ -74,12 +74,11 @@ def test_a_merge_is_rounded_once(folder, adapter, tmp_path):
     base = run(folder, tmp_path / "half", "--dtype=bfloat16")
     own = held(run(base, tmp_path / "own", f"--lora={adapter}") / "transformer")
     asked = run(folder, tmp_path / "asked", f"--lora={adapter}", "--dtype=bfloat16")
-    delta, _ = lora.read(adapter)
     key = "blocks.1.attn2.to_out.0"
-    a, b = (delta[f"transformer.{key}.lora_{side}.weight"] for side in "AB")
+    layer = adapters.read(adapter).layers[key]
     for source, got in ((base, own), (folder, held(asked / "transformer"))):
         kernel = held(source / "transformer")[f"{key}.weight"].astype(np.float32)
-        want = (kernel + b @ a).astype("bfloat16")
+        want = (kernel + layer.b_OR @ layer.a_RI).astype("bfloat16")
         np.testing.assert_array_equal(got[f"{key}.weight"], want)
 
 
@@ -116,7 +115,7 @@ def test_foreign_comfyui_files_are_read_as_diffusers_reads_them(
     folder, adapter, tmp_path, names, alpha
 ):
     tensors = {}
-    for key, x in lora.to_comfyui(lora.read(adapter)[0]).items():
+    for key, x in adapters.to_comfyui(adapters.read(adapter)).items():
         if not key.endswith(".alpha"):
             tensors[key.replace("lora_A", names[0]).replace("lora_B", names[1])] = x
         elif alpha:
@@ -129,13 +128,13 @@ def test_foreign_comfyui_files_are_read_as_diffusers_reads_them(
         assert np.linalg.norm(ours[key] - x) <= 1e-6 * np.linalg.norm(x)
     scale = alpha / RANK if alpha else 1.0
     b = "diffusion_model.blocks.0.self_attn.q." + names[1] + ".weight"
-    read = lora.read(file)[0]["transformer.blocks.0.attn1.to_q.lora_B.weight"]
-    np.testing.assert_array_equal(read, tensors[b] * np.float32(scale))
+    b_OR = adapters.read(file).layers["blocks.0.attn1.to_q"].b_OR
+    np.testing.assert_array_equal(b_OR, tensors[b] * np.float32(scale))
 
 
 def test_half_precision_adapters_are_written_and_read(folder, adapter, tmp_path):
     file = run(adapter, tmp_path / "half.safetensors", "--dtype=bfloat16")
-    exact, half = lora.read(adapter)[0], lora.read(file)[0]
+    exact, half = load_file(adapter), adapters.to_diffusers(adapters.read(file))
     key = "transformer.blocks.0.attn1.to_q.lora_A.weight"
     assert weights.read_header(file)[0][key].dtype == np.dtype("bfloat16")
     np.testing.assert_array_equal(half[key], exact[key].astype("bfloat16").astype(np.float32))
@@ -172,7 +171,8 @@ def test_a_run_gives_its_adapter(workdir, folder, tmp_path, role):
     before = files(path)
     file = run(path, tmp_path, f"--which={role}")
     assert file == tmp_path / "pytorch_lora_weights.safetensors"
-    lora.save(tmp_path / "want.safetensors", getattr(state, role), ALPHA)
+    tree = {"evolving": state.evolving, "stable": state.stable}[role]
+    lora.save(tmp_path / "want.safetensors", tree, scale=ALPHA / RANK)  # as the run exports it
     want = load_file(tmp_path / "want.safetensors")
     for key, x in load_file(file).items():
         np.testing.assert_array_equal(x, want.pop(key))
@@ -222,20 +222,24 @@ def test_an_adapter_for_another_size_is_named(folder, tmp_path):
     small = wan.WanConfig(2, 16, 3, 96, text_dim=32, freq_dim=64, vace_layers=(0, 2))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(small)))
     file = tmp_path / "small.safetensors"
-    lora.save(file, lora.init(jax.random.key(0), shapes, small, RANK), RANK)
+    lora.save(file, lora.init(jax.random.key(0), shapes, small, RANK), scale=1.0)
     for to in ("diffusers", "native", "lora", "comfyui"):
-        with pytest.raises(ValueError, match=r"small\.safetensors.*attn1\.to_.*width 64"):
+        with pytest.raises(ValueError, match=r"small\.safetensors.*attn1\.to_.* from 64 to 64"):
             run(folder, tmp_path / "out", f"--lora={file}", f"--to={to}")
     assert [f.name for f in tmp_path.iterdir()] == ["small.safetensors"]
 
 
-def test_vace_blocks_cannot_go_to_comfyui(folder, tmp_path):
+def test_vace_blocks_go_to_comfyui_by_its_own_names(folder, tmp_path):
     file = tmp_path / "vace.safetensors"
-    lora.save(file, trained(folder, "main+vace"), ALPHA)
-    with pytest.raises(ValueError, match=r"transformer\.vace_blocks\..* cannot hold an adapter"):
-        run(file, tmp_path / "out.safetensors", "--to=comfyui")
-    run(folder, tmp_path / "merged", f"--lora={file}")  # and merge all the same
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["merged", "vace.safetensors"]
+    lora.save(file, trained(folder, "main+vace"), scale=ALPHA / RANK)
+    comfy = run(file, tmp_path / "comfy.safetensors", "--to=comfyui")
+    held_there = load_file(comfy)
+    for name in ("self_attn.q", "cross_attn.o", "ffn.0"):
+        assert held_there[f"diffusion_model.vace_blocks.1.{name}.alpha"] == RANK
+    back = run(comfy, tmp_path / "back.safetensors", "--to=lora")
+    assert back.read_bytes() == file.read_bytes()
+    straight = run(folder, tmp_path / "straight", f"--lora={file}")
+    assert_same_files(straight, run(folder, tmp_path / "by_comfyui", f"--lora={comfy}"))
 
 
 def test_wrong_requests_are_refused(folder, adapter, workdir, tmp_path):
