@@ -60,7 +60,10 @@ def original_names(layers, prefix="diffusion_model.", halves=("lora_A", "lora_B"
     tensors = {}
     for module, layer in layers.items():
         name = f"{prefix}{adapter_names.original(module)}"
-        tensors |= {f"{name}.{halves[0]}.weight": layer.a_RI, f"{name}.{halves[1]}.weight": layer.b_OR}
+        tensors |= {
+            f"{name}.{halves[0]}.weight": layer.a_RI,
+            f"{name}.{halves[1]}.weight": layer.b_OR,
+        }
     return tensors
 
 
@@ -155,7 +158,8 @@ def test_musubi_and_comfyui_files_do_what_they_do_in_diffusers(tmp_path):
     """All of a file's layers are merged by PEFT; the difference to the base is ours."""
     layers = drawn(EVERY)
     comfy = original_names(layers) | {
-        f"diffusion_model.{adapter_names.original(module)}.alpha": np.float32(10) for module in layers
+        f"diffusion_model.{adapter_names.original(module)}.alpha": np.float32(10)
+        for module in layers
     }
     for k, tensors in enumerate((musubi(layers, 10.0), comfy)):
         file = write(tmp_path / f"{k}.safetensors", tensors)
@@ -187,7 +191,7 @@ PATTERNS = {
     "rslora": {"use_rslora": True},
     "patterns": {
         "rank_pattern": {"to_q": 2, r"blocks\.1\.attn2\.to_v": 16},
-        "alpha_pattern": {"attn1.to_q": 7, "to_[qv]": 3, r"^blocks\.0\.attn2\.to_q": 5},
+        "alpha_pattern": {"attn1.to_q": 7, "1.attn2.to_[qv]": 3, r"^blocks\.0\.attn2\.to_q": 5},
     },
     "rslora and patterns": {
         "use_rslora": True,
@@ -307,20 +311,36 @@ def test_ranks_that_differ_by_layer(tmp_path):
     tree = lora.load(file, TINY)
     q, out = tree["blocks"]["attn1"]["to_q"], tree["blocks"]["attn2"]["to_out"]
     assert q["a"].shape == (2, 32, 8) and not q["a"][0, :, 2:].any() and not q["b"][0, 2:].any()
-    np.testing.assert_allclose((q["a"][0] @ q["b"][0]).T, 2 * layers[SOME[0]].b_OR @ layers[SOME[0]].a_RI, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        (q["a"][0] @ q["b"][0]).T,
+        2 * layers[SOME[0]].b_OR @ layers[SOME[0]].a_RI,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     np.testing.assert_array_equal(out["a"][1].T, layers[SOME[1]].a_RI)
 
 
 AMBIGUOUS = [
     # names, header, adapter_config.json, message
     ("ComfyUI", {"ss_network_alpha": "16"}, None, r"ss_network_alpha 16 in its header, which not"),
-    ("diffusers", {"alpha": "8", "rank": "4"}, None, r"alpha 8 in its header, which not every tool"),
-    ("diffusers", {"lora_alpha": "nan"}, None, r"lora_alpha of the header is 'nan'; expected a pos"),
+    (
+        "diffusers",
+        {"alpha": "8", "rank": "4"},
+        None,
+        r"alpha 8 in its header, which not every tool",
+    ),
+    (
+        "diffusers",
+        {"lora_alpha": "nan"},
+        None,
+        r"lora_alpha of the header is 'nan'; expected a pos",
+    ),
     ("PEFT", {}, None, r"is a file of PEFT without its adapter_config\.json"),
     ("PEFT", {}, settings(r=8), r"has rank 4, the configuration says 8"),
     ("PEFT", {}, settings(lora_alpha=0), r"lora_alpha is 0; expected a positive number"),
     ("PEFT", {}, {"r": 4}, r"adapter_config\.json: lora_alpha is missing"),
-    ("PEFT", {}, settings(alpha_pattern={"to_x": 1}), r"alpha_pattern 'to_x' fits no layer"),
+    ("PEFT", {}, settings(alpha_pattern={"q": 1, "[qv]": 2}), r"fits alpha_patterns of diff.*1, 2"),
+    ("ComfyUI", {}, settings(alpha_pattern={"to_q": 1}), r"alpha_pattern 'to_q' fits no layer"),
     ("PEFT", {}, settings(rank_pattern={"to_(": 4}), r"pattern 'to_\(' is no regular expression"),
     ("PEFT", {}, settings(use_dora=True), r"adapter_config\.json: is DoRA"),
     ("PEFT", {}, settings(peft_type="LOKR"), r"peft_type LOKR; only plain LoRA"),
@@ -328,7 +348,12 @@ AMBIGUOUS = [
     ("PEFT", {}, "[1]", r"is list; expected a JSON object"),
     ("PEFT", {}, "{", r"adapter_config\.json: the file is not JSON"),
     ("PEFT", {"lora_config": json.dumps(settings(lora_alpha=4))}, settings(), "has scale 1.5 by"),
-    ("alphas", {"lora_config": json.dumps(settings())}, None, r"1\.5 by lora_config.* 2\.5 by its al"),
+    (
+        "alphas",
+        {"lora_config": json.dumps(settings())},
+        None,
+        r"1\.5 by lora_config.* 2\.5 by its al",
+    ),
     ("diffusers", {"lora_adapter_metadata": "{"}, None, r"lora_adapter_metadata is not JSON"),
 ]
 
@@ -391,7 +416,9 @@ def test_distilled_parts_are_left_out_by_name_when_zero(tmp_path, caplog):
 
 def test_distilled_parts_are_refused_by_name_when_not(tmp_path):
     file = write(tmp_path / "x.safetensors", distilled(0.5))
-    message = r"x\.safetensors changes more.*proj_out.*blocks\.\*\.attn1\.to_q\.bias.*evoid_jax\.conv"
+    message = (
+        r"x\.safetensors changes more.*proj_out.*blocks\.\*\.attn1\.to_q\.bias.*evoid_jax\.conv"
+    )
     with pytest.raises(ValueError, match=message):
         lora.load(file, TINY)
     with pytest.raises(ValueError, match=r"cannot hold .*norm2\.weight.* write --to=comfyui"):
@@ -411,10 +438,16 @@ def test_distilled_parts_survive_the_way_to_comfyui_and_back(tmp_path):
 # --- what is refused
 
 
-A, B = "transformer.blocks.0.attn1.to_q.lora_A.weight", "transformer.blocks.0.attn1.to_q.lora_B.weight"
+A, B = (
+    "transformer.blocks.0.attn1.to_q.lora_A.weight",
+    "transformer.blocks.0.attn1.to_q.lora_B.weight",
+)
 NAN = np.full((4, 32), np.nan, np.float32)
 BAD = [
-    ({A: np.zeros(4, np.float32)}, r"to_q\.lora_A\.weight of .* has shape \(4,\); expected a matrix"),
+    (
+        {A: np.zeros(4, np.float32)},
+        r"to_q\.lora_A\.weight of .* has shape \(4,\); expected a matrix",
+    ),
     ({A: np.float32(1)}, r"lora_A\.weight of .* has shape \(\); expected a matrix"),
     ({A: np.zeros((0, 32), np.float32), B: np.zeros((32, 0), np.float32)}, r"lora_A.* is empty"),
     ({A: NAN}, r"lora_A\.weight of .* holds NaN"),

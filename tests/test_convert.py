@@ -141,6 +141,72 @@ def test_half_precision_adapters_are_written_and_read(folder, adapter, tmp_path)
     load_adapter(folder, file)
 
 
+def test_folders_of_peft_and_diffusers_are_adapters_too(folder, adapter, tmp_path):
+    """Alpha is in adapter_config.json there, and twice the rank."""
+    theirs = tmp_path / "peft"
+    tensors = {
+        key.replace("transformer.", "base_model.model."): x for key, x in load_file(adapter).items()
+    }
+    weights.write_tensors(theirs / "adapter_model.safetensors", tensors)
+    (theirs / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 2 * RANK}))
+    ours, half = load_file(run(theirs, tmp_path / "x", "--to=lora")), load_file(adapter)
+    for key, x in ours.items():
+        np.testing.assert_array_equal(x, half[key] * (2 if ".lora_B." in key else 1))
+    assert (
+        run(tmp_path / "x", tmp_path / "y").read_bytes()
+        == (tmp_path / "x" / "pytorch_lora_weights.safetensors").read_bytes()
+    )
+    merged = run(folder, tmp_path / "merged", f"--lora={theirs}")
+    assert_same_files(merged, run(folder, tmp_path / "again", f"--lora={tmp_path / 'x'}"))
+
+
+def test_all_parts_of_a_distilled_adapter_are_merged(folder, tmp_path):
+    """Kernels, a convolution, the head, biases, norms and the modulation; nothing else moves."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+    theirs = "diffusion_model."
+    parts = {
+        "head.head.lora_down.weight": draw(RANK, 64),
+        "head.head.lora_up.weight": draw(64, RANK),
+        "head.head.alpha": np.array(2.0, np.float32),
+        "patch_embedding.lora_down.weight": draw(RANK, 16, 1, 2, 2),
+        "patch_embedding.lora_up.weight": draw(64, RANK, 1, 1, 1),
+        "time_embedding.0.diff_b": draw(64),
+        "blocks.1.self_attn.q.diff_b": draw(64),
+        "blocks.1.norm3.diff": draw(64),
+        "blocks.2.cross_attn.norm_k.diff": draw(64),
+        "blocks.0.diff_m": draw(1, 6, 64),
+        "blocks.0.norm3.diff": np.zeros(64, np.float32),
+    }
+    file = tmp_path / "distilled.safetensors"
+    weights.write_tensors(file, {theirs + key: x for key, x in parts.items()})
+    ours = held(run(folder, tmp_path / "merged", f"--lora={file}") / "transformer")
+    base = held(folder / "transformer")
+    head = parts["head.head.lora_up.weight"] @ parts["head.head.lora_down.weight"] * (2 / RANK)
+    up = parts["patch_embedding.lora_up.weight"].reshape(64, RANK)
+    changes = {
+        "proj_out.weight": head,
+        "patch_embedding.weight": np.einsum(
+            "or,rcthw->octhw", up, parts["patch_embedding.lora_down.weight"]
+        ),
+        "condition_embedder.time_embedder.linear_1.bias": parts["time_embedding.0.diff_b"],
+        "blocks.1.attn1.to_q.bias": parts["blocks.1.self_attn.q.diff_b"],
+        "blocks.1.norm2.weight": parts["blocks.1.norm3.diff"],
+        "blocks.2.attn2.norm_k.weight": parts["blocks.2.cross_attn.norm_k.diff"],
+        "blocks.0.scale_shift_table": parts["blocks.0.diff_m"],
+    }
+    for key, x in base.items():
+        if key in changes:
+            np.testing.assert_allclose(ours[key], x + changes[key], atol=1e-5)
+            assert np.abs(changes[key]).max() > 0.1
+        else:
+            np.testing.assert_array_equal(ours[key], x)
+    with pytest.raises(ValueError, match=r"cannot hold .*norm2\.weight.*write --to=comfyui"):
+        run(file, tmp_path / "x.safetensors", "--to=lora")
+    back = run(file, tmp_path / "comfy.safetensors", "--to=comfyui")
+    assert_same_files(tmp_path / "merged", run(folder, tmp_path / "again", f"--lora={back}"))
+
+
 # --- runs
 
 
@@ -149,7 +215,8 @@ def workdir(folder, tmp_path_factory):
     """A run's folder after 7 steps, evolving and stable apart."""
     workdir = tmp_path_factory.mktemp("run")
     values = evoid.get_config("tiny")
-    values.update({"model": str(folder), "lora": {"rank": RANK, "alpha": ALPHA}})
+    start = {"init": "gone.safetensors"}  # what it held is in the checkpoints
+    values.update({"model": str(folder), "lora": {"rank": RANK, "alpha": ALPHA} | start})
     cfg = config.from_dict(values.to_dict())
     text = json.dumps(config.to_dict(cfg) | {"digest": config.digest(cfg)})
     (workdir / "config.json").write_text(text)

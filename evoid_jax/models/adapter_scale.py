@@ -67,7 +67,7 @@ def scales(
     """
     # The most exact first: it is the one that counts where others agree up to rounding.
     stated = [
-        (f"{key} in the header", _of_settings(_parse(header[key], key), layers))
+        (f"{key} in the header", _of_settings(_parse(header[key], key), layers, strict=True))
         for key in SETTINGS
         if key in header
     ]
@@ -80,7 +80,7 @@ def scales(
     if beside.is_file() and _belongs(file, bool(stated)):
         try:
             settings = _parse(beside.read_text(encoding="utf-8-sig"), "the file")
-            stated.insert(0, (str(beside), _of_settings(settings, layers)))
+            stated.insert(0, (str(beside), _of_settings(settings, layers, strict=not peft)))
         except ValueError as error:
             raise ValueError(f"{beside}: {error}") from None
     if not stated:
@@ -135,26 +135,35 @@ def _unstated(header, layers: dict[str, Stated], kohya: bool, peft: bool) -> dic
     return ones
 
 
-def _of_settings(settings: dict, layers: dict[str, Stated]) -> dict[str, float]:
-    """Return each layer's scale by a PEFT configuration, as PEFT's LoraLayer computes it."""
+def _of_settings(settings: dict, layers: dict[str, Stated], strict: bool) -> dict[str, float]:
+    """Return each layer's scale by a PEFT configuration, as PEFT's LoraLayer computes it.
+
+    strict: a pattern must fit a layer. PEFT ignores one that does not, which is right for its own
+    files; under another tool's names it may have been meant for a layer that has two.
+    """
     # diffusers puts the pipeline's part before every key: transformer.lora_alpha
     settings = {key.removeprefix("transformer."): value for key, value in settings.items()}
     _check_plain(settings)
     for key in ("r", "lora_alpha"):
         if key not in settings:
             raise ValueError(f"{key} is missing; expected a configuration of PEFT's LoRA")
-    ranks, alphas = settings.get("rank_pattern") or {}, settings.get("alpha_pattern") or {}
+    rank_patterns = settings.get("rank_pattern") or {}
+    alpha_patterns = settings.get("alpha_pattern") or {}
     written = [stated.written for stated in layers.values()]
-    for key in alphas:  # one of rank_pattern that fits nothing shows in the ranks
+    for key in alpha_patterns if strict else ():  # a rank that fits nothing shows in the tensors
         if not any(_matches(key, name) for name in written):
             raise ValueError(f"alpha_pattern {key!r} fits no layer of the adapter")
     said = {}
     for name, stated in layers.items():
-        rank = number(_by_pattern(ranks, stated.written, settings["r"]), "r")
-        alpha = number(_by_pattern(alphas, stated.written, settings["lora_alpha"]), "lora_alpha")
-        if rank != stated.rank:
-            raise ValueError(f"{name} has rank {stated.rank}, the configuration says {rank:g}")
-        said[name] = alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+        ranks = _by_pattern(rank_patterns, stated.written, settings["r"])
+        if stated.rank not in ranks:
+            raise ValueError(f"{name} has rank {stated.rank}, the configuration says {ranks[0]}")
+        alphas = _by_pattern(alpha_patterns, stated.written, settings["lora_alpha"])
+        if len(set(alphas)) > 1:
+            # The first one counts, but PEFT sorts them when it saves: training had another first.
+            raise ValueError(f"{name} fits alpha_patterns of different values, {alphas}; leave one")
+        divisor = stated.rank**0.5 if settings.get("use_rslora") else stated.rank
+        said[name] = number(alphas[0], "lora_alpha") / divisor
     return said
 
 
@@ -173,12 +182,13 @@ def _check_plain(settings: dict) -> None:
         )
 
 
-def _by_pattern(patterns: dict, name: str, default):
-    """Return the value of the first pattern that fits, as PEFT's get_pattern_key finds it."""
-    return next((value for key, value in patterns.items() if _matches(key, name)), default)
+def _by_pattern(patterns: dict, name: str, default) -> list:
+    """Return the values of the patterns that fit a module, or the default."""
+    return [value for key, value in patterns.items() if _matches(key, name)] or [default]
 
 
 def _matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern fits a module, as PEFT's get_pattern_key does."""
     try:
         return re.match(rf"(.*\.)?({pattern})$", name) is not None
     except re.error as error:

@@ -116,8 +116,10 @@ def _refuse_pickle(file: Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; expected an adapter's file or folder")
     with open(file, "rb") as f:
-        start = f.read(2)
-    if file.suffix in PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x04"):
+        start = f.read(9)
+    # A safetensors file starts with 8 bytes of length, which may be any, and then with a brace.
+    is_pickle = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
+    if file.suffix in PICKLES or is_pickle:
         raise ValueError(
             f"{file} is a pickle of PyTorch, which can run any code; save it as safetensors: "
             "import torch, safetensors.torch as st; "
@@ -218,7 +220,7 @@ def _floats(tensor: Tensor) -> np.ndarray:
 def scale_of_file(adapter: Adapter) -> dict[str, str]:
     """Return what the header of an adapter file says of its scale: alpha is rank, always."""
     ranks = ", ".join(map(str, sorted({layer.rank for layer in adapter.layers.values()})))
-    return {"rank": ranks, "alpha": ranks, "scale": "1"}
+    return ({"rank": ranks, "alpha": ranks} if ranks else {}) | {"scale": "1"}
 
 
 def write(file: str | Path, tensors: dict[str, np.ndarray], adapter: Adapter) -> None:
