@@ -21,10 +21,11 @@ PEFT = "base_model.model."  # PEFT's own save_pretrained
 COMFYUI = "diffusion_model."
 KOHYA = ("lora_unet_", "lora_transformer_", "lycoris_")  # then the rest is joined by underscores
 
-# Objects that tools wrap a transformer in, in any order and number.
+# Objects that tools wrap a transformer in, in any order and number. DiffSynth has vace.vace_blocks;
+# without the look ahead vace_blocks would become blocks.
 WRAPPERS = re.compile(
     r"((base_model|model|module|_orig_mod|pipe|dit|transformer|diffusion_model|lora_unet|"
-    r"lora_transformer|lycoris)_)*"
+    r"lora_transformer|lycoris|vace(?=_vace_blocks))_)*"
 )
 HALF = re.compile(
     r"(?P<module>.+)\.lora(_(?P<side>[AB])(\.[\w-]+)?|[._](?P<way>down|up))\.(?P<leaf>weight|bias)"

@@ -89,7 +89,7 @@ def read(path: str | Path) -> Adapter:
         contradict each other; names file and tensor.
     """
     file = locate(path)
-    _refuse_pickle(file)
+    _check_file(file)
     stored, header = weights.read_header(file)
     if not stored:
         raise ValueError(f"{file} holds no tensor")
@@ -112,7 +112,8 @@ def read(path: str | Path) -> Adapter:
     return Adapter(layers, _deltas(modules, scales), header)
 
 
-def _refuse_pickle(file: Path) -> None:
+def _check_file(file: Path) -> None:
+    """Raise where there is no file, or a pickle, which is not opened."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; expected an adapter's file or folder")
     with open(file, "rb") as f:

@@ -151,9 +151,7 @@ def load(path: str | Path, config: WanConfig) -> dict:
         than a tree can hold.
     """
     adapter, slots = _read_for(path, config)
-    rank = max((adapter.layers[module].rank for module in slots), default=0)
-    if not slots:
-        raise ValueError(f"{path} adapts no attention or feed-forward layer")
+    rank = max(adapter.layers[module].rank for module in slots)
     flat = {}
     for path_in_tree in {slot.path for slot in slots.values()}:
         width_in, width_out = _widths(path_in_tree, config)
@@ -204,6 +202,8 @@ def _read_for(path: str | Path, config: WanConfig) -> tuple[Adapter, dict[str, S
             f"{adapter_names.grouped(rest)}. Merge it into the model, and use that: "
             f"{adapters.MERGE}"
         )
+    if not slots:
+        raise ValueError(f"{path} adapts no attention or feed-forward layer")
     for module, slot in slots.items():
         _check_base(path, module, slot, adapter.layers[module], config)
     return adapter, slots
