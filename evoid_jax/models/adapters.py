@@ -100,7 +100,7 @@ def read(path: str | Path) -> Adapter:
         for module, layer in halves.items()
     }
     kohya = all(key.startswith(KOHYA) for key in stored)
-    peft = all(key.startswith(PEFT) for key in stored)
+    peft = any(key.startswith(PEFT) for key in stored)
     try:
         scales = adapter_scale.scales(file, header, stated, kohya, peft) if stated else {}
     except ValueError as error:
