@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig
 
 from evoid_jax import config, evolve, sharding
-from evoid_jax.models import lora, wan
+from evoid_jax.models import adapters, lora, wan
 
 MODULES = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 TERMS = ("policy", "t2v", "self")
@@ -74,15 +74,16 @@ class Plain:
 
     def _adapter(self, name: str, tree, cfg) -> dict:
         rank = cfg.lora.rank
-        about = LoraConfig(r=rank, lora_alpha=rank, target_modules=MODULES)
-        self.model.add_adapter(about, name)
+        settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=MODULES)
+        self.model.add_adapter(settings, name)
         held = {
             key.replace(f".{name}.weight", ".weight"): p
             for key, p in self.model.named_parameters()
             if f".{name}.weight" in key
         }
-        for key, x in lora.to_peft(jax.device_get(tree), rank, rank).items():
-            held[key.removeprefix(lora.PREFIX)].data.copy_(torch.from_numpy(x))
+        adapter = lora.to_adapter(jax.device_get(tree), scale=1.0)
+        for key, x in adapters.to_diffusers(adapter).items():
+            held[key.removeprefix(adapters.PREFIX)].data.copy_(torch.from_numpy(x))
         return held
 
     def see(self, x_t, hints: bool = True):

@@ -3,12 +3,13 @@
     python -m evoid_jax.convert SRC DST [--to=FORMAT] [--lora=FILE] [--dtype=DTYPE] [--which=ROLE]
     python -m evoid_jax.convert --compare T2V VACE
 
-SRC is a pipeline's folder (diffusers, or the original Wan layout), an adapter file (diffusers,
-PEFT, ComfyUI), or the workdir of a run, whose newest checkpoint is meant. FORMAT is one of
+SRC is a pipeline's folder (diffusers, or the original Wan layout), an adapter's file or folder
+(diffusers, PEFT, ComfyUI, kohya, musubi, DiffSynth, finetrainers), or the workdir of a run, whose
+newest checkpoint is meant. FORMAT is one of
     diffusers   a pipeline's folder; the adapter of a run or of --lora is merged into it
     native      the same in the original Wan layout (its .pth files need torch)
-    lora        an adapter file for diffusers and PEFT
-    comfyui     an adapter file for ComfyUI; of main blocks only
+    lora        an adapter file for diffusers and PEFT, of scale 1: alpha is its rank
+    comfyui     an adapter file for ComfyUI, of scale 1 too
 and defaults to diffusers for a folder, else to lora. `--compare` tells for each tensor of a T2V
 transformer whether the VACE one holds the same bytes, and exits with 1 where one does not.
 
@@ -19,9 +20,10 @@ bytes. Nothing is held in memory but the tensor at work, and DST appears only wh
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import ml_dtypes
@@ -30,15 +32,17 @@ import orbax.checkpoint as ocp
 from absl import app, flags, logging
 
 from evoid_jax import checkpoint, config, evolve, rollout
-from evoid_jax.models import lora, pipeline, wan, weights
+from evoid_jax.models import adapters, lora, pipeline, wan, weights
+from evoid_jax.models.adapters import Adapter, Layer
 from evoid_jax.models.pipeline import Pipeline
 from evoid_jax.models.weights import Tensor
 
-FILES = {"lora": "pytorch_lora_weights.safetensors", "comfyui": "comfyui_lora.safetensors"}
+FILES = {"lora": adapters.DIFFUSERS_FILE, "comfyui": "comfyui_lora.safetensors"}
 FOLDERS = {"diffusers": pipeline.write_diffusers, "native": pipeline.write_native}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROLES = ("evolving", "stable")
-ABOUT = ("base_model", "rank", "alpha", "scale", "step", "config_digest", "role")  # in headers
+ORIGIN = ("base_model", "step", "config_digest", "role")  # of an adapter, in headers
+CARD = ("base_model", "rank", "alpha", *ORIGIN[1:])  # in the README of a merged model
 
 
 def define_flags(values: flags.FlagValues):
@@ -47,25 +51,20 @@ def define_flags(values: flags.FlagValues):
     choice("to", None, [*FOLDERS, *FILES], "Format to write; see above for the default.")
     choice("dtype", "keep", ["keep", *DTYPES], "Of the weights; the VAE keeps its own.")
     choice("which", "evolving", ROLES, "Which adapter of a run.")
-    flags.DEFINE_string("lora", None, "Adapter file for the folder SRC.", flag_values=values)
+    flags.DEFINE_string("lora", None, "Adapter for the folder SRC.", flag_values=values)
     flags.DEFINE_float(
         "shard_gb", 5.0, "Largest shard, 1e9 bytes.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_bool("compare", False, "Compare the folders T2V and VACE.", flag_values=values)
 
 
-class Adapter(NamedTuple):
-    """An adapter by diffusers' names, for scale 1, and what its file's header says of it."""
+def adapter_of_file(path: str | Path) -> Adapter:
+    """Read an adapter's file or folder, and of its header where it is from.
 
-    tensors: dict[str, np.ndarray]
-    about: dict[str, str]
-
-
-def adapter_of_file(file: str | Path) -> Adapter:
-    """Read an adapter file. Raises: as `lora.read`."""
-    tensors, header = lora.read(file)
-    rank = next(len(x) for key, x in tensors.items() if ".lora_A." in key)
-    return Adapter(tensors, {"rank": str(rank)} | {k: header[k] for k in ABOUT if k in header})
+    Raises: as `adapters.read`.
+    """
+    adapter = adapters.read(path)
+    return adapter._replace(header={k: adapter.header[k] for k in ORIGIN if k in adapter.header})
 
 
 def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
@@ -86,19 +85,19 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
         )
     model = wan.WanConfig.from_json(weights.read_config(base / "transformer"))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
-    start = lora.load(cfg.lora.init, model) if cfg.lora.init else None
     folder = (workdir / "checkpoints").absolute()
     saved = checkpoint.Checkpoints(_read_only(folder), folder)
-    found = checkpoint.restore(saved, evolve.init(cfg, shapes, model, start))
+    # The file that a run started from is in its checkpoints; only their shapes matter here.
+    restored = checkpoint.restore(saved, evolve.init(cfg, shapes, model))
     checkpoint.close(saved)
-    if found is None:
+    if restored is None:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
-    state = found[0]
+    state, _ = restored
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
-    about = lora.about(cfg.lora.rank, cfg.lora.alpha)
-    about |= {"base_model": base.name, "step": str(int(state.step)), "role": role}
-    about |= {"config_digest": config.digest(cfg)}
-    return Adapter(lora.to_peft(tree, cfg.lora.alpha, cfg.lora.rank), about), base
+    origin = {"base_model": base.name, "step": str(int(state.step)), "role": role}
+    origin |= {"config_digest": config.digest(cfg)}
+    adapter = lora.to_adapter(tree, scale=cfg.lora.alpha / cfg.lora.rank)
+    return adapter._replace(header=origin), base
 
 
 def _read_only(folder: Path) -> ocp.CheckpointManager:
@@ -124,32 +123,67 @@ def write_adapter(adapter: Adapter, to: str, dst: str | Path, dtype: str) -> Pat
     file = dst if dst.suffix == ".safetensors" else dst / FILES[to]
     if file.exists():
         raise FileExistsError(f"{file} exists already; nothing was written")
-    tensors = lora.to_comfyui(adapter.tensors) if to == "comfyui" else adapter.tensors
+    name = adapters.to_comfyui if to == "comfyui" else adapters.to_diffusers
+    tensors = name(adapter)
     if dtype != "keep":
         tensors = {key: x.astype(DTYPES[dtype]) for key, x in tensors.items()}
-    weights.write_tensors(file, tensors, adapter.about)
+    adapters.write(file, tensors, adapter)
     return file
 
 
 def merge(source: Pipeline, adapter: Adapter) -> Pipeline:
-    """Return the pipeline with kernel + B A in float32 wherever the adapter has a layer.
+    """Return the pipeline with every part of the adapter added, in float32.
+
+    Kernels get B A, and whatever else the adapter changes (biases, norms, embeddings, head) gets
+    its difference. Nothing is computed before a tensor is read.
 
     Raises:
       ValueError: the adapter is of another base; names the layer.
     """
-    lora.from_peft(adapter.tensors, source.parts["transformer"].config)
+    check(source, adapter)
     tensors = dict(source.tensors["transformer"])
-
-    def merged(kernel: Tensor, a_RI: np.ndarray, b_OR: np.ndarray) -> Tensor:
-        make = lambda: kernel.read().astype(np.float32) + b_OR @ a_RI
-        return kernel._replace(dtype=np.dtype(np.float32), read=make)
-
-    for key, a_RI in adapter.tensors.items():
-        module, side = key.removeprefix(lora.PREFIX).split(".lora_")
-        if side == "A.weight":
-            b_OR, name = adapter.tensors[key.replace("lora_A", "lora_B")], f"{module}.weight"
-            tensors[name] = merged(tensors[name], a_RI, b_OR)
+    for module, layer in adapter.layers.items():
+        key = f"{module}.weight"
+        tensors[key] = _changed(tensors[key], partial(_plus_layer, tensors[key], layer))
+    for key, delta in adapter.deltas.items():
+        if delta.any():  # a zero would still round, and turn -0 into 0
+            tensors[key] = _changed(tensors[key], partial(_plus_delta, tensors[key], delta))
     return source._replace(tensors=source.tensors | {"transformer": tensors})
+
+
+def check(source: Pipeline, adapter: Adapter) -> None:
+    """Raise a ValueError that names the part of an adapter for which a base has no place."""
+    tensors = source.tensors["transformer"]
+    for module, layer in adapter.layers.items():
+        kernel = tensors.get(f"{module}.weight")
+        if kernel is None:
+            raise ValueError(f"this base has no {module}")
+        wide = len(layer.b_OR), layer.a_RI.size // layer.rank
+        own = kernel.shape[0], math.prod(kernel.shape[1:])
+        if wide != own:
+            raise ValueError(
+                f"{module} goes from width {wide[1]} to {wide[0]}, the base's from {own[1]} to "
+                f"{own[0]}"
+            )
+    for key, delta in adapter.deltas.items():
+        if key not in tensors:
+            raise ValueError(f"this base has no {key}")
+        if delta.shape != tensors[key].shape:
+            raise ValueError(f"{key} has shape {delta.shape}, the base's {tensors[key].shape}")
+
+
+def _changed(tensor: Tensor, read: Callable[[], np.ndarray]) -> Tensor:
+    return tensor._replace(dtype=np.dtype(np.float32), read=read)
+
+
+def _plus_layer(kernel: Tensor, layer: Layer) -> np.ndarray:
+    """Return a kernel with B A added; a convolution's is a matrix with its taps side by side."""
+    delta_OI = layer.b_OR.reshape(-1, layer.rank) @ layer.a_RI.reshape(layer.rank, -1)
+    return kernel.read().astype(np.float32) + delta_OI.reshape(kernel.shape)
+
+
+def _plus_delta(tensor: Tensor, delta: np.ndarray) -> np.ndarray:
+    return tensor.read().astype(np.float32) + delta
 
 
 def cast(made: Pipeline, source: Pipeline, dtype: str) -> Pipeline:
@@ -184,9 +218,9 @@ def _rounded(tensor: Tensor, dtype: np.dtype) -> Tensor:
     return tensor._replace(dtype=dtype, read=read)
 
 
-def card(about: dict[str, str], base: str) -> bytes:
+def card(header: dict[str, str], base: str) -> bytes:
     """Return the README.md of a merged model."""
-    rows = "".join(f"| {key} | {about[key]} |\n" for key in ABOUT if key in about)
+    rows = "".join(f"| {key} | {header[key]} |\n" for key in CARD if key in header)
     return f"""---
 base_model: {json.dumps(base)}
 library_name: diffusers
@@ -194,7 +228,7 @@ tags: [wan, evoid]
 ---
 # {base}, evolved
 
-{base} with an adapter of evoid_jax merged into its transformer (kernel + B A, computed in float32
+{base} with an adapter merged into its transformer by evoid_jax (kernel + B A, computed in float32
 and rounded once). Every other tensor is the base's, byte for byte unless it was cast.
 
 | adapter | |
@@ -218,52 +252,57 @@ def convert(src: Path, dst: Path, args) -> Path:
     """
     if not src.exists():
         raise FileNotFoundError(f"{src} does not exist")
-    is_file, is_run = src.is_file(), (src / "checkpoints").is_dir()
-    to = args.to or ("lora" if is_file or is_run else "diffusers")
-    if args.lora and (is_file or is_run):
+    is_adapter, is_run = src.is_file() or adapters.is_folder(src), (src / "checkpoints").is_dir()
+    to = args.to or ("lora" if is_adapter or is_run else "diffusers")
+    if args.lora and (is_adapter or is_run):
         raise ValueError(f"--lora goes with a model's folder; {src} holds an adapter of its own")
     base, adapter = src, None
     if is_run:
         adapter, base = adapter_of_run(src, args.which)
-    elif is_file or args.lora:
+    elif is_adapter or args.lora:
         adapter = adapter_of_file(args.lora or src)
     if to in FILES:
         if adapter is None:
             raise ValueError(f"{src} is a model and --to={to} writes an adapter; give --lora=FILE")
         if args.lora:
-            tensors = pipeline.open_pipeline(src)
-            lora.load(args.lora, tensors.parts["transformer"].config)  # or it is of another model
+            _check_fits(pipeline.open_pipeline(src), adapter, args.lora)
         return write_adapter(adapter, to, dst, args.dtype)
-    if is_file:
+    if is_adapter:
         raise ValueError(f"{src} is an adapter; merge it with: convert MODEL {dst} --lora={src}")
     return write_model(base, adapter, to, dst, args)
+
+
+def _check_fits(source: Pipeline, adapter: Adapter, name: str) -> None:
+    try:
+        check(source, adapter)
+    except ValueError as error:
+        raise ValueError(f"{name} is of another model: {error}") from None
 
 
 def write_model(base: Path, adapter: Adapter | None, to: str, dst: Path, args) -> Path:
     """Write a pipeline's folder, with the adapter merged if there is one."""
     made = source = pipeline.open_pipeline(base)
-    about = None
+    headers = None
     if adapter:
-        try:
-            made = merge(source, adapter)
-        except ValueError as error:
-            raise ValueError(f"{args.lora or 'the adapter'} does not fit {base}: {error}") from None
-        about = {"transformer": adapter.about | {"base_model": base.resolve().name}}
-        readme = {"README.md": card(about["transformer"], base.resolve().name)}
-        made = made._replace(files=made.files | readme)
-    FOLDERS[to](cast(made, source, args.dtype), dst, int(args.shard_gb * 1e9), about)
+        _check_fits(source, adapter, args.lora or "the run's adapter")
+        name = base.resolve().name
+        header = adapter.header | adapters.scale_of_file(adapter) | {"base_model": name}
+        headers = {"transformer": header}
+        made = merge(source, adapter)
+        made = made._replace(files=made.files | {"README.md": card(header, name)})
+    FOLDERS[to](cast(made, source, args.dtype), dst, int(args.shard_gb * 1e9), headers)
     return dst
 
 
 def compare(t2v: str, vace: str) -> bool:
     """Print which main tensors of two transformers differ; returns whether all are equal."""
-    found = pipeline.compare(t2v, vace)
-    for key, what in found.items():
-        if what != "equal":
-            print(f"{key}: {what}")
-    equal = sum(what == "equal" for what in found.values())
-    print(f"{equal} of {len(found)} tensors of {t2v} are byte-equal in {vace}")
-    return equal == len(found)
+    verdicts = pipeline.compare(t2v, vace)
+    for key, verdict in verdicts.items():
+        if verdict != "equal":
+            print(f"{key}: {verdict}")
+    equal = sum(verdict == "equal" for verdict in verdicts.values())
+    print(f"{equal} of {len(verdicts)} tensors of {t2v} are byte-equal in {vace}")
+    return equal == len(verdicts)
 
 
 def main(argv: list[str]):
@@ -272,7 +311,7 @@ def main(argv: list[str]):
     jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator
     try:
         if flags.FLAGS.compare:
-            raise SystemExit(0 if compare(*argv[1:]) else 1)
+            raise SystemExit(0 if compare(argv[1], argv[2]) else 1)
         path = convert(Path(argv[1]), Path(argv[2]), flags.FLAGS)
     except KeyError as error:  # its str() is the repr of the message
         raise SystemExit(f"error: {error.args[0]}") from error

@@ -35,14 +35,14 @@ def trained(folder, targets="main", seed=0):
     c = wan_config(folder)
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(c)))
     key = jax.random.key(seed)
-    modules = (*lora.ATTENTION, "ffn_up", "ffn_down")
-    fresh = lora.init(key, shapes, c, RANK, targets, modules)
+    fresh = lora.init(key, shapes, c, RANK, targets, lora.MODULES)
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), fresh)
 
 
 def adapter(folder: Path, file: Path) -> Path:
     """Write the file that a run of this base leaves."""
-    lora.save(file, trained(folder), ALPHA, {"base_model": "tiny-vace", "step": "7"})
+    origin = {"base_model": "tiny-vace", "step": "7"}
+    lora.save(file, trained(folder), scale=ALPHA / RANK, metadata=origin)
     return file
 
 

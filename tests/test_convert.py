@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from configs import evoid
 from evoid_jax import checkpoint, config, evolve
-from evoid_jax.models import lora, wan, weights
+from evoid_jax.models import adapters, lora, wan, weights
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_merged_folder_is_what_peft_merges_and_the_rest_keeps_its_bytes(
     with safe_open(next((merged / "transformer").glob("*.safetensors")), "numpy") as file:
         header = file.metadata()
     assert header["base_model"] == "tiny-vace" and header["step"] == "7"
-    assert header["rank"] == "4" and header["alpha"] == "6" and header["format"] == "pt"
+    assert header["rank"] == header["alpha"] == "4" and header["format"] == "pt"
     text = (merged / "README.md").read_text()
     assert text.startswith('---\nbase_model: "tiny-vace"\n') and "| step | 7 |" in text
     assert isinstance(tiny_pipeline.load(merged), WanVACEPipeline)
@@ -74,12 +74,11 @@ def test_a_merge_is_rounded_once(folder, adapter, tmp_path):
     base = run(folder, tmp_path / "half", "--dtype=bfloat16")
     own = held(run(base, tmp_path / "own", f"--lora={adapter}") / "transformer")
     asked = run(folder, tmp_path / "asked", f"--lora={adapter}", "--dtype=bfloat16")
-    delta, _ = lora.read(adapter)
     key = "blocks.1.attn2.to_out.0"
-    a, b = (delta[f"transformer.{key}.lora_{side}.weight"] for side in "AB")
+    layer = adapters.read(adapter).layers[key]
     for source, got in ((base, own), (folder, held(asked / "transformer"))):
         kernel = held(source / "transformer")[f"{key}.weight"].astype(np.float32)
-        want = (kernel + b @ a).astype("bfloat16")
+        want = (kernel + layer.b_OR @ layer.a_RI).astype("bfloat16")
         np.testing.assert_array_equal(got[f"{key}.weight"], want)
 
 
@@ -116,7 +115,7 @@ def test_foreign_comfyui_files_are_read_as_diffusers_reads_them(
     folder, adapter, tmp_path, names, alpha
 ):
     tensors = {}
-    for key, x in lora.to_comfyui(lora.read(adapter)[0]).items():
+    for key, x in adapters.to_comfyui(adapters.read(adapter)).items():
         if not key.endswith(".alpha"):
             tensors[key.replace("lora_A", names[0]).replace("lora_B", names[1])] = x
         elif alpha:
@@ -129,17 +128,83 @@ def test_foreign_comfyui_files_are_read_as_diffusers_reads_them(
         assert np.linalg.norm(ours[key] - x) <= 1e-6 * np.linalg.norm(x)
     scale = alpha / RANK if alpha else 1.0
     b = "diffusion_model.blocks.0.self_attn.q." + names[1] + ".weight"
-    read = lora.read(file)[0]["transformer.blocks.0.attn1.to_q.lora_B.weight"]
-    np.testing.assert_array_equal(read, tensors[b] * np.float32(scale))
+    b_OR = adapters.read(file).layers["blocks.0.attn1.to_q"].b_OR
+    np.testing.assert_array_equal(b_OR, tensors[b] * np.float32(scale))
 
 
 def test_half_precision_adapters_are_written_and_read(folder, adapter, tmp_path):
     file = run(adapter, tmp_path / "half.safetensors", "--dtype=bfloat16")
-    exact, half = lora.read(adapter)[0], lora.read(file)[0]
+    exact, half = load_file(adapter), adapters.to_diffusers(adapters.read(file))
     key = "transformer.blocks.0.attn1.to_q.lora_A.weight"
     assert weights.read_header(file)[0][key].dtype == np.dtype("bfloat16")
     np.testing.assert_array_equal(half[key], exact[key].astype("bfloat16").astype(np.float32))
     load_adapter(folder, file)
+
+
+def test_folders_of_peft_and_diffusers_are_adapters_too(folder, adapter, tmp_path):
+    """Alpha is in adapter_config.json there, and twice the rank."""
+    theirs = tmp_path / "peft"
+    tensors = {
+        key.replace("transformer.", "base_model.model."): x for key, x in load_file(adapter).items()
+    }
+    weights.write_tensors(theirs / "adapter_model.safetensors", tensors)
+    (theirs / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 2 * RANK}))
+    ours, half = load_file(run(theirs, tmp_path / "x", "--to=lora")), load_file(adapter)
+    for key, x in ours.items():
+        np.testing.assert_array_equal(x, half[key] * (2 if ".lora_B." in key else 1))
+    assert (
+        run(tmp_path / "x", tmp_path / "y").read_bytes()
+        == (tmp_path / "x" / "pytorch_lora_weights.safetensors").read_bytes()
+    )
+    merged = run(folder, tmp_path / "merged", f"--lora={theirs}")
+    assert_same_files(merged, run(folder, tmp_path / "again", f"--lora={tmp_path / 'x'}"))
+
+
+def test_all_parts_of_a_distilled_adapter_are_merged(folder, tmp_path):
+    """Kernels, a convolution, the head, biases, norms and the modulation; nothing else moves."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+    theirs = "diffusion_model."
+    parts = {
+        "head.head.lora_down.weight": draw(RANK, 64),
+        "head.head.lora_up.weight": draw(64, RANK),
+        "head.head.alpha": np.array(2.0, np.float32),
+        "patch_embedding.lora_down.weight": draw(RANK, 16, 1, 2, 2),
+        "patch_embedding.lora_up.weight": draw(64, RANK, 1, 1, 1),
+        "time_embedding.0.diff_b": draw(64),
+        "blocks.1.self_attn.q.diff_b": draw(64),
+        "blocks.1.norm3.diff": draw(64),
+        "blocks.2.cross_attn.norm_k.diff": draw(64),
+        "blocks.0.diff_m": draw(1, 6, 64),
+        "blocks.0.norm3.diff": np.zeros(64, np.float32),
+    }
+    file = tmp_path / "distilled.safetensors"
+    weights.write_tensors(file, {theirs + key: x for key, x in parts.items()})
+    ours = held(run(folder, tmp_path / "merged", f"--lora={file}") / "transformer")
+    base = held(folder / "transformer")
+    head = parts["head.head.lora_up.weight"] @ parts["head.head.lora_down.weight"] * (2 / RANK)
+    up = parts["patch_embedding.lora_up.weight"].reshape(64, RANK)
+    changes = {
+        "proj_out.weight": head,
+        "patch_embedding.weight": np.einsum(
+            "or,rcthw->octhw", up, parts["patch_embedding.lora_down.weight"]
+        ),
+        "condition_embedder.time_embedder.linear_1.bias": parts["time_embedding.0.diff_b"],
+        "blocks.1.attn1.to_q.bias": parts["blocks.1.self_attn.q.diff_b"],
+        "blocks.1.norm2.weight": parts["blocks.1.norm3.diff"],
+        "blocks.2.attn2.norm_k.weight": parts["blocks.2.cross_attn.norm_k.diff"],
+        "blocks.0.scale_shift_table": parts["blocks.0.diff_m"],
+    }
+    for key, x in base.items():
+        if key in changes:
+            np.testing.assert_allclose(ours[key], x + changes[key], atol=1e-5)
+            assert np.abs(changes[key]).max() > 0.1
+        else:
+            np.testing.assert_array_equal(ours[key], x)
+    with pytest.raises(ValueError, match=r"cannot hold .*norm2\.weight.*write --to=comfyui"):
+        run(file, tmp_path / "x.safetensors", "--to=lora")
+    back = run(file, tmp_path / "comfy.safetensors", "--to=comfyui")
+    assert_same_files(tmp_path / "merged", run(folder, tmp_path / "again", f"--lora={back}"))
 
 
 # --- runs
@@ -150,7 +215,8 @@ def workdir(folder, tmp_path_factory):
     """A run's folder after 7 steps, evolving and stable apart."""
     workdir = tmp_path_factory.mktemp("run")
     values = evoid.get_config("tiny")
-    values.update({"model": str(folder), "lora": {"rank": RANK, "alpha": ALPHA}})
+    start = {"init": "gone.safetensors"}  # what it held is in the checkpoints
+    values.update({"model": str(folder), "lora": {"rank": RANK, "alpha": ALPHA} | start})
     cfg = config.from_dict(values.to_dict())
     text = json.dumps(config.to_dict(cfg) | {"digest": config.digest(cfg)})
     (workdir / "config.json").write_text(text)
@@ -172,7 +238,8 @@ def test_a_run_gives_its_adapter(workdir, folder, tmp_path, role):
     before = files(path)
     file = run(path, tmp_path, f"--which={role}")
     assert file == tmp_path / "pytorch_lora_weights.safetensors"
-    lora.save(tmp_path / "want.safetensors", getattr(state, role), ALPHA)
+    tree = {"evolving": state.evolving, "stable": state.stable}[role]
+    lora.save(tmp_path / "want.safetensors", tree, scale=ALPHA / RANK)  # as the run exports it
     want = load_file(tmp_path / "want.safetensors")
     for key, x in load_file(file).items():
         np.testing.assert_array_equal(x, want.pop(key))
@@ -222,20 +289,24 @@ def test_an_adapter_for_another_size_is_named(folder, tmp_path):
     small = wan.WanConfig(2, 16, 3, 96, text_dim=32, freq_dim=64, vace_layers=(0, 2))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(small)))
     file = tmp_path / "small.safetensors"
-    lora.save(file, lora.init(jax.random.key(0), shapes, small, RANK), RANK)
+    lora.save(file, lora.init(jax.random.key(0), shapes, small, RANK), scale=1.0)
     for to in ("diffusers", "native", "lora", "comfyui"):
-        with pytest.raises(ValueError, match=r"small\.safetensors.*attn1\.to_.*width 64"):
+        with pytest.raises(ValueError, match=r"small\.safetensors.*attn1\.to_.* from 64 to 64"):
             run(folder, tmp_path / "out", f"--lora={file}", f"--to={to}")
     assert [f.name for f in tmp_path.iterdir()] == ["small.safetensors"]
 
 
-def test_vace_blocks_cannot_go_to_comfyui(folder, tmp_path):
+def test_vace_blocks_go_to_comfyui_by_its_own_names(folder, tmp_path):
     file = tmp_path / "vace.safetensors"
-    lora.save(file, trained(folder, "main+vace"), ALPHA)
-    with pytest.raises(ValueError, match=r"transformer\.vace_blocks\..* cannot hold an adapter"):
-        run(file, tmp_path / "out.safetensors", "--to=comfyui")
-    run(folder, tmp_path / "merged", f"--lora={file}")  # and merge all the same
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["merged", "vace.safetensors"]
+    lora.save(file, trained(folder, "main+vace"), scale=ALPHA / RANK)
+    comfy = run(file, tmp_path / "comfy.safetensors", "--to=comfyui")
+    held_there = load_file(comfy)
+    for name in ("self_attn.q", "cross_attn.o", "ffn.0"):
+        assert held_there[f"diffusion_model.vace_blocks.1.{name}.alpha"] == RANK
+    back = run(comfy, tmp_path / "back.safetensors", "--to=lora")
+    assert back.read_bytes() == file.read_bytes()
+    straight = run(folder, tmp_path / "straight", f"--lora={file}")
+    assert_same_files(straight, run(folder, tmp_path / "by_comfyui", f"--lora={comfy}"))
 
 
 def test_wrong_requests_are_refused(folder, adapter, workdir, tmp_path):

@@ -93,11 +93,11 @@ def test_an_adapter_acts_as_in_diffusers(folder, tmp_path):
         return np.load(tmp_path / "latents.npy")
 
     plain = latents()
-    lora.save(file, adapter, 4.0)
+    lora.save(file, adapter, scale=1.0)
     np.testing.assert_allclose(latents(f"--lora={file}"), plain, atol=1e-5)  # fresh: no change
     shake = lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape)
     adapter = jax.tree.map(shake, adapter)
-    lora.save(file, adapter, 8.0)
+    lora.save(file, adapter, scale=2.0)
     ours = latents(f"--lora={file}")
     assert np.abs(ours - plain).max() > 1e-2
 

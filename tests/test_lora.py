@@ -1,26 +1,24 @@
-"""Facts about adapters: a fresh one changes nothing, and diffusers and PEFT read and write them."""
+"""Facts about adapters: a fresh one changes nothing, diffusers reads them, strength is kept."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import peft
 import pytest
 import torch
 from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+from flax import traverse_util
 from peft.utils import get_peft_model_state_dict
 from safetensors.numpy import load_file
 
-from evoid_jax.models import lora as adapters
+from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
-from evoid_jax.models import weights
 from evoid_jax.models.wan import Wan, WanConfig
 
 TINY = WanConfig(2, 16, num_layers=3, ffn_dim=48, text_dim=12, vace_layers=(0, 2))
 TIMESTEP_B = np.array([999.0, 37.5], np.float32)
 RANK, ALPHA = 32, 48.0
-DIFFUSERS_NAMES = ["to_q", "to_k", "to_v", "to_out.0"]
 
 velocity = jax.jit(wan_model.velocity, static_argnums=0)
 hints = jax.jit(wan_model.hints, static_argnums=0)
@@ -35,10 +33,15 @@ def torch_model():
     return model
 
 
-def trained(key, params, **options):
+def fresh_adapter(params, seed=0, rank=RANK, **options):
+    return lora.init(jax.random.key(seed), params, TINY, rank=rank, **options)
+
+
+def trained(seed, params, **options):
     """An adapter as training leaves it: b is not zero."""
-    fresh = adapters.init(key, params, TINY, rank=RANK, **options)
-    return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape), fresh)
+    key = jax.random.key(seed)
+    move = lambda x: x + 0.1 * jax.random.normal(key, x.shape)
+    return jax.tree.map(move, fresh_adapter(params, seed, **options))
 
 
 def torch_velocity(model, x_BTHWC, text_BSE, control_BTHWC):
@@ -54,10 +57,11 @@ def torch_velocity(model, x_BTHWC, text_BSE, control_BTHWC):
     return np.moveaxis(out.sample.numpy(), 1, -1)
 
 
-def our_velocity(params, lora, x, text, control, lora_scale=1.0):
+def our_velocity(params, adapter, inputs, lora_scale=1.0):
+    x, text, control = inputs
     wan = Wan(TINY, lora_scale=lora_scale)
-    hints_VBLD = hints(wan, params, lora, x, TIMESTEP_B, text, control)
-    return np.asarray(velocity(wan, params, lora, x, TIMESTEP_B, text, hints_VBLD))
+    hints_VBLD = hints(wan, params, adapter, x, TIMESTEP_B, text, control)
+    return np.asarray(velocity(wan, params, adapter, x, TIMESTEP_B, text, hints_VBLD))
 
 
 def relative(got, want):
@@ -84,37 +88,33 @@ def inputs():
 
 def test_a_fresh_adapter_changes_nothing(params, inputs):
     for targets in ("main", "main+vace"):
-        fresh = adapters.init(jax.random.key(0), params, TINY, rank=RANK, targets=targets)
-        with_fresh = our_velocity(params, fresh, *inputs)
-        np.testing.assert_array_equal(with_fresh, our_velocity(params, None, *inputs))
+        with_fresh = our_velocity(params, fresh_adapter(params, targets=targets), inputs)
+        np.testing.assert_array_equal(with_fresh, our_velocity(params, None, inputs))
 
 
 def test_init_is_peft_s(params):
-    key = jax.random.key(0)
-    modules = (*adapters.ATTENTION, "ffn_up", "ffn_down")
-    lora = adapters.init(key, params, TINY, rank=RANK, modules=modules)
-    assert set(lora) == {"blocks"}
-    assert set(lora["blocks"]) == {"attn1", "attn2", "ffn_up", "ffn_down"}
-    assert set(lora["blocks"]["attn1"]) == {"to_q", "to_k", "to_v", "to_out"}
-    down = lora["blocks"]["ffn_down"]  # 48 -> 32
+    adapter = fresh_adapter(params, modules=lora.MODULES)
+    assert set(adapter) == {"blocks"}
+    assert set(adapter["blocks"]) == {"attn1", "attn2", "ffn_up", "ffn_down"}
+    assert set(adapter["blocks"]["attn1"]) == {"to_q", "to_k", "to_v", "to_out"}
+    down = adapter["blocks"]["ffn_down"]  # 48 -> 32
     assert down["a"].shape == (3, 48, RANK) and down["b"].shape == (3, RANK, 32)
-    assert {x.dtype for x in jax.tree.leaves(lora)} == {np.dtype(np.float32)}
+    assert {x.dtype for x in jax.tree.leaves(adapter)} == {np.dtype(np.float32)}
     assert np.abs(down["a"]).max() <= 48**-0.5
     np.testing.assert_allclose(down["a"].std(), (3 * 48) ** -0.5, rtol=0.1)  # of a uniform
     assert not down["b"].any()
     assert not np.array_equal(down["a"][0], down["a"][1])
-    assert_trees_equal(lora, adapters.init(key, params, TINY, rank=RANK, modules=modules))
+    assert_trees_equal(adapter, fresh_adapter(params, modules=lora.MODULES))
 
 
 def test_without_adapter_the_graph_has_no_adapter(params, inputs):
     x, text, _ = inputs
-    lora = trained(jax.random.key(0), params)
 
-    def products(lora):
+    def products(adapter):
         make = jax.make_jaxpr(wan_model.velocity, static_argnums=0)
-        return str(make(Wan(TINY), params, lora, x, TIMESTEP_B, text)).count("dot_general[")
+        return str(make(Wan(TINY), params, adapter, x, TIMESTEP_B, text)).count("dot_general[")
 
-    assert products(lora) - products(None) == 2 * 8  # a and b, for q k v o of two attentions
+    assert products(trained(0, params)) - products(None) == 2 * 8  # a and b, for two attentions
 
 
 FORMS = [("main", "diffusers"), ("main+vace", "diffusers"), ("main", "comfyui")]
@@ -122,49 +122,130 @@ FORMS = [("main", "diffusers"), ("main+vace", "diffusers"), ("main", "comfyui")]
 
 @pytest.mark.parametrize(("targets", "form"), FORMS)
 def test_saved_adapters_give_diffusers_our_velocity(params, inputs, tmp_path, targets, form):
-    lora = trained(jax.random.key(1), params, targets=targets)
+    tree = trained(1, params, targets=targets)
     file = tmp_path / "pytorch_lora_weights.safetensors"
-    adapters.save(file, lora, ALPHA, {"reward": "0.61"})
+    lora.save(file, tree, scale=ALPHA / RANK, metadata={"reward": "0.61"})
     if form == "comfyui":
-        weights.write_tensors(file, adapters.to_comfyui(adapters.read(file)[0]))
+        adapter = adapters.read(file)
+        adapters.write(file, adapters.to_comfyui(adapter), adapter)
     names = ["vae", "text_encoder", "tokenizer", "scheduler"]
     pipe = WanVACEPipeline(transformer=torch_model(), **dict.fromkeys(names))
     pipe.load_lora_weights(tmp_path, adapter_name="evolved")
     want = torch_velocity(pipe.transformer, *inputs)
-    got = our_velocity(params, lora, *inputs, lora_scale=ALPHA / RANK)
+    got = our_velocity(params, tree, inputs, lora_scale=ALPHA / RANK)
     assert relative(got, want) <= 1e-5
-    assert relative(our_velocity(params, None, *inputs), want) > 1e-3
-    peft_tensors = get_peft_model_state_dict(pipe.transformer, adapter_name="evolved")
-    held = {name: x.numpy() for name, x in peft_tensors.items()}
-    assert_trees_equal(adapters.from_peft(held, TINY), adapters.load(file, TINY))
+    assert relative(our_velocity(params, None, inputs), want) > 1e-3
+    held = get_peft_model_state_dict(pipe.transformer, adapter_name="evolved")
+    ours = adapters.to_diffusers(adapters.read(file))
+    assert {f"{adapters.PREFIX}{key}" for key in held} == ours.keys()
+    for key, x in held.items():
+        np.testing.assert_array_equal(ours[f"{adapters.PREFIX}{key}"], x.numpy())
 
 
-def test_save_then_load_is_the_identity_with_alpha_in_b(params, tmp_path):
-    lora = trained(jax.random.key(2), params, targets="main+vace", modules=("to_q", "ffn_down"))
+# --- the scale, which has one owner
+
+
+def effect(tree, scale):
+    """Return (L, O, I) of every module: what the tree adds to its kernel at a scale."""
+    flat = traverse_util.flatten_dict(tree)
+    product = lambda path: np.einsum("lir,lro->loi", flat[(*path, "a")], flat[(*path, "b")])
+    return {path[:-1]: product(path[:-1]) * scale for path in flat if path[-1] == "a"}
+
+
+def assert_same_effect(got, want):
+    assert got.keys() >= want.keys()
+    for path, delta_LOI in got.items():
+        size = max(np.abs(want[path]).max(), 1.0) if path in want else 1.0
+        np.testing.assert_allclose(delta_LOI, want.get(path, 0.0), atol=2e-6 * size)
+
+
+def test_save_then_load_is_the_identity_with_the_scale_in_b(params, tmp_path):
+    tree = trained(2, params, targets="main+vace", modules=("to_q", "ffn_down"))
     file = tmp_path / "adapter.safetensors"
-    adapters.save(file, lora, RANK)
-    assert_trees_equal(adapters.load(file, TINY), lora)
+    lora.save(file, tree, scale=1.0)
+    assert_trees_equal(lora.load(file, TINY), tree)
     assert load_file(file)["transformer.vace_blocks.1.ffn.net.2.lora_A.weight"].shape == (RANK, 48)
-    adapters.save(file, lora, 2 * RANK)
+    lora.save(file, tree, scale=2.0)
     twice = lambda path, x: 2 * x if path[-1].key == "b" else x
-    assert_trees_equal(adapters.load(file, TINY), jax.tree_util.tree_map_with_path(twice, lora))
+    assert_trees_equal(lora.load(file, TINY), jax.tree_util.tree_map_with_path(twice, tree))
 
 
-def test_adapters_of_peft_load_with_their_alpha(params, inputs, tmp_path):
-    model = torch_model()
-    names = [f"blocks.{i}.attn{n}.{m}" for i in range(3) for n in (1, 2) for m in DIFFUSERS_NAMES]
-    settings = peft.LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=names, init_lora_weights=False
+def test_the_header_of_a_saved_file_is_true_for_it(params, tmp_path):
+    """Whoever divides alpha by rank gets 1: the run's own scale is in lora_B."""
+    file = tmp_path / "adapter.safetensors"
+    lora.save(file, trained(2, params), scale=1.5, metadata={"rank": "8", "step": "7"})
+    header = weights.read_header(file)[1]
+    assert header == {"format": "pt", "rank": "32", "alpha": "32", "scale": "1", "step": "7"}
+
+
+@pytest.mark.parametrize("alpha", [4.0, 8.0, 24.0])
+@pytest.mark.parametrize("rank", [4, 8, 64])
+def test_a_run_starts_at_the_strength_of_its_file(params, tmp_path, rank, alpha):
+    """A file of rank 4, for runs of rank 4, 8 and 64; the export is the file again."""
+    tree = trained(3, params, rank=4, modules=("to_v",))
+    file, out = tmp_path / "file.safetensors", tmp_path / "out.safetensors"
+    lora.save(file, tree, scale=1.0)
+    fresh, scale = fresh_adapter(params, rank=rank, modules=("to_v", "ffn_up")), alpha / rank
+    begun = lora.start(file, fresh, TINY, scale=scale)
+    assert jax.tree.map(jnp.shape, begun) == jax.tree.map(jnp.shape, fresh)
+    assert_same_effect(effect(begun, scale), effect(tree, 1.0))
+    lora.save(out, begun, scale=scale)
+    assert_same_effect(effect(lora.load(out, TINY), 1.0), effect(tree, 1.0))
+
+
+def test_what_a_file_lacks_is_fresh_trainable_and_without_effect(params, inputs, tmp_path):
+    """Layer 1 alone, of rank 4, in a run of rank 8 on more modules."""
+    whole = trained(4, params, rank=4, modules=("to_q",))
+    adapter = lora.to_adapter(whole, scale=1.0)
+    some = adapter._replace(
+        layers={name: layer for name, layer in adapter.layers.items() if ".1.attn2" in name}
     )
-    model.add_adapter(settings)
-    WanVACEPipeline.save_lora_weights(
-        tmp_path,
-        transformer_lora_layers=get_peft_model_state_dict(model),
-        transformer_lora_adapter_metadata=model.peft_config["default"].to_dict(),
-    )
-    lora = adapters.load(tmp_path / "pytorch_lora_weights.safetensors", TINY)
-    got = our_velocity(params, lora, *inputs)
-    assert relative(got, torch_velocity(model, *inputs)) <= 1e-5
+    file = tmp_path / "some.safetensors"
+    adapters.write(file, adapters.to_diffusers(some), some)
+    fresh = fresh_adapter(params, rank=8, modules=("to_q", "to_k"))
+    begun = lora.start(file, fresh, TINY, scale=0.5)
+    ours, drawn = begun["blocks"]["attn2"]["to_q"], fresh["blocks"]["attn2"]["to_q"]
+    np.testing.assert_array_equal(ours["a"][1, :, :4], whole["blocks"]["attn2"]["to_q"]["a"][1])
+    np.testing.assert_array_equal(ours["a"][1, :, 4:], drawn["a"][1, :, 4:])
+    np.testing.assert_array_equal(ours["a"][0], drawn["a"][0])
+    assert ours["b"][1, :4].any() and not ours["b"][1, 4:].any() and not ours["b"][::2].any()
+    assert_trees_equal(begun["blocks"]["attn1"], fresh["blocks"]["attn1"])
+    beside = our_velocity(params, begun, inputs, lora_scale=0.5)
+    alone = our_velocity(params, lora.load(file, TINY), inputs)
+    assert relative(beside, alone) <= 2e-6
+    assert relative(beside, our_velocity(params, None, inputs)) > 1e-4
+
+
+NO_ROOM = [
+    ({"rank": 16}, {"rank": 8}, r"config\.lora\.rank=16 \(with config\.lora\.alpha=24\)"),
+    ({"targets": "main+vace"}, {}, r"set config\.lora\.targets=main\+vace$"),
+    ({"modules": lora.MODULES}, {}, r"modules=\"\('to_q','to_k','to_v','to_out','ffn_up','ffn_d"),
+    (
+        {"rank": 16, "targets": "main+vace", "modules": ("ffn_up",)},
+        {"rank": 8, "modules": ("to_q",)},
+        r"rank=16 .* and config\.lora\.targets=.* and config\.lora\.modules=\"\('to_q','ffn_up'\)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("of_file", "of_run", "message"), NO_ROOM)
+def test_a_run_without_room_for_its_file_is_told_what_to_set(
+    params, tmp_path, of_file, of_run, message
+):
+    file = tmp_path / "file.safetensors"
+    lora.save(file, trained(5, params, **of_file), scale=1.0)
+    with pytest.raises(ValueError, match=r"file\.safetensors holds more.*" + message):
+        lora.start(file, fresh_adapter(params, **of_run), TINY, scale=1.5)
+
+
+def test_layers_that_do_nothing_need_no_room(params, tmp_path, caplog):
+    file = tmp_path / "file.safetensors"
+    tree = fresh_adapter(params, seed=6, targets="main+vace")  # b is zero everywhere
+    lora.save(file, tree, scale=1.0)
+    with caplog.at_level("WARNING"):
+        begun = lora.start(file, fresh_adapter(params), TINY, scale=1.0)
+    assert r"left out, they are zero and not trained: vace_blocks.*.attn1.to_k (2)" in caplog.text
+    assert_trees_equal(begun, {"blocks": tree["blocks"]})
 
 
 def test_hints_as_constants_give_finite_gradients_to_the_adapter_alone(params, inputs):
@@ -173,54 +254,44 @@ def test_hints_as_constants_give_finite_gradients_to_the_adapter_alone(params, i
     before = jax.tree.map(np.array, params)
 
     @jax.jit
-    def gradient(lora):
-        v = lambda lora: wan_model.velocity(
-            Wan(TINY), params, lora, x, TIMESTEP_B, text, hints_VBLD
+    def gradient(adapter):
+        v = lambda adapter: wan_model.velocity(
+            Wan(TINY), params, adapter, x, TIMESTEP_B, text, hints_VBLD
         )
-        return jax.grad(lambda lora: jnp.square(v(lora)).mean())(lora)
+        return jax.grad(lambda adapter: jnp.square(v(adapter)).mean())(adapter)
 
-    fresh = adapters.init(jax.random.key(0), params, TINY, rank=RANK)
-    for path, g in jax.tree_util.tree_leaves_with_path(gradient(fresh)):
+    for path, g in jax.tree_util.tree_leaves_with_path(gradient(fresh_adapter(params))):
         assert np.isfinite(g).all()
         moves = np.abs(g).max(axis=(1, 2)) > 0  # while b is zero, only b has a gradient
         assert moves.all() if path[-1].key == "b" else not moves.any()
-    assert all(
-        np.abs(g).max() > 0 for g in jax.tree.leaves(gradient(trained(jax.random.key(3), params)))
-    )
+    moving = gradient(trained(3, params))
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(moving))
     assert_trees_equal(params, before)
 
 
 def test_merged_equals_beside(params, inputs):
-    lora = trained(jax.random.key(4), params)
-    beside = our_velocity(params, lora, *inputs, lora_scale=ALPHA / RANK)
-    merged = our_velocity(adapters.merge(params, lora, ALPHA / RANK), None, *inputs)
+    tree = trained(4, params)
+    beside = our_velocity(params, tree, inputs, lora_scale=ALPHA / RANK)
+    merged = our_velocity(lora.merge(params, tree, ALPHA / RANK), None, inputs)
     assert relative(merged, beside) <= 2e-6
 
 
-def test_bad_files_are_named(params, tmp_path):
-    tensors = adapters.to_peft(trained(jax.random.key(5), params), RANK, RANK)
-    a, b = (f"transformer.blocks.1.attn2.to_v.lora_{side}.weight" for side in "AB")
-
-    def reading(changed):
-        return adapters.from_peft(changed, TINY)
-
-    without = lambda *keys: {k: x for k, x in tensors.items() if k not in keys}
-    with pytest.raises(ValueError, match=r"blocks\.attn2\.to_v.*has layers \[0, 2\]"):
-        reading(without(a, b))
-    with pytest.raises(ValueError, match=r"blocks\.attn2\.to_v.*other half"):
-        reading(without(*(b.replace(".1.", f".{i}.") for i in range(3))))
-    with pytest.raises(ValueError, match=rf"blocks\.attn2\.to_v\.a: ranks \[5, {RANK}\]"):
-        reading(tensors | {a: np.zeros((5, 32)), b: np.zeros((32, 5))})
-    with pytest.raises(ValueError, match=r"widths \[31, 32\].* width 32"):
-        reading(tensors | {a: np.zeros((RANK, 31))})
-    with pytest.raises(ValueError, match=r"diffusion_model\.blocks\.0\.self_attn\.q"):
-        reading({"diffusion_model.blocks.0.self_attn.q.lora_down.weight": np.zeros((4, 32))})
-    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
-        adapters.load(tmp_path / "absent.safetensors", TINY)
-    file = tmp_path / "dora.safetensors"
-    weights.write_tensors(file, tensors, {adapters.METADATA: '{"transformer.use_dora": true}'})
-    with pytest.raises(ValueError, match="use_dora True is not supported"):
-        adapters.load(file, TINY)
+def test_an_adapter_of_another_base_is_named(params, tmp_path):
+    file = tmp_path / "file.safetensors"
+    lora.save(file, trained(5, params, targets="main+vace"), scale=1.0)
+    shallow = dataclasses.replace(TINY, num_layers=2, vace_layers=(0, 1))
+    wide = dataclasses.replace(TINY, num_attention_heads=4)
+    t2v = dataclasses.replace(TINY, vace_layers=())
+    cases = [
+        (shallow, r"blocks\.2\.attn1\.to_\w+ is beyond this base, which has 2 blocks"),
+        (wide, r"attn1\.to_\w+ goes from width 32 to 32, this base's from 64 to 64"),
+        (t2v, r"vace_blocks\.0.* is beyond this base, which has 0 vace_blocks"),
+    ]
+    for config, message in cases:
+        with pytest.raises(ValueError, match=r"file\.safetensors: .*" + message):
+            lora.load(file, config)
+        with pytest.raises(ValueError, match=message):
+            lora.start(file, fresh_adapter(params), config, scale=1.0)
 
 
 @pytest.mark.parametrize(
@@ -232,10 +303,10 @@ def test_bad_files_are_named(params, tmp_path):
 )
 def test_bad_choices_are_named(params, options, message):
     with pytest.raises(ValueError, match=message):
-        adapters.init(jax.random.key(0), params, TINY, **options)
+        fresh_adapter(params, **options)
 
 
 def test_a_base_without_vace_cannot_be_adapted_there(params):
     t2v = dataclasses.replace(TINY, vace_layers=())
     with pytest.raises(ValueError, match="no VACE blocks"):
-        adapters.init(jax.random.key(0), params, t2v, targets="main+vace")
+        lora.init(jax.random.key(0), params, t2v, targets="main+vace")

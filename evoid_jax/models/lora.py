@@ -1,40 +1,40 @@
-"""LoRA adapters of the transformer: made, saved and loaded as diffusers, PEFT and ComfyUI do.
+"""LoRA adapters of the transformer: made, started from a file, merged, saved.
 
 An adapter is a tree beside the base's: where the base has a `kernel` (layer, out, in), the adapter
 has `a` (layer, in, R) and `b` (layer, R, out). `Wan` adds x @ a @ b * lora_scale.
+
+The scale has one owner, `Wan.lora_scale`: alpha / rank of config.lora for a run's adapter, and 1
+for what `load` reads. Files are of scale 1 (see `adapters`): `start` divides by the run's scale on
+the way in, `save` multiplies by it on the way out.
+
+Letters: L layers of a stack, I and O width in and out, R rank.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
 
-from evoid_jax.models import native
-from evoid_jax.models.wan import WanConfig
-from evoid_jax.models.weights import check_finite, read_header, write_tensors
+from evoid_jax.models import adapter_names, adapters
+from evoid_jax.models.adapters import Adapter, Layer
+from evoid_jax.models.wan_config import WanConfig
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out")
+MODULES = (*ATTENTION, "ffn_up", "ffn_down")  # what config.lora.modules may name
 STACKS = {"main": ("blocks",), "main+vace": ("blocks", "vace_blocks")}
 TORCH_NAMES = {"to_out": "to_out.0", "ffn_up": "ffn.net.0.proj", "ffn_down": "ffn.net.2"}
 OUR_NAMES = {torch: ours for ours, torch in TORCH_NAMES.items()}
-KEY = re.compile(
-    r"(transformer\.)?(?P<stack>blocks|vace_blocks)\.(?P<layer>\d+)\."
-    r"(?P<attn>attn[12]\.)?(?P<name>to_[qkv]|to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
-    r"\.lora_(?P<side>[AB])(\.\w+)?\.weight"  # PEFT puts the adapter's name before `weight`
+MODULE = re.compile(
+    r"(?P<stack>blocks|vace_blocks)\.(?P<layer>\d+)\.((?P<attn>attn[12])\.)?"
+    r"(?P<name>to_[qkv]|to_out\.0|ffn\.net\.0\.proj|ffn\.net\.2)"
 )
-COMFYUI_KEY = re.compile(
-    r"diffusion_model\.(?P<module>.+)\.(lora_(?P<side>A|B|down|up)\.weight|alpha)"
-)
-SIDES = {"A": "A", "down": "A", "B": "B", "up": "B", None: "alpha"}
-FROM_NATIVE = {original: ours for ours, original in native.BLOCK.items()}
-PREFIX = "transformer."  # the part of a pipeline that an adapter belongs to
-METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header
 
 
 def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=ATTENTION):
@@ -49,7 +49,7 @@ def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=A
       modules: layer names, of to_q, to_k, to_v, to_out (both attentions), ffn_up and ffn_down.
 
     Returns:
-      tree of float32 arrays.
+      tree of float32 arrays, a (L, I, R) and b (L, R, O).
 
     Raises:
       ValueError: unknown targets or module, or no VACE block to adapt.
@@ -58,22 +58,19 @@ def init(key, base_params, config: WanConfig, rank=32, targets="main", modules=A
         raise ValueError(f"lora targets {targets!r}: expected one of {', '.join(STACKS)}")
     if targets == "main+vace" and not config.vace_layers:
         raise ValueError("lora targets 'main+vace', but this base has no VACE blocks")
-    known = (*ATTENTION, "ffn_up", "ffn_down")
-    if not modules or set(modules) - set(known):
-        raise ValueError(f"lora modules {tuple(modules)}: expected some of {', '.join(known)}")
-    kernels = {
+    if not modules or set(modules) - set(MODULES):
+        raise ValueError(f"lora modules {tuple(modules)}: expected some of {', '.join(MODULES)}")
+    kernels = {  # (L, O, I) by module
         path[:-1]: leaf.shape
         for path, leaf in traverse_util.flatten_dict(base_params).items()
         if path[0] in STACKS[targets] and path[-2] in modules and path[-1] == "kernel"
     }
     flat = {}
     keys = jax.random.split(key, len(kernels))
-    for k, (path, (layers, out, width)) in zip(keys, sorted(kernels.items()), strict=True):
-        bound = width**-0.5
-        flat[(*path, "a")] = jax.random.uniform(
-            k, (layers, width, rank), minval=-bound, maxval=bound
-        )
-        flat[(*path, "b")] = jnp.zeros((layers, rank, out))
+    for k, (path, (layers, width_out, width_in)) in zip(keys, sorted(kernels.items()), strict=True):
+        shape_LIR, bound = (layers, width_in, rank), width_in**-0.5
+        flat[(*path, "a")] = jax.random.uniform(k, shape_LIR, minval=-bound, maxval=bound)
+        flat[(*path, "b")] = jnp.zeros((layers, rank, width_out))
     return traverse_util.unflatten_dict(flat)
 
 
@@ -82,202 +79,196 @@ def merge(base_params, lora, scale=1.0):
 
     For float32 bases; in bfloat16 a small change is rounded away. Differentiable in `lora`. It
     saves the adapter's thin matmuls, which at small widths are a fifth of a forward pass.
+
+    Args:
+      base_params: the base's tree, kernels (L, O, I).
+      lora: leaves a (L, I, R) and b (L, R, O).
+      scale: `Wan.lora_scale` of the adapter.
+
+    Returns:
+      tree of the base's shapes; what the adapter does not touch is the same array.
     """
     base = traverse_util.flatten_dict(base_params)
     flat = traverse_util.flatten_dict(lora)
     for path in (path[:-1] for path in flat if path[-1] == "a"):
-        kernel = base[(*path, "kernel")]
-        a, b = flat[(*path, "a")], flat[(*path, "b")]
-        delta = jnp.einsum("lir,lro->loi", a, b) * scale
-        base[(*path, "kernel")] = kernel + delta.astype(kernel.dtype)
+        kernel_LOI = base[(*path, "kernel")]
+        a_LIR, b_LRO = flat[(*path, "a")], flat[(*path, "b")]
+        delta_LOI = jnp.einsum("lir,lro->loi", a_LIR, b_LRO) * scale
+        base[(*path, "kernel")] = kernel_LOI + delta_LOI.astype(kernel_LOI.dtype)
     return traverse_util.unflatten_dict(base)
 
 
-def to_peft(lora, alpha, rank) -> dict[str, np.ndarray]:
-    """Name an adapter's tensors as diffusers pipelines do, `transformer.blocks.0.attn1.to_q...`.
+class Slot(NamedTuple):
+    """The place of a module's layer in a tree."""
 
-    alpha / rank goes into B: a reader that knows no alpha takes alpha = rank, scale 1.
+    path: tuple[str, ...]  # such as (blocks, attn1, to_q)
+    layer: int
+
+
+def to_adapter(tree, *, scale: float) -> Adapter:
+    """Return a tree's layers by diffusers' names, at scale 1.
+
+    Args:
+      tree: leaves a (L, I, R) and b (L, R, O).
+      scale: that of the `Wan` which the tree is used with. It goes into B.
     """
-    tensors = {}
-    for path, leaf in traverse_util.flatten_dict(lora).items():
-        stack, *inner, side = path
+    layers = {}
+    flat = traverse_util.flatten_dict(tree)
+    for stack, *inner, side in flat:
+        if side != "a":
+            continue
+        a_LIR = np.asarray(flat[(stack, *inner, "a")], np.float32)
+        b_LRO = np.asarray(flat[(stack, *inner, "b")], np.float32) * np.float32(scale)
         module = ".".join(TORCH_NAMES.get(name, name) for name in inner)
-        scale = alpha / rank if side == "b" else 1.0
-        for i, x in enumerate(np.asarray(leaf, np.float32) * np.float32(scale)):
-            key = f"{PREFIX}{stack}.{i}.{module}.lora_{side.upper()}.weight"
-            tensors[key] = np.ascontiguousarray(x.T)
-    return tensors
+        for i, (a_IR, b_RO) in enumerate(zip(a_LIR, b_LRO, strict=True)):
+            a_RI, b_OR = np.ascontiguousarray(a_IR.T), np.ascontiguousarray(b_RO.T)
+            layers[f"{stack}.{i}.{module}"] = Layer(a_RI, b_OR)
+    return Adapter(layers, {}, {})
 
 
-def from_peft(tensors: dict[str, np.ndarray], config: WanConfig) -> dict:
-    """Stack an adapter's tensors over layers; the inverse of `to_peft` at alpha = rank.
+def save(file: str | Path, tree, *, scale: float, metadata: dict[str, str] | None = None) -> None:
+    """Write `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights` reads.
+
+    Args:
+      tree: leaves a (L, I, R) and b (L, R, O).
+      scale: that of the `Wan` which the tree is used with: alpha / rank of a run, 1 after `load`.
+      metadata: strings for the header, beside its rank, alpha and scale; diffusers ignores them.
+    """
+    adapter = to_adapter(tree, scale=scale)._replace(header=metadata or {})
+    adapters.write(file, adapters.to_diffusers(adapter), adapter)
+
+
+def load(path: str | Path, config: WanConfig) -> dict:
+    """Read an adapter's file or folder for a base; use the tree at lora_scale 1.
+
+    Modules and layers that the file lacks, and ranks below its highest, are zero.
+
+    Returns:
+      tree of float32 arrays, a (L, I, R) and b (L, R, O).
 
     Raises:
-      ValueError: a key of another format, a layer without its pair, or shapes that do not fit;
-        the message names the tensor.
+      FileNotFoundError, ValueError: see `adapters.read`; or it is of another base, or changes more
+        than a tree can hold.
     """
-    if not tensors:
-        raise ValueError("the adapter holds no tensor")
-    stacks = {"blocks": config.num_layers, "vace_blocks": len(config.vace_layers)}
-    found: dict[tuple[str, ...], dict[int, np.ndarray]] = {}
-    for key, x in tensors.items():
-        match = _match(key)
-        name = OUR_NAMES.get(match["name"], match["name"])
-        attn = (match["attn"][:-1],) if match["attn"] else ()
-        path = (match["stack"], *attn, name, match["side"].lower())
-        found.setdefault(path, {})[int(match["layer"])] = np.asarray(x, np.float32).T
+    adapter, slots = _read_for(path, config)
+    rank = max(adapter.layers[module].rank for module in slots)
     flat = {}
-    for path, layers in found.items():
-        _check(path, layers, found, stacks[path[0]], config)
-        flat[path] = np.stack([layers[i] for i in sorted(layers)])
+    for path_in_tree in {slot.path for slot in slots.values()}:
+        width_in, width_out = _widths(path_in_tree, config)
+        layers = _layers(path_in_tree[0], config)
+        flat[(*path_in_tree, "a")] = np.zeros((layers, width_in, rank), np.float32)
+        flat[(*path_in_tree, "b")] = np.zeros((layers, rank, width_out), np.float32)
+    _place(adapter, slots, flat, scale=1.0)
     return traverse_util.unflatten_dict(flat)
 
 
-def from_comfyui(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Name as diffusers does what ComfyUI and the original code name `diffusion_model.blocks...`.
+def start(path: str | Path, fresh, config: WanConfig, *, scale: float) -> dict:
+    """Return a run's fresh adapter with an adapter file placed in it, to go on from.
 
-    alpha / rank of each layer goes into B; a layer without `.alpha` has scale 1.
+    Its effect at the run's scale is the file's. What the file lacks (modules, layers, ranks below
+    the run's) keeps the fresh draw in `a` and zero in `b`: no effect yet, and trainable.
 
-    Raises:
-      ValueError: a key of another format, or a layer without its pair; names the tensor.
-    """
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for key, x in tensors.items():
-        match = COMFYUI_KEY.fullmatch(key)
-        module = match and native.block_module(match["module"], FROM_NATIVE)
-        if not module:
-            raise ValueError(
-                f"adapter tensor {key}: expected names like "
-                "diffusion_model.blocks.0.self_attn.q.lora_A.weight (ComfyUI)"
-            )
-        layers.setdefault(module, {})[SIDES[match["side"]]] = x
-    found = {}
-    for module, parts in layers.items():
-        for side in {"A", "B"} - parts.keys():
-            raise ValueError(f"adapter {module}: its other half (lora_{side}) is missing")
-        scale = float(parts.get("alpha", len(parts["A"]))) / len(parts["A"])
-        found[f"{PREFIX}{module}.lora_A.weight"] = parts["A"]
-        found[f"{PREFIX}{module}.lora_B.weight"] = parts["B"] * np.float32(scale)
-    return found
-
-
-def to_comfyui(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename an adapter of `to_peft` or `read` for ComfyUI, with `.alpha` = rank: scale 1.
+    Args:
+      path: an adapter's file or folder.
+      fresh: tree of `init`, a (L, I, R) and b (L, R, O); of its shapes is the result.
+      config: the base's.
+      scale: the run's, alpha / rank of config.lora.
 
     Raises:
-      ValueError: the adapter has layers on VACE blocks; names one.
+      FileNotFoundError, ValueError: see `adapters.read`; or it is of another base, or the run's
+        settings leave no room for it: the message names those that would.
     """
-    found = {}
-    for key, x in tensors.items():
-        module, side = key.removeprefix(PREFIX).split(".lora_")
-        if module.startswith("vace_blocks"):
-            raise ValueError(
-                f"adapter tensor {key}: ComfyUI's format cannot hold an adapter of VACE blocks, "
-                "diffusers refuses such a file; write --to=lora instead"
-            )
-        name = f"diffusion_model.{native.block_module(module, native.BLOCK)}"
-        found[f"{name}.lora_{side}"] = x
-        if side == "A.weight":
-            found[f"{name}.alpha"] = np.array(len(x), np.float32)
-    return found
+    adapter, slots = _read_for(path, config)
+    flat = {key: np.array(x) for key, x in traverse_util.flatten_dict(fresh).items()}
+    rank = jax.tree.leaves(fresh)[0].shape[-1]  # leaves come by name: the first is an `a`
+    homeless = {module: slot for module, slot in slots.items() if (*slot.path, "a") not in flat}
+    acting = {module: s for module, s in homeless.items() if adapter.layers[module].acts}
+    if idle := homeless.keys() - acting.keys():
+        names = adapter_names.grouped(sorted(idle))
+        logging.warning("%s: left out, they are zero and not trained: %s", path, names)
+    slots = {module: slot for module, slot in slots.items() if module not in idle}
+    _check_room(path, adapter, slots, flat, rank=rank, scale=scale)
+    _place(adapter, slots, flat, scale=scale)
+    return traverse_util.unflatten_dict({key: jnp.asarray(x) for key, x in flat.items()})
 
 
-def save(file: str | Path, lora, alpha, metadata: dict[str, str] | None = None):
-    """Write `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights` reads.
-
-    `metadata` (strings) goes into the header with rank and alpha; diffusers ignores it.
-    """
-    rank = jax.tree.leaves(lora)[0].shape[-1]  # leaves come by name: the first is an `a`
-    write_tensors(file, to_peft(lora, alpha, rank), about(rank, alpha) | (metadata or {}))
-
-
-def about(rank: int, alpha: float) -> dict[str, str]:
-    """Return what the header of an adapter file says of its scale."""
-    scale = "1: alpha / rank is already in lora_B"
-    return {"rank": str(rank), "alpha": f"{alpha:g}", "scale": scale}
-
-
-def read(file: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read an adapter file of ours, diffusers', PEFT's or ComfyUI's.
-
-    Returns:
-      (tensors, metadata): float32 tensors named as `to_peft` names them, for scale 1; and the
-      strings of the file's header.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not such a file, a key of another format, a tensor that is not finite, or a
-        header that asks for a variant other than plain LoRA; names file and tensor.
-    """
-    stored, header = read_header(file)
-    tensors = {}
-    for key, tensor in stored.items():
-        tensors[key] = np.asarray(tensor.read(), np.float32)
-        check_finite(tensors[key], tensor.where)
-    settings = json.loads(header.pop(METADATA, "{}"))
-    try:
-        if any(key.startswith("diffusion_model.") for key in tensors):
-            return from_comfyui(tensors), header
-        scale, named = np.float32(_header_scale(settings)), {}
-        for key, x in tensors.items():
-            match = _match(key)
-            module = f"{match['stack']}.{match['layer']}.{match['attn'] or ''}{match['name']}"
-            x = x * scale if match["side"] == "B" else x
-            named[f"{PREFIX}{module}.lora_{match['side']}.weight"] = x
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-    return named, header
-
-
-def load(file: str | Path, config: WanConfig) -> dict:
-    """Read an adapter file for a base; use it at lora_scale 1.
-
-    Raises:
-      FileNotFoundError, ValueError: see `read` and `from_peft`.
-    """
-    tensors, _ = read(file)
-    try:
-        return from_peft(tensors, config)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
-
-
-def _match(key: str) -> re.Match:
-    match = KEY.fullmatch(key)
-    if not match:
+def _read_for(path: str | Path, config: WanConfig) -> tuple[Adapter, dict[str, Slot]]:
+    """Read an adapter; returns it and the slots of its layers in a tree of this base."""
+    adapter = adapters.read(path)
+    slots = {module: slot for module in adapter.layers if (slot := _slot(module)) is not None}
+    if rest := adapters.drop_idle(adapter, set(slots), "an adapter beside its model"):
         raise ValueError(
-            f"adapter tensor {key}: expected names like "
-            "transformer.blocks.0.attn1.to_q.lora_A.weight (diffusers, PEFT)"
+            f"{path} changes more than an adapter beside its model can: "
+            f"{adapter_names.grouped(rest)}. Merge it into the model, and use that: "
+            f"{adapters.MERGE}"
         )
-    return match
+    if not slots:
+        raise ValueError(f"{path} adapts no attention or feed-forward layer")
+    for module, slot in slots.items():
+        _check_base(path, module, slot, adapter.layers[module], config)
+    return adapter, slots
 
 
-def _header_scale(header: dict) -> float:
-    """Return alpha / rank of diffusers' `lora_adapter_metadata`, 1 where there is none."""
-    settings = {key.removeprefix(PREFIX): value for key, value in header.items()}
-    for key in ("alpha_pattern", "rank_pattern", "use_rslora", "use_dora", "lora_bias"):
-        if settings.get(key):
-            raise ValueError(f"adapter with {key} {settings[key]!r} is not supported")
-    return settings["lora_alpha"] / settings["r"] if "lora_alpha" in settings else 1.0
+def _slot(module: str) -> Slot | None:
+    match = MODULE.fullmatch(module)
+    if match is None:
+        return None
+    attn = (match["attn"],) if match["attn"] else ()
+    name = OUR_NAMES.get(match["name"], match["name"])
+    return Slot((match["stack"], *attn, name), int(match["layer"]))
 
 
-def _check(path, layers, found, expected: int, config: WanConfig):
-    """Raise unless a leaf has every layer, its partner, one rank and the base's width."""
-    name = ".".join(path)
-    if sorted(layers) != list(range(expected)):
+def _layers(stack: str, config: WanConfig) -> int:
+    return config.num_layers if stack == "blocks" else len(config.vace_layers)
+
+
+def _widths(path: tuple[str, ...], config: WanConfig) -> tuple[int, int]:
+    """Return the widths in and out of a module."""
+    return (
+        config.ffn_dim if path[-1] == "ffn_down" else config.dim,
+        config.ffn_dim if path[-1] == "ffn_up" else config.dim,
+    )
+
+
+def _check_base(path, module: str, slot: Slot, layer: Layer, config: WanConfig) -> None:
+    layers = _layers(slot.path[0], config)
+    if slot.layer >= layers:
         raise ValueError(
-            f"adapter {name}: has layers {sorted(layers)}, expected all {expected} of the base"
+            f"{path}: {module} is beyond this base, which has {layers} {slot.path[0]}; the adapter "
+            "is of another model"
         )
-    partner = found.get((*path[:-1], "b" if path[-1] == "a" else "a"))
-    if partner is None:
-        raise ValueError(f"adapter {name}: its other half (lora_A or lora_B) is missing")
-    wide = config.ffn_dim if path[-2:] in (("ffn_up", "b"), ("ffn_down", "a")) else config.dim
-    rank_axis, wide_axis = (1, 0) if path[-1] == "a" else (0, 1)
-    ranks = {x.shape[rank_axis] for x in layers.values()}
-    ranks |= {x.shape[1 - rank_axis] for x in partner.values()}
-    widths = {x.shape[wide_axis] for x in layers.values()}
-    if len(ranks) > 1 or widths != {wide}:
+    expected, ranks = _widths(slot.path, config), (layer.rank, layer.rank)
+    shapes = layer.a_RI.shape, layer.b_OR.shape
+    if shapes != ((ranks[0], expected[0]), (expected[1], ranks[1])):
         raise ValueError(
-            f"adapter {name}: ranks {sorted(ranks)} and widths {sorted(widths)}, "
-            f"expected one rank and width {wide}"
+            f"{path}: {module} goes from width {shapes[0][1]} to {shapes[1][0]}, this base's from "
+            f"{expected[0]} to {expected[1]}; the adapter is of another model"
         )
+
+
+def _check_room(path, adapter: Adapter, slots, flat, *, rank: int, scale: float) -> None:
+    """Raise unless a run's tree has room for every layer; name all settings that make it."""
+    needed = []
+    highest = max((adapter.layers[module].rank for module in slots), default=0)
+    if highest > rank:
+        alpha = f"{scale * highest:g}"  # keeps alpha / rank
+        needed.append(f"config.lora.rank={highest} (with config.lora.alpha={alpha})")
+    stacks = {slot.path[0] for slot in slots.values()} | {key[0] for key in flat}
+    if stacks - {key[0] for key in flat}:
+        needed.append("config.lora.targets=main+vace")
+    modules = {key[-2] for key in flat}
+    wanted = modules | {slot.path[-1] for slot in slots.values()}
+    if wanted - modules:
+        names = ",".join(f"'{name}'" for name in MODULES if name in wanted)
+        needed.append(f'config.lora.modules="({names})"')
+    if needed:
+        raise ValueError(f"{path} holds more than this run trains; set {' and '.join(needed)}")
+
+
+def _place(adapter: Adapter, slots: dict[str, Slot], flat, *, scale: float) -> None:
+    """Put layers of scale 1 into the leaves of a tree of `scale`, in place."""
+    for module, slot in slots.items():
+        layer = adapter.layers[module]
+        flat[(*slot.path, "a")][slot.layer, :, : layer.rank] = layer.a_RI.T
+        # Rows of `b` past the layer's rank are zero already, in a fresh tree as in an empty one.
+        flat[(*slot.path, "b")][slot.layer, : layer.rank] = layer.b_OR.T / np.float32(scale)
