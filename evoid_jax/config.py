@@ -96,7 +96,12 @@ class Lora:
         "layers of a block; the default is identity-grpo's on VACE-1.3B",
         one_of("to_q", "to_k", "to_v", "to_out", "ffn_up", "ffn_down"),
     )
-    init: str = setting("", "a LoRA file to start from", PATH)
+    init: str = setting("", "a LoRA file or folder to start from", PATH)
+
+    @property
+    def scale(self) -> float:
+        """What the adapter is multiplied by: the only place where rank and alpha meet."""
+        return self.alpha / self.rank
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,8 @@ def load_frozen(cfg: config.Config, mesh: Mesh) -> rollout.Frozen:
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
     frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
     rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
-    scale = cfg.lora.alpha / cfg.lora.rank
-    return frozen._replace(wan=frozen.wan.clone(lora_scale=scale, attention=cfg.attention))
+    wan = frozen.wan.clone(lora_scale=cfg.lora.scale, attention=cfg.attention)
+    return frozen._replace(wan=wan)
 
 
 def text_rows(frozen: rollout.Frozen, prompts: list[str], mesh: Mesh) -> int:

@@ -209,7 +209,7 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Reward
         distributed.say(f"resuming after step {int(state.step)}")
         return state, RewardMemory(**memory)
     if cfg.lora.init:
-        start = lora.load(cfg.lora.init, wan.config)
+        start = lora.start(cfg.lora.init, fresh.evolving, wan.config, scale=cfg.lora.scale)
         fresh = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
     return sharding.replicate(fresh, run.mesh), blend.FORGOTTEN
 
@@ -250,13 +250,13 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
 def export(run: Run, state: evolve.State) -> Path:
     """Write the evolved adapter as diffusers loads it."""
     file = run.workdir / "export" / "pytorch_lora_weights.safetensors"
-    about = {
+    origin = {
         "base_model": Path(run.cfg.model).name,
-        "rank": str(run.cfg.lora.rank),
         "step": str(int(state.step)),
         "config_digest": config.digest(run.cfg),
     }
-    lora.save(file, jax.device_get(state.evolving), run.cfg.lora.alpha, about)
+    tree = jax.device_get(state.evolving)
+    lora.save(file, tree, scale=run.cfg.lora.scale, metadata=origin)
     return file
 
 

@@ -93,7 +93,7 @@ def test_a_run_leaves_what_it_says(runs):
 
 
 def test_workdir_of_another_run_is_refused(runs, cache):
-    with pytest.raises(ValueError, match="holds a run with another config.loss"):
+    with pytest.raises(ValueError, match="holds another run: config.loss.beta was 2.0, now 0.5"):
         train.train(settings(cache, 4, loss={"beta": 0.5}), runs[0])
 
 
@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_another_judge_or_mesh(tmp_path, cache):
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict(cfg)))
     there = {"reward": {"judge": "http://other:8200/v1"}, "mesh": {"context": 2}}
     train.check_workdir(settings(cache, 9, **there), tmp_path)
-    with pytest.raises(ValueError, match=r"another config\.reward\.clip: 0\.5, now 1\.0"):
+    with pytest.raises(ValueError, match=r"another run: config\.reward\.clip was 0\.5, now 1\.0"):
         train.check_workdir(settings(cache, 4, reward={"clip": 1.0}), tmp_path)
 
 

@@ -70,11 +70,10 @@ class Setting(NamedTuple):
     @property
     def wan(self) -> wan.Wan:
         cfg = self.cfg
-        scale = cfg.lora.alpha / cfg.lora.rank
         return wan.Wan(
             self.models.wan,
             dtype=DTYPES[cfg.dtype],
-            lora_scale=scale,
+            lora_scale=cfg.lora.scale,
             remat=cfg.train.remat,
             mesh=self.mesh,
             attention=cfg.attention,
