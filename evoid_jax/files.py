@@ -13,6 +13,7 @@ from pathlib import Path
 
 # What a file starts with, what it is then, and what to do about it.
 LFS = b"version https://git-lfs"
+SAFETENSORS = "a single safetensors file"
 KINDS = (
     (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"),
     (b"GGUF", "a GGUF file; quantised weights are not supported, take the safetensors files"),
@@ -53,12 +54,10 @@ def kind_of(file: Path) -> str:
         start = f.read(64)
     if not start:
         return "an empty file; its download or copy was cut off"
-    for magic, kind in KINDS:
-        if start.startswith(magic):
-            return kind
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 2**32:
-        return "a single safetensors file"
-    return ""
+    # First: the length of its header, in front, may look like the start of any of the others.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
+        return SAFETENSORS
+    return next((kind for magic, kind in KINDS if start.startswith(magic)), "")
 
 
 def require_file(file: str | Path, hint: str = "") -> Path:
@@ -94,19 +93,24 @@ def read_json(file: str | Path, kind: type = dict, hint: str = ""):
     file = require_file(file, hint)
     if what := kind_of(file):
         raise ValueError(f"{file} is {what}; expected JSON")
+    return parse_json(file.read_bytes(), str(file), kind)
+
+
+def parse_json(content: bytes, name: str, kind: type = dict):
+    """Return what JSON text holds. name: of the text, for messages. Raises: as `read_json`."""
     try:
-        value = json.loads(file.read_bytes().decode(), object_pairs_hook=_once)
+        value = json.loads(content.decode(), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text, at byte {error.start}") from None
+        raise ValueError(f"{name} is not UTF-8 text, at byte {error.start}") from None
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"{file} is not JSON: {error.msg} at {at}") from None
+        raise ValueError(f"{name} is not JSON: {error.msg} at {at}") from None
     except RecursionError:
-        raise ValueError(f"{file} is not JSON that can be read: it nests too deep") from None
+        raise ValueError(f"{name} is not JSON that can be read: it nests too deep") from None
     except _Twice as error:
-        raise ValueError(f"{file} has the key {error} twice; remove one") from None
+        raise ValueError(f"{name} has the key {error} twice; remove one") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{file} holds {NAMES[type(value)]}; expected {NAMES[kind]}")
+        raise ValueError(f"{name} holds {NAMES[type(value)]}; expected {NAMES[kind]}")
     return value
 
 

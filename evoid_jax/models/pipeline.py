@@ -131,7 +131,7 @@ def _small(folder: Path) -> dict[str, bytes]:
 def _open_native(folder: Path) -> Pipeline:
     config = native.config_from_json(weights.read_config(folder))
     held = {
-        "transformer": weights.open_folder(folder, f"{native.TRANSFORMER_FILE}*"),
+        "transformer": weights.open_folder(folder, native.TRANSFORMER_FILE),
         "vae": pth.read(folder / native.VAE_FILE),
         "text_encoder": pth.read(folder / native.TEXT_FILE),
     }
@@ -170,7 +170,7 @@ def open_transformer(folder: str | Path) -> tuple[Part, dict[str, Tensor]]:
     folder = Path(folder)
     if native.is_native(folder):
         config = native.config_from_json(weights.read_config(folder))
-        tensors = weights.open_folder(folder, f"{native.TRANSFORMER_FILE}*")
+        tensors = weights.open_folder(folder, native.TRANSFORMER_FILE)
         about = part("transformer", config.to_json())
         return about, _renamed(tensors, about, folder)
     if (folder / "model_index.json").is_file():

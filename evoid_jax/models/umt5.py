@@ -37,9 +37,35 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from evoid_jax import sharding
+from evoid_jax.models import keys
 from evoid_jax.models.weights import Rule
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2 as in T5
+FILE = "text_encoder/config.json"
+REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+BUCKETS = ("relative_attention_num_buckets", "relative_attention_max_distance")
+# Of training, of the decoder, of writing text. The encoder's embedding is one array whatever is
+# said of the decoder's, and `scalable_attention` is in released files but in no code.
+IGNORED = ("dropout_rate", "classifier_dropout", "initializer_factor", "use_cache")
+IGNORED += ("is_encoder_decoder", "num_decoder_layers", "decoder_start_token_id", "output_past")
+IGNORED += ("scale_decoder_outputs", "tie_word_embeddings", "scalable_attention")
+IGNORED += ("output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward")
+IGNORED += ("id2label", "label2id", "problem_type", "n_positions", "task_specific_params")
+IGNORED += ("pad_token_id", "eos_token_id", "bos_token_id", "max_length", "tokenizer_class")
+KEYS = keys.Keys(
+    whole=REQUIRED + BUCKETS,
+    real=("layer_norm_epsilon",),
+    fixed={
+        "model_type": ("umt5",),
+        "architectures": (["UMT5EncoderModel"], None),
+        "feed_forward_proj": ("gated-gelu",),
+        "dense_act_fn": ("gelu_new",),
+        "is_gated_act": (True,),
+        "is_decoder": (False,),
+    },
+    lists={},
+    ignored=IGNORED,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +83,19 @@ class UMT5Config:
     layer_norm_epsilon: float = 1e-6
 
     @classmethod
-    def from_json(cls, config: dict) -> UMT5Config:
+    def from_json(cls, config: dict, file: str = FILE) -> UMT5Config:
         """Read a text_encoder/config.json.
 
+        Args:
+          file: its name, for messages.
+
         Raises:
-          ValueError: another model, or a feed-forward other than UMT5's gated GELU.
-          KeyError: a size is missing.
+          ValueError: another model, a feed-forward other than UMT5's gated GELU, a key that is not
+            known, or a size that is absent or none; the message names file and key.
         """
-        for name, value in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
-            if config.get(name, value) != value:
-                raise ValueError(f"text encoder has {name}={config[name]!r}; expected {value!r}")
-        required = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-        missing = [name for name in required if name not in config]
-        if missing:
-            raise KeyError(f"text encoder config lacks {', '.join(missing)}")
+        keys.check(config, KEYS, file)
+        if missing := [name for name in REQUIRED if name not in config]:
+            raise ValueError(f"{file} lacks {', '.join(missing)}")
         names = {field.name for field in dataclasses.fields(cls)} & config.keys()
         return cls(**{name: config[name] for name in names})
 
