@@ -19,6 +19,7 @@ from PIL import Image
 
 from evoid_jax import flow, generate, rollout
 from evoid_jax.data import portraits
+from evoid_jax.models.scheduler import solver_of
 
 GUIDANCE, NEGATIVE = 5.0, ""
 
@@ -33,7 +34,7 @@ class Ours:
         self.frozen = rollout.load(args.model, remat="none")
         shape = rollout.latent_shape(self.frozen, *self.size, 1)
         self.noise = rollout.noise(np.arange(args.seeds, dtype=np.int32), shape)
-        self.table = flow.schedule("unipc", args.steps, rollout.solver_of(self.frozen.scheduler)[1])
+        self.table = flow.schedule("unipc", args.steps, solver_of(self.frozen.scheduler)[1])
         self.photo = portraits.reference(scene.identity)
         self.prompt = portraits.prompt(scene)
 

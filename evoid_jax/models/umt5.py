@@ -36,12 +36,13 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from evoid_jax import sharding
+from evoid_jax import files, sharding
 from evoid_jax.models import keys
 from evoid_jax.models.weights import Rule
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2 as in T5
 FILE = "text_encoder/config.json"
+TOKENIZERS = ("T5TokenizerFast", "T5Tokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 BUCKETS = ("relative_attention_num_buckets", "relative_attention_max_distance")
 # Of training, of the decoder, of writing text. The encoder's embedding is one array whatever is
@@ -234,11 +235,25 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     The same ids as `AutoTokenizer`, which imports torch wherever torch is installed.
 
     Raises:
-      FileNotFoundError: the folder holds no tokenizer.json.
+      OSError: the folder holds no tokenizer.json.
+      ValueError: a file is damaged, or the tokenizer is of a kind that UMT5 has not; names it.
     """
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{folder} has no tokenizer.json; expected a fast tokenizer")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    folder = Path(folder)
+    hint = "expected a fast tokenizer, as AutoTokenizer.from_pretrained(...).save_pretrained writes"
+    files.read_json(folder / "tokenizer.json", hint=hint)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            config = files.read_json(folder / name)
+            kind = config.get("tokenizer_class") if name == "tokenizer_config.json" else None
+            if kind not in (None, *TOKENIZERS):
+                raise ValueError(
+                    f"{folder / name} is of a {kind}; expected {' or '.join(TOKENIZERS)}, so this "
+                    "tokenizer is of another model"
+                )
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the library raises no narrower kind
+        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
 
 
 def tokenize(
@@ -247,15 +262,32 @@ def tokenize(
     """Clean prompts and return ids_BS and mask_BS, int32, each prompt ending in EOS.
 
     S is the longest prompt rounded up to a multiple of 8, at most max_len; longer prompts are cut.
+
+    Raises:
+      ValueError: a prompt holds half a character, such as one surrogate of an emoji's two.
     """
-    found = tokenizer([clean(p) for p in prompts], truncation=True, max_length=max_len)["input_ids"]
-    length = min(-(-max(map(len, found)) // 8) * 8, max_len)
-    ids_BS = np.full((len(found), length), tokenizer.pad_token_id, np.int32)
-    mask_BS = np.zeros((len(found), length), np.int32)
-    for row, ids in enumerate(found):
+    for prompt in prompts:
+        check_text(prompt)
+    cleaned = [clean(prompt) for prompt in prompts]
+    rows = tokenizer(cleaned, truncation=True, max_length=max_len)["input_ids"]
+    length = min(-(-max(map(len, rows)) // 8) * 8, max_len)
+    ids_BS = np.full((len(rows), length), tokenizer.pad_token_id, np.int32)
+    mask_BS = np.zeros((len(rows), length), np.int32)
+    for row, ids in enumerate(rows):
         ids_BS[row, : len(ids)] = ids
         mask_BS[row, : len(ids)] = 1
     return ids_BS, mask_BS
+
+
+def check_text(prompt: str) -> None:
+    """Raise a ValueError where a prompt is no text that a tokenizer can read."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt {prompt!a} holds half a character at position {error.start}; write "
+            "the whole character, in UTF-8"
+        ) from None
 
 
 def train_tokenizer(texts: list[str], folder: str | Path, vocab_size: int) -> int:
