@@ -13,12 +13,14 @@ from pathlib import Path
 
 # What a file starts with, what it is then, and what to do about it.
 LFS = b"version https://git-lfs"
+TORCH = ("a zip archive, as PyTorch's .pt, .pth and .ckpt are",)
+TORCH += ("a Python pickle, as PyTorch's .bin and .ckpt once were",)
 SAFETENSORS = "a single safetensors file"
 KINDS = (
     (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"),
     (b"GGUF", "a GGUF file; quantised weights are not supported, take the safetensors files"),
-    (b"PK\x03\x04", "a zip archive, as PyTorch's .pt, .pth and .ckpt are"),
-    (b"\x80\x02", "a Python pickle, as PyTorch's .bin and .ckpt are"),
+    (b"PK\x03\x04", TORCH[0]),
+    (b"\x80\x02", TORCH[1]),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
     (b"<!DOCTYPE", "a web page; the download gave an error page, download it again"),
@@ -65,13 +67,15 @@ def require_file(file: str | Path, hint: str = "") -> Path:
 
     Raises:
       FileNotFoundError: nothing is there, or a link whose target is gone.
-      IsADirectoryError: a folder is there.
+      IsADirectoryError, OSError: a folder is there, or a pipe or a device.
     """
     file, more = Path(file), f"; {hint}" if hint else ""
     if file.is_file():
         return file
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; expected a file{more}")
+    if file.exists():  # a pipe, a socket, a device
+        raise OSError(f"{file} is not a regular file; expected a file{more}")
     if file.is_symlink():
         raise FileNotFoundError(
             f"{file} is a link to {os.readlink(file)}, which is not there; download the rest{more}"

@@ -178,12 +178,24 @@ def generate(
     size: tuple[int, int, int],
     order: str = "diffusers",
 ) -> jax.Array:
-    """Generate the latents of one video, showing progress; returns BTHWC with the references.
+    """Generate the latents of one video, showing progress.
 
-    The arguments are those of `rollout`; size is (frames, height, width) in pixels.
+    Args:
+      frozen: the model, loaded.
+      adapter: as `lora.load` returns it, or None.
+      images: reference photos, uint8 (height, width, 3) of any sizes; may be none.
+      noise_BTHWC: float32 standard normal, of one video, with the reference frames.
+      table: of `flow.schedule`.
+      guidance: up to 1 is off, and the negative prompt unused.
+      size: (frames, height, width) of the video in pixels.
+      order: of the references, one of `rollout.ORDERS`.
+
+    Returns:
+      BTHWC float32, with the reference frames in front.
     """
+    frames, height, width = size
     say(f"encoding {len(images)} image{'s' * (len(images) != 1)} and the prompt")
-    control = rollout.control(frozen, [images], *size, order)
+    control = rollout.control(frozen, [images], frames, height, width, order)
     text = rollout.encode_text(frozen, [prompt])
     null = rollout.encode_text(frozen, [negative_prompt]) if guidance > 1 else None
     state = flow.start(noise_BTHWC)
@@ -210,11 +222,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def check_prompts(frozen: rollout.Frozen, prompts: dict[str, str]) -> None:
-    """Say which of the prompts, by flag, is longer than the model reads."""
-    limit = frozen.wan.config.text_len
+def note_cuts(tokenizer, limit: int, prompts: dict[str, str]) -> None:
+    """Say which of the prompts, by flag, is longer than the `limit` tokens that the model reads."""
     for flag, prompt in prompts.items():
-        count = len(frozen.tokenizer(umt5.clean(prompt), verbose=False)["input_ids"])
+        count = len(tokenizer(umt5.clean(prompt), verbose=False)["input_ids"])
         if count > limit:
             say(f"note: --{flag} has {count} tokens; the model reads the first {limit}")
 
@@ -268,12 +279,12 @@ def run(args) -> np.ndarray:
     """
     inputs = check(args)
     chosen, references = inputs.chosen, len(inputs.images)
-    size = chosen["frames"], chosen["height"], chosen["width"]
+    frames, height, width = (chosen[key] for key in ("frames", "height", "width"))
     say(f"loading {inputs.model}")
     # Of the model, too, all is checked before its weights are read, which may take minutes.
     opened = pipeline.open_diffusers(inputs.model, (VACE,))
     transformer, vae = (opened.pipeline.parts[name].config for name in ("transformer", "vae"))
-    rollout.check_size_of(transformer, vae, *size)
+    rollout.check_size_of(transformer, vae, frames, height, width)
     adapter = lora.load(inputs.lora, transformer) if inputs.lora else None
     kind, shift = solver_of(opened.scheduler)
     shift = shift if inputs.shift is None else inputs.shift
@@ -281,8 +292,9 @@ def run(args) -> np.ndarray:
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
 
-    check_prompts(frozen, {"prompt": args.prompt, "negative_prompt": args.negative_prompt})
-    shape = rollout.latent_shape(frozen, *size, references)
+    prompts = {"prompt": args.prompt, "negative_prompt": args.negative_prompt}
+    note_cuts(opened.tokenizer, transformer.text_len, prompts)
+    shape = rollout.latent_shape(frozen, frames, height, width, references)
     if inputs.noise:
         noise = read_noise(inputs.noise, shape)
     else:
@@ -296,13 +308,13 @@ def run(args) -> np.ndarray:
         noise,
         table,
         guidance=float(chosen["guidance"]),
-        size=size,
+        size=(frames, height, width),
         order=args.reference_order,
     )
     say("decoding")
-    frames = rollout.decode_float(frozen, latents[:, references:])
-    video = np.asarray(rollout.to_uint8(frames))[0]
-    save(inputs.targets, latents, frames, video, chosen["fps"])
+    video_BFHWC = rollout.decode_float(frozen, latents[:, references:])
+    video = np.asarray(rollout.to_uint8(video_BFHWC))[0]
+    save(inputs.targets, latents, video_BFHWC, video, chosen["fps"])
     return video
 
 

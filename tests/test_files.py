@@ -44,6 +44,12 @@ def test_what_is_not_there_is_told_from_folders_and_dead_links(tmp_path):
         files.read_json(tmp_path / "y.json")
 
 
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe is not a regular file; expected a file; a hint"):
+        files.require_file(tmp_path / "pipe", "a hint")
+
+
 def test_good_json_is_read(tmp_path):
     for value in ({"ä": [1.5, None]}, [{"a": 1}, {"a": 2}]):
         (tmp_path / "x.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")

@@ -34,9 +34,11 @@ def t2v(folder: Path, out: Path, change=lambda key, x: x, **sizes) -> Path:
     held = weights.read_tensors(folder / "transformer")
     main = {key: change(key, np.array(x)) for key, x in held.items() if "vace" not in key}
     weights.write_tensors(out / conversions.MODEL, main)
-    about = weights.read_config(folder / "transformer") | sizes
-    about = {key: value for key, value in about.items() if "vace" not in key}
-    (out / "config.json").write_text(json.dumps(about | {"_class_name": "WanTransformer3DModel"}))
+    settings = weights.read_config(folder / "transformer") | sizes
+    settings = {key: value for key, value in settings.items() if "vace" not in key}
+    (out / "config.json").write_text(
+        json.dumps(settings | {"_class_name": "WanTransformer3DModel"})
+    )
     return out
 
 
@@ -52,7 +54,7 @@ def test_equal_bytes_share_the_base(folder, frozen, mesh, tmp_path, capsys):
 def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys):
     changed = "blocks.1.ffn.net.2.bias"
     shake = lambda key, x: x + 0.5 if key == changed else x
-    found = teacher.load(str(t2v(folder, tmp_path / "t2v", shake)), folder, frozen, mesh)
+    loaded = teacher.load(str(t2v(folder, tmp_path / "t2v", shake)), folder, frozen, mesh)
     said = capsys.readouterr().out
     assert changed in said and "1 of" in said and "beside" in said
 
@@ -65,9 +67,9 @@ def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys
     cond = text, jnp.zeros((2, 3, 4, 4, c.vace_in_channels))
     one = jnp.ones(2)
     fixed = dict(cfg=config.Config(), wan=frozen.wan, references=1)
-    given = sample, cond, one, one
-    step = lambda base, other: evolve.objective(state, base, *given, other, **fixed)[1]
-    own, other = jax.jit(step)(frozen.wan_params, None), jax.jit(step)(frozen.wan_params, found)
+    batch = sample, cond, one, one
+    step = lambda base, other: evolve.objective(state, base, *batch, other, **fixed)[1]
+    own, other = jax.jit(step)(frozen.wan_params, None), jax.jit(step)(frozen.wan_params, loaded)
     assert abs(own["t2v"] - other["t2v"]) > 1e-3 * own["t2v"]  # the teacher's terms follow it
     for name in ("policy", "self", "evo_stb", "evo_init"):  # and nothing else does
         np.testing.assert_allclose(own[name], other[name], rtol=1e-6, atol=1e-9)
@@ -76,7 +78,7 @@ def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys
     see = lambda p, x: wan.velocity(frozen.wan, p, None, x, 1000 * sample[2], text)
     hints = wan.hints(frozen.wan, frozen.wan_params, None, x_t, 1000 * sample[2], *cond)
     v = wan.velocity(frozen.wan, frozen.wan_params, None, x_t, 1000 * sample[2], text, hints)
-    want = jnp.square(v[:, 1:] - see(found, x_t[:, 1:])).mean((1, 2, 3, 4)).sum()
+    want = jnp.square(v[:, 1:] - see(loaded, x_t[:, 1:])).mean((1, 2, 3, 4)).sum()
     np.testing.assert_allclose(other["t2v"], want, rtol=1e-4)
 
 

@@ -37,8 +37,8 @@ def relative(x, reference) -> float:
 
 def torch_model(config: umt5.UMT5Config):
     torch.manual_seed(0)
-    about = transformers.UMT5Config(**config.to_json())
-    model = transformers.UMT5EncoderModel(about).eval()
+    settings = transformers.UMT5Config(**config.to_json())
+    model = transformers.UMT5EncoderModel(settings).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:

@@ -204,17 +204,17 @@ def config_to_json(config: wan.WanConfig) -> dict:
 
     `text_dim` is there only where it is not 4096, which the original code takes for granted.
     """
-    found = {"_class_name": "VaceWanModel" if config.vace_layers else "WanModel"}
-    found |= {"_diffusers_version": "0.30.0", "dim": config.dim, "eps": config.eps}
-    found |= {"ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "in_dim": config.in_channels}
-    found |= {"model_type": "vace" if config.vace_layers else "t2v"}
-    found |= {"num_heads": config.num_attention_heads, "num_layers": config.num_layers}
-    found |= {"out_dim": config.out_channels, "text_len": config.text_len}
+    values = {"_class_name": "VaceWanModel" if config.vace_layers else "WanModel"}
+    values |= {"_diffusers_version": "0.30.0", "dim": config.dim, "eps": config.eps}
+    values |= {"ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "in_dim": config.in_channels}
+    values |= {"model_type": "vace" if config.vace_layers else "t2v"}
+    values |= {"num_heads": config.num_attention_heads, "num_layers": config.num_layers}
+    values |= {"out_dim": config.out_channels, "text_len": config.text_len}
     if config.text_dim != 4096:
-        found["text_dim"] = config.text_dim
+        values["text_dim"] = config.text_dim
     if config.vace_layers:
-        found |= {"vace_in_dim": config.vace_in_channels, "vace_layers": list(config.vace_layers)}
-    return found
+        values |= {"vace_in_dim": config.vace_in_channels, "vace_layers": list(config.vace_layers)}
+    return values
 
 
 def released_files(config: wan.WanConfig, text_dtype: str) -> dict[str, dict]:

@@ -244,8 +244,8 @@ def write_diffusers(
         for name in PARTS:
             stem = STEMS[name]
             index = pipeline.files.get(f"{name}/{stem}.safetensors.index.json")
-            about = (metadata or {}).get(name)
-            write_shards(out / name, stem, tensors[name], limit, about, index)
+            header = (metadata or {}).get(name)
+            write_shards(out / name, stem, tensors[name], limit, header, index)
 
 
 def write_native(
@@ -268,8 +268,8 @@ def write_native(
             name: {pipeline.parts[name].original[key]: x for key, x in tensors[name].items()}
             for name in PARTS
         }
-        about = (metadata or {}).get("transformer")
-        write_shards(out, native.TRANSFORMER_FILE, named["transformer"], limit, about)
+        header = (metadata or {}).get("transformer")
+        write_shards(out, native.TRANSFORMER_FILE, named["transformer"], limit, header)
         pth.write(out / native.VAE_FILE, named["vae"])
         pth.write(out / native.TEXT_FILE, named["text_encoder"])
 

@@ -117,10 +117,10 @@ def rules(config: UMT5Config) -> list[Rule]:
     linear |= {name: f"{feed}.{name}.weight" for name in ("wi_0", "wi_1", "wo")}
     plain = {"bias": f"{attention}.relative_attention_bias.weight"}
     plain |= {"norm_0": f"{block}.0.layer_norm.weight", "norm_1": f"{block}.1.layer_norm.weight"}
-    found = [Rule("shared.weight", ("shared",))]
-    found += [Rule(key, ("layers", name), layers=n) for name, key in linear.items()]
-    found += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
-    return [*found, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
+    table = [Rule("shared.weight", ("shared",))]
+    table += [Rule(key, ("layers", name), layers=n) for name, key in linear.items()]
+    table += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
+    return [*table, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
 
 
 def untie(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -197,7 +197,7 @@ def _linear(x_BSI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
 
 
 def encode(params: dict, config: UMT5Config, ids_BS, mask_BS, mesh: Mesh | None = None):
-    """Embed prompts: text_BSE in the parameters' dtype, zero past each prompt's end.
+    """Embed prompts.
 
     Args:
       params: tree of `init` or of the `rules`.
@@ -205,6 +205,9 @@ def encode(params: dict, config: UMT5Config, ids_BS, mask_BS, mesh: Mesh | None 
       mask_BS: 1 (or True) on true tokens, 0 on padding.
       mesh: where the parameters lie in pieces. A layer's are gathered where they are used and every
         device computes all, so that the numbers do not depend on how many there are.
+
+    Returns:
+      text_BSE in the parameters' dtype, zero past each prompt's end.
     """
     everywhere = lambda x: sharding.constrain(x, mesh, sharding.REPLICATED)
     bucket_SS = jnp.asarray(buckets(ids_BS.shape[1], config))
@@ -259,9 +262,14 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
 def tokenize(
     tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_len: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clean prompts and return ids_BS and mask_BS, int32, each prompt ending in EOS.
+    """Clean prompts and turn them into ids, each prompt ending in EOS.
 
-    S is the longest prompt rounded up to a multiple of 8, at most max_len; longer prompts are cut.
+    Args:
+      max_len: tokens of a prompt at most, EOS included; longer prompts are cut.
+
+    Returns:
+      ids_BS and mask_BS, int32; S is the longest prompt rounded up to a multiple of 8, at most
+      max_len. The mask is 1 on true tokens.
 
     Raises:
       ValueError: a prompt holds half a character, such as one surrogate of an emoji's two.
@@ -346,8 +354,8 @@ def _save_tokenizer(vocab: list[tuple[str, float]], folder: str | Path) -> int:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
-    about |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNK}
-    about |= {"clean_up_tokenization_spaces": False}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
+    settings |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNK}
+    settings |= {"clean_up_tokenization_spaces": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     return tokenizer.get_vocab_size()

@@ -200,16 +200,16 @@ def rules(config: VAEConfig) -> list[Rule]:
     """List the diffusers tensors of this autoencoder and their places in our tree."""
     video = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1, 1))
     frame = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1))
-    found = []
+    table = []
     for name, shape in _layers(config).items():
         path = tuple(name.split("."))
         if len(shape) == 1:
             layout = frame if "attentions" in path else video
-            found.append(Rule(f"{name}.gamma", (*path, "gamma"), layout))
+            table.append(Rule(f"{name}.gamma", (*path, "gamma"), layout))
         else:
-            found.append(Rule(f"{name}.weight", (*path, "kernel"), CONV))
-            found.append(Rule(f"{name}.bias", (*path, "bias")))
-    return found
+            table.append(Rule(f"{name}.weight", (*path, "kernel"), CONV))
+            table.append(Rule(f"{name}.bias", (*path, "bias")))
+    return table
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -124,12 +124,12 @@ def shapes(init: Callable[[], dict]) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def expected(rules: list[Rule], shapes: dict) -> dict[str, tuple[int, ...]]:
     """Return torch key: torch shape of every tensor that the rules name."""
-    found = {}
+    torch_shapes = {}
     for rule in rules:
         ours = shapes[rule.path][1:] if rule.layers else shapes[rule.path]
         hollow = np.broadcast_to(np.float32(0), ours)  # a shape without the bytes
-        found |= dict.fromkeys(keys(rule), rule.layout.to_torch(hollow).shape)
-    return found
+        torch_shapes |= dict.fromkeys(keys(rule), rule.layout.to_torch(hollow).shape)
+    return torch_shapes
 
 
 def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: str) -> None:
@@ -366,8 +366,8 @@ def write_tensors(
     header, end = {"__metadata__": {"format": "pt"} | dict(sorted((metadata or {}).items()))}, 0
     for key in order:
         offsets = [end, end := end + held[key].nbytes]
-        about = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
-        header[key] = about | {"data_offsets": offsets}
+        entry = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
+        header[key] = entry | {"data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with beside(Path(file)) as part, open(part, "wb") as f:
