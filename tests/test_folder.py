@@ -144,10 +144,13 @@ def test_what_changes_nothing_is_passed_over(model):
     for name in (".DS_Store", "._config.json", "._diffusion_pytorch_model.safetensors"):
         (model / "transformer" / name).write_bytes(b"\x00\x05\x16\x07")
     (model / ".cache" / "huggingface").mkdir(parents=True)
+    (model / VAE).with_name("diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
     opened = pipeline.open_diffusers(model)
     plain = pipeline.open_diffusers(TINY).pipeline.parts
     assert all(part.config == plain[name].config for name, part in opened.pipeline.parts.items())
-    assert not [name for name in opened.pipeline.files if "._" in name or "DS_Store" in name]
+    assert not [
+        name for name in opened.pipeline.files if "._" in name or "DS_S" in name or "fp16" in name
+    ]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def test_config_of_the_release_is_read_and_written():
     vace = RELEASED | vace | {"vace_layers": list(range(0, 40, 5))}
     assert native.config_from_json(vace) == VACE_14B
     assert native.config_to_json(VACE_14B) == vace
+    assert native.config_from_json(vace | {"model_type": "t2v"}) == VACE_14B  # the first releases
     narrow = dataclasses.replace(VACE_1_3B, text_dim=32)
     assert native.config_from_json(native.config_to_json(narrow)) == narrow
 

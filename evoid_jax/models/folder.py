@@ -159,7 +159,9 @@ def small_files(folder: Path) -> dict[str, bytes]:
     """Return name: content of a folder's configs, tokenizer files, README and licence."""
     held = sorted(f for f in folder.iterdir() if not f.is_dir() and not files.hidden(f))
     small = [files.require_file(f) for f in held if f.suffix in SMALL_FILES]  # no dead link
-    return {f.name: f.read_bytes() for f in small}
+    # an index of a variant (model.safetensors.index.fp16.json) says nothing of what is read here
+    of_variant = lambda name: ".safetensors.index." in name and not name.endswith(".index.json")
+    return {f.name: f.read_bytes() for f in small if not of_variant(f.name)}
 
 
 def name_of(folder: str | Path) -> str:

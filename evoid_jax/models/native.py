@@ -79,7 +79,7 @@ T2V_KEYS = known.Keys(
 VACE_KEYS = T2V_KEYS._replace(
     whole=(*T2V_KEYS.whole, "vace_in_dim"),
     lists={"vace_layers": int},
-    fixed=T2V_KEYS.fixed | {"model_type": ("vace",)},
+    fixed=T2V_KEYS.fixed | {"model_type": ("vace", "t2v")},
 )
 
 
@@ -176,6 +176,8 @@ def config_from_json(config: dict, file: str = "config.json") -> wan.WanConfig:
         raise ValueError(
             f"{file}: model_type {kind!r} is not supported; expected 't2v' or 'vace' of Wan2.1"
         )
+    # VACE's first releases call their type t2v, and only their class tells what they are
+    kind = "vace" if config.get("_class_name") == "VaceWanModel" else kind
     known.check(config, VACE_KEYS if kind == "vace" else T2V_KEYS, file)
     needed = ("dim", "num_heads", "num_layers", "ffn_dim")
     needed += ("vace_layers", "vace_in_dim") if kind == "vace" else ()
