@@ -18,6 +18,7 @@ from diffusers import WanVACEPipeline
 from PIL import Image
 
 from evoid_jax import flow, generate, rollout
+from evoid_jax.models.scheduler import solver_of
 from evoid_jax.world import portraits
 
 GUIDANCE, NEGATIVE = 5.0, ""
@@ -33,7 +34,7 @@ class Ours:
         self.frozen = rollout.load(args.model, remat="none")
         shape = rollout.latent_shape(self.frozen, *self.size, 1)
         self.noise = rollout.noise(np.arange(args.seeds, dtype=np.int32), shape)
-        self.table = flow.schedule("unipc", args.steps, rollout.solver_of(self.frozen.scheduler)[1])
+        self.table = flow.schedule("unipc", args.steps, solver_of(self.frozen.scheduler)[1])
         self.photo = portraits.reference(scene.identity)
         self.prompt = portraits.prompt(scene)
 

@@ -31,7 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
 
-from evoid_jax import checkpoint, config, evolve, rollout
+from evoid_jax import checkpoint, commandline, config, evolve, rollout, settings
 from evoid_jax.models import adapters, lora, pipeline, wan, weights
 from evoid_jax.models.adapters import Adapter, Layer
 from evoid_jax.models.pipeline import Pipeline
@@ -72,11 +72,10 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
 
     Raises:
       FileNotFoundError: no config.json, no checkpoint, or the base is not where it was.
+      ValueError: config.json is of another version, or was changed.
       OSError: no checkpoint is sound.
     """
-    settings = json.loads((workdir / "config.json").read_text())
-    settings.pop("digest", None)
-    cfg = config.from_dict(settings)
+    cfg = settings.read(workdir)
     base = Path(cfg.model)
     if not base.is_dir():
         raise FileNotFoundError(
@@ -94,9 +93,9 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
         raise FileNotFoundError(f"{folder} holds no checkpoint")
     state, _ = restored
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
-    origin = {"base_model": base.name, "step": str(int(state.step)), "role": role}
+    origin = {"base_model": pipeline.model_name(base), "step": str(int(state.step)), "role": role}
     origin |= {"config_digest": config.digest(cfg)}
-    adapter = lora.to_adapter(tree, scale=cfg.lora.alpha / cfg.lora.rank)
+    adapter = lora.to_adapter(tree, scale=cfg.lora.scale)
     return adapter._replace(header=origin), base
 
 
@@ -248,7 +247,7 @@ def convert(src: Path, dst: Path, args) -> Path:
     """Do what the flags say; returns what was written.
 
     Raises:
-      OSError, ValueError, KeyError, ImportError: a file or a flag is wrong; the message names it.
+      OSError, ValueError, ImportError: a file or a flag is wrong; the message names it.
     """
     if not src.exists():
         raise FileNotFoundError(f"{src} does not exist")
@@ -285,7 +284,7 @@ def write_model(base: Path, adapter: Adapter | None, to: str, dst: Path, args) -
     headers = None
     if adapter:
         _check_fits(source, adapter, args.lora or "the run's adapter")
-        name = base.resolve().name
+        name = pipeline.model_name(base)
         header = adapter.header | adapters.scale_of_file(adapter) | {"base_model": name}
         headers = {"transformer": header}
         made = merge(source, adapter)
@@ -294,7 +293,7 @@ def write_model(base: Path, adapter: Adapter | None, to: str, dst: Path, args) -
     return dst
 
 
-def compare(t2v: str, vace: str) -> bool:
+def compare(t2v: Path, vace: Path) -> bool:
     """Print which main tensors of two transformers differ; returns whether all are equal."""
     verdicts = pipeline.compare(t2v, vace)
     for key, verdict in verdicts.items():
@@ -309,17 +308,12 @@ def main(argv: list[str]):
     if len(argv) != 3:
         raise app.UsageError("expected two paths: SRC DST, or --compare T2V VACE")
     jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator
-    try:
-        if flags.FLAGS.compare:
-            raise SystemExit(0 if compare(argv[1], argv[2]) else 1)
-        path = convert(Path(argv[1]), Path(argv[2]), flags.FLAGS)
-    except KeyError as error:  # its str() is the repr of the message
-        raise SystemExit(f"error: {error.args[0]}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"wrote {path}")
+    src, dst = (Path(name).expanduser() for name in argv[1:])
+    if flags.FLAGS.compare:
+        raise SystemExit(0 if compare(src, dst) else 1)
+    print(f"wrote {convert(src, dst, flags.FLAGS)}")
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    commandline.run(main, expected=(OSError, ValueError, ImportError))

@@ -8,23 +8,37 @@ and `--latents` exchange arrays with it, in its layouts.
 
 from __future__ import annotations
 
-import json
+import math
+import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
-from evoid_jax import flow, media, rollout
-from evoid_jax.models import lora
+from evoid_jax import commandline, files, flow, media, rollout
+from evoid_jax.models import lora, pipeline, umt5
+from evoid_jax.models.folder import VACE
+from evoid_jax.models.scheduler import solver_of
 
 TINY = Path(__file__).parent / "assets" / "tiny"
 # Used where neither a flag nor `evoid.json` in the model's folder says otherwise. Sizes and rate
 # are Wan2.1's own, steps and guidance those of the EvoID paper.
 DEFAULTS = {"frames": 81, "height": 480, "width": 832, "fps": 16, "steps": 20, "guidance": 5.0}
+# Whether whole, least and most of each. Below 0 guidance would be off, as it is up to 1; sizes and
+# frames must further fit the model's strides.
+BOUNDS = {
+    "frames": (True, 1, 100_000),
+    "height": (True, 1, 16_384),
+    "width": (True, 1, 16_384),
+    "fps": (False, 0.1, 1000),
+    "steps": (True, 1, 1000),
+    "guidance": (False, 0, 1000),
+}
 
 
 def define_flags(values: flags.FlagValues):
@@ -46,7 +60,7 @@ def define_flags(values: flags.FlagValues):
     string("negative_prompt", "", "What the guidance steers away from.")
     whole("steps", None, "Denoising steps; default 20.", lower_bound=1)
     number("guidance", None, "Classifier-free guidance, off up to 1; default 5.")
-    number("shift", None, "Time shift; default of the model's scheduler.")
+    number("shift", None, "Time shift, above 0; default of the model's scheduler.")
     whole("frames", None, "4 k + 1; default of the model, else 81.")
     whole("height", None, "Pixels; default of the model, else 480.")
     whole("width", None, "Pixels; default of the model, else 832.")
@@ -60,34 +74,95 @@ def define_flags(values: flags.FlagValues):
     choice("dtype", None, ["float32", "bfloat16"], "Of the transformer; default float32 on CPU.")
 
 
-def settings(folder: str | Path, given: dict) -> dict:
-    """Settle every key of DEFAULTS: from `given` unless None, the model's evoid.json, DEFAULTS.
+def settings(folder: str | Path, asked: dict) -> dict:
+    """Settle every key of DEFAULTS: from `asked` unless None, the model's evoid.json, DEFAULTS.
+
+    Args:
+      asked: flags by name; others than those of DEFAULTS are left alone.
 
     Raises:
-      ValueError: evoid.json holds a key that DEFAULTS has not.
+      ValueError: evoid.json holds a key that DEFAULTS has not, or a value is out of bounds.
     """
     own, file = {}, Path(folder) / "evoid.json"
-    if file.is_file():
-        own = json.loads(file.read_text())
+    if file.exists():
+        own = files.read_json(file)
         if unknown := sorted(own.keys() - DEFAULTS.keys()):
             raise ValueError(f"{file} has {unknown[0]!r}; expected some of {sorted(DEFAULTS)}")
-    return DEFAULTS | own | {k: v for k, v in given.items() if k in DEFAULTS and v is not None}
+    flagged = {key: asked[key] for key in DEFAULTS if asked.get(key) is not None}
+    for key, value in own.items():
+        check_bounds(f"{file}: {key}", key, value)
+    for key, value in flagged.items():
+        check_bounds(f"--{key}", key, value)
+    return DEFAULTS | own | flagged
 
 
-def read_noise(file: str, shape_THWC: tuple[int, ...]) -> jax.Array:
+def check_bounds(name: str, key: str, value) -> None:
+    """Raise a ValueError that calls the setting by `name` unless it is a number within bounds."""
+    whole, low, high = BOUNDS[key]
+    kind = "a whole number" if whole else "a number"
+    numeric = type(value) is int or (type(value) is float and not whole)
+    if not numeric or not low <= value <= high:  # nan is within no bounds
+        raise ValueError(f"{name} must be {kind} from {low} to {high}, got {value!r}")
+
+
+def image_files(value: str) -> list[Path]:
+    """Return the files that --image names: one whose name has commas, or several between commas.
+
+    Raises:
+      ValueError: a name is empty.
+    """
+    whole = files.user_path(value)
+    if value and whole.is_file():
+        return [whole]
+    names = value.split(",")
+    if not all(name.strip() for name in names):
+        raise ValueError(f"--image is {value!r}, which has an empty name between its commas")
+    return [files.user_path(name.strip()) for name in names]
+
+
+def outputs(args, inputs: list[Path]) -> dict[str, Path]:
+    """Return the files to write by flag, each tried now: a whole generation is not lost at its end.
+
+    Args:
+      inputs: files that are read, which no output may replace.
+
+    Raises:
+      OSError, ValueError: one cannot be written, or is named twice; says which.
+    """
+    wanted = {"output": args.output, "raw": args.raw, "latents": args.latents}
+    taken = {file.resolve(): f"the input {file}" for file in inputs}
+    tried = {}
+    for flag, name in wanted.items():
+        if name is None:
+            continue
+        path = files.user_path(name)
+        if path.resolve() in taken:
+            raise ValueError(f"--{flag}={name} would replace {taken[path.resolve()]}")
+        try:
+            tried[flag] = files.check_writable(path)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"--{flag}: {error}") from None
+        taken[path.resolve()] = f"the file of --{flag}"
+    return tried
+
+
+def read_noise(file: str | Path, shape_THWC: tuple[int, ...]) -> jax.Array:
     """Read latent noise in diffusers' layout (1, C, T, H, W) and return BTHWC float32."""
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"noise {file} does not exist")
+    file = files.require_file(file, "expected an npy file of noise")
     try:
         noise = np.load(file)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{file} is not an npy file: {error}") from error
+    if not isinstance(noise, np.ndarray):
+        raise ValueError(f"{file} holds several arrays (npz); expected one, as np.save writes")
     T, H, W, C = shape_THWC
     if noise.shape != (1, C, T, H, W):
         raise ValueError(
             f"{file} has shape {noise.shape}; expected (1, {C}, {T}, {H}, {W}): one, channels, "
             "reference and video latent frames, height, width"
         )
+    if noise.dtype.kind != "f" or not np.isfinite(noise).all():
+        raise ValueError(f"{file} holds {noise.dtype}, not all finite floats")
     return jnp.asarray(np.moveaxis(noise, 1, -1), jnp.float32)
 
 
@@ -103,82 +178,186 @@ def generate(
     size: tuple[int, int, int],
     order: str = "diffusers",
 ) -> jax.Array:
-    """Generate the latents of one video, showing progress; returns BTHWC with the references.
+    """Generate the latents of one video, showing progress.
 
-    The arguments are those of `rollout`; size is (frames, height, width) in pixels.
+    Args:
+      frozen: the model, loaded.
+      adapter: as `lora.load` returns it, or None.
+      images: reference photos, uint8 (height, width, 3) of any sizes; may be none.
+      noise_BTHWC: float32 standard normal, of one video, with the reference frames.
+      table: of `flow.schedule`.
+      guidance: up to 1 is off, and the negative prompt unused.
+      size: (frames, height, width) of the video in pixels.
+      order: of the references, one of `rollout.ORDERS`.
+
+    Returns:
+      BTHWC float32, with the reference frames in front.
     """
-    control = rollout.control(frozen, [images], *size, order)
+    frames, height, width = size
+    say(f"encoding {len(images)} image{'s' * (len(images) != 1)} and the prompt")
+    control = rollout.control(frozen, [images], frames, height, width, order)
     text = rollout.encode_text(frozen, [prompt])
     null = rollout.encode_text(frozen, [negative_prompt]) if guidance > 1 else None
     state = flow.start(noise_BTHWC)
+    say("denoising; the first step also compiles the model")
     for i in tqdm(range(len(table.sigmas_N)), desc="denoising", unit="step"):
         row = jax.tree.map(lambda x, i=i: x[i : i + 1], table)
-        inputs = frozen.wan, frozen.wan_params, adapter, text, null, control, state, row, guidance
-        state = jax.block_until_ready(rollout.denoise(*inputs))
+        state = rollout.denoise(
+            frozen.wan,
+            frozen.wan_params,
+            adapter,
+            text,
+            null,
+            control,
+            state,
+            row,
+            guidance=guidance,
+        )
+        jax.block_until_ready(state)
     return state.x
 
 
-def load(folder: str, dtype: str | None) -> rollout.Frozen:
-    """Read the model, with bfloat16 weights by default wherever that is not a CPU."""
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    return rollout.load(folder, jnp.dtype(dtype), remat="none")
+def say(text: str) -> None:
+    """Tell the user what the next seconds or minutes are spent on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def note_cuts(tokenizer, limit: int, prompts: dict[str, str]) -> None:
+    """Say which of the prompts, by flag, is longer than the `limit` tokens that the model reads."""
+    for flag, prompt in prompts.items():
+        count = len(tokenizer(umt5.clean(prompt), verbose=False)["input_ids"])
+        if count > limit:
+            say(f"note: --{flag} has {count} tokens; the model reads the first {limit}")
+
+
+class Inputs(NamedTuple):
+    """What the flags say, as far as it can be checked without a model."""
+
+    model: Path
+    images: list[np.ndarray]  # uint8 HWC, of any sizes
+    lora: Path | None
+    noise: Path | None
+    targets: dict[str, Path]  # files to write, by flag
+    chosen: dict  # a value for each key of DEFAULTS
+    shift: float | None
+
+
+def check(args) -> Inputs:
+    """Read the flags and try every file that they name. Raises: as `run`."""
+    if not args.prompt.strip():
+        raise ValueError("--prompt is empty")
+    if not args.output.endswith(".mp4"):
+        raise ValueError(f"--output must end in .mp4, got {args.output}")
+    if args.shift is not None and not 0 < args.shift < math.inf:
+        raise ValueError(f"--shift must be a number above 0, got {args.shift}")
+    for prompt in (args.prompt, args.negative_prompt):
+        umt5.check_text(prompt)
+    model, photos = files.user_path(args.model), image_files(args.image)
+    hints = {"lora": "expected an adapter file", "noise": "expected an npy file of noise"}
+    named = {"lora": args.lora, "noise": args.noise}
+    read = {
+        flag: files.require_file(files.user_path(name), hints[flag])
+        for flag, name in named.items()
+        if name is not None
+    }
+    return Inputs(
+        model=model,
+        images=[media.read_image(file) for file in photos],
+        lora=read.get("lora"),
+        noise=read.get("noise"),
+        targets=outputs(args, [*photos, *read.values()]),
+        chosen=settings(model, args.flag_values_dict()),
+        shift=args.shift,
+    )
 
 
 def run(args) -> np.ndarray:
     """Do what the flags say; returns the frames, uint8 FHWC.
 
     Raises:
-      FileNotFoundError, ValueError, KeyError: a flag or a file is wrong; the message names it.
+      OSError, ValueError: a flag or a file is wrong; the message names it.
     """
-    if not args.prompt.strip():
-        raise ValueError("--prompt is empty")
-    if not args.output.endswith(".mp4"):
-        raise ValueError(f"--output must end in .mp4, got {args.output}")
-    images = [media.read_image(file) for file in args.image.split(",")]
-    chosen = settings(args.model, args.flag_values_dict())
-    frozen = load(args.model, args.dtype)
-    kind, shift = rollout.solver_of(frozen.scheduler)
-    shift = shift if args.shift is None else args.shift
+    inputs = check(args)
+    chosen, references = inputs.chosen, len(inputs.images)
+    frames, height, width = (chosen[key] for key in ("frames", "height", "width"))
+    say(f"loading {inputs.model}")
+    # Of the model, too, all is checked before its weights are read, which may take minutes.
+    opened = pipeline.open_diffusers(inputs.model, (VACE,))
+    transformer, vae = (opened.pipeline.parts[name].config for name in ("transformer", "vae"))
+    rollout.check_size_of(transformer, vae, frames, height, width)
+    adapter = lora.load(inputs.lora, transformer) if inputs.lora else None
+    kind, shift = solver_of(opened.scheduler)
+    shift = shift if inputs.shift is None else inputs.shift
     table = flow.schedule(args.scheduler or kind, chosen["steps"], shift)
-    size = chosen["frames"], chosen["height"], chosen["width"]
-    rollout.check_size(frozen, *size)
-    shape = rollout.latent_shape(frozen, *size, len(images))
-    if args.noise:
-        noise = read_noise(args.noise, shape)
+    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
+
+    prompts = {"prompt": args.prompt, "negative_prompt": args.negative_prompt}
+    note_cuts(opened.tokenizer, transformer.text_len, prompts)
+    shape = rollout.latent_shape(frozen, frames, height, width, references)
+    if inputs.noise:
+        noise = read_noise(inputs.noise, shape)
     else:
         noise = rollout.noise(np.uint32([args.seed]), shape)
-    adapter = lora.load(args.lora, frozen.wan.config) if args.lora else None
-    text = args.prompt, args.negative_prompt
-    solving = noise, table, chosen["guidance"], size, args.reference_order
-    latents = generate(frozen, adapter, images, *text, *solving)
-    frames = rollout.decode_float(frozen, latents[:, len(images) :])
-    save(args, latents, frames, video := np.asarray(rollout.to_uint8(frames))[0], chosen["fps"])
+    latents = generate(
+        frozen,
+        adapter,
+        inputs.images,
+        args.prompt,
+        args.negative_prompt,
+        noise,
+        table,
+        guidance=float(chosen["guidance"]),
+        size=(frames, height, width),
+        order=args.reference_order,
+    )
+    say("decoding")
+    video_BFHWC = rollout.decode_float(frozen, latents[:, references:])
+    video = np.asarray(rollout.to_uint8(video_BFHWC))[0]
+    save(inputs.targets, latents, video_BFHWC, video, chosen["fps"])
     return video
 
 
-def save(args, latents_BTHWC, frames_BFHWC, video_FHWC: np.ndarray, fps: float):
-    """Write the mp4 and, where asked for, the arrays in diffusers' layouts."""
-    latents_BCTHW = jnp.moveaxis(latents_BTHWC, -1, 1)
-    for file, array in ((args.latents, latents_BCTHW), (args.raw, frames_BFHWC)):
-        if file:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            with open(file, "wb") as f:  # np.save would append .npy to other names
+def save(
+    targets: dict[str, Path], latents_BTHWC, frames_BFHWC, video_FHWC: np.ndarray, fps: float
+) -> None:
+    """Write the mp4 and, where asked for, the arrays in diffusers' layouts.
+
+    Args:
+      targets: file by flag, as `outputs` returns; each is replaced when its content is complete.
+      latents_BTHWC: with the reference frames.
+      frames_BFHWC: float32 in [0, 1].
+      video_FHWC: uint8.
+      fps: frames per second.
+    """
+    arrays = {"latents": jnp.moveaxis(latents_BTHWC, -1, 1), "raw": frames_BFHWC}
+    for flag, array in arrays.items():
+        if flag in targets:
+            # opened here, for np.save appends .npy to a name without it
+            with files.replacing(targets[flag]) as part, open(part, "wb") as f:
                 np.save(f, np.asarray(array, np.float32))
-    media.write(args.output, video_FHWC, fps)
+    with files.replacing(targets["output"]) as part:
+        part.write_bytes(media.encode(video_FHWC, fps))
 
 
 def main(argv: list[str]):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}; quote the prompt")
+    logging.set_verbosity(logging.WARNING)  # or JAX tells of each kind of device that is absent
     try:
         video = run(flags.FLAGS)
-    except KeyError as error:  # its str() is the repr of the message
-        raise SystemExit(f"error: {error.args[0]}") from error
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; no video was written") from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OSError(
+            "the device has too little memory; make --frames, --height or --width smaller, or use "
+            "--dtype=bfloat16"
+        ) from error
     print(f"wrote {flags.FLAGS.output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
 
 
 if __name__ == "__main__":
     define_flags(flags.FLAGS)
-    app.run(main)
+    commandline.run(main)

@@ -10,7 +10,6 @@ reference frames too where a name says so), S text tokens, E text width, R refer
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -20,36 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
 from evoid_jax import flow, sharding
-from evoid_jax.models import loading, pipeline, umt5, vae, wan, weights
+from evoid_jax.models import loading, pipeline, umt5, vae, wan
+from evoid_jax.models.folder import VACE
 
 ORDERS = ("diffusers", "vace")
 WHOLE = 2**22  # more pixels than this of a device go through the VAE one latent frame at a time
-# What our solvers implement, with diffusers' defaults for keys that a config leaves out.
-UNIPC = {
-    "prediction_type": ("flow_prediction", "epsilon"),
-    "use_flow_sigmas": (True, False),
-    "solver_order": (2, 2),
-    "solver_type": ("bh2", "bh2"),
-    "predict_x0": (True, True),
-    "lower_order_final": (True, True),
-    "final_sigmas_type": ("zero", "zero"),
-    "thresholding": (False, False),
-    "disable_corrector": ([], []),
-    "solver_p": (None, None),
-}
-EULER = {"invert_sigmas": (False, False), "stochastic_sampling": (False, False)}
-SHARED = {
-    "num_train_timesteps": (1000, 1000),
-    "use_dynamic_shifting": (False, False),
-    "shift_terminal": (None, None),
-    "use_karras_sigmas": (False, False),
-    "use_exponential_sigmas": (False, False),
-    "use_beta_sigmas": (False, False),
-}
 
 
 class Frozen(NamedTuple):
@@ -66,46 +44,52 @@ class Frozen(NamedTuple):
     blank: dict  # memo: (frames, height, width) -> latents of the empty control video
 
 
-def load(folder: str | Path, dtype=jnp.float32, remat: str = "full", mesh=None) -> Frozen:
+def load(
+    folder: str | Path, dtype=jnp.float32, remat: str = "full", mesh: Mesh | None = None
+) -> Frozen:
     """Read a diffusers WanVACEPipeline folder, each tensor straight to its devices.
 
-    dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.
-    mesh: where weights live: the transformer's by the table of `sharding`, the VAE's everywhere,
-      the text encoder's in pieces on each process's own devices. None: all on the first device.
+    Args:
+      dtype: of the transformer's and the text encoder's matmuls and weights; the VAE is float32.
+      mesh: where weights live: the transformer's by the table of `sharding`, the VAE's everywhere,
+        the text encoder's in pieces on each process's own devices. None: all on the first device.
 
     Raises:
-      FileNotFoundError, ValueError, KeyError: a part is missing, or asks for what is not
-        implemented; the message names it.
+      OSError, ValueError: as `pipeline.open_diffusers`, which checks the folder before any tensor
+        is read; or as `put`.
     """
-    folder = Path(folder)
-    pipeline.read_index(folder, ("WanVACEPipeline",))
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-    solver_of(scheduler)
-    about = {p: pipeline.part(p, weights.read_config(folder / p)) for p in pipeline.PARTS}
-    wan_config = about["transformer"].config
-    if not wan_config.vace_layers:
-        raise ValueError(f"{folder / 'transformer'} has no VACE blocks, so it cannot see a face")
-    tokenizer = umt5.load_tokenizer(folder / "tokenizer")
+    return put(pipeline.open_diffusers(folder, (VACE,)), dtype, remat, mesh)
+
+
+def put(
+    opened: pipeline.Opened, dtype=jnp.float32, remat: str = "full", mesh: Mesh | None = None
+) -> Frozen:
+    """Read the tensors of an opened WanVACEPipeline to their devices. Args: as `load`.
+
+    Raises:
+      OSError, ValueError: a tensor cannot be read, or is not finite.
+    """
+    (parts, tensors, _), tokenizer, scheduler = opened
     place = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
     own = sharding.make_mesh(fsdp=len(place.local_devices), devices=place.local_devices)
 
     def read(part: str, dtype_of, spec_of, mesh):
-        tensors = umt5.untie(weights.open_folder(folder / part))
         to = lambda path, shape: NamedSharding(mesh, spec_of("/".join(path), shape, mesh))
-        _, rules, shapes, _ = about[part]
-        return loading.load(tensors, rules, shapes, dtype_of, to, part)
+        rules, shapes = parts[part].rules, parts[part].shapes
+        return loading.load(tensors[part], rules, shapes, dtype_of, to, part)
 
-    whole = lambda *_: sharding.REPLICATED
+    everywhere = lambda *_: sharding.REPLICATED
+    wan_of = partial(wan_dtype, dtype)
     return Frozen(
-        wan.Wan(wan_config, dtype, remat=remat, mesh=mesh),
-        read("transformer", partial(wan_dtype, dtype), sharding.weight_spec, place),
-        about["vae"].config,
-        read("vae", lambda _: jnp.float32, whole, place),
-        about["text_encoder"].config,
-        read("text_encoder", lambda _: dtype, sharding.text_spec, own),
-        tokenizer,
-        scheduler,
-        {},
+        wan=wan.Wan(parts["transformer"].config, dtype, remat=remat, mesh=mesh),
+        wan_params=read("transformer", wan_of, sharding.weight_spec, place),
+        vae_config=parts["vae"].config,
+        vae_params=read("vae", lambda _: jnp.float32, everywhere, place),
+        umt5_config=parts["text_encoder"].config,
+        umt5_params=read("text_encoder", lambda _: dtype, sharding.text_spec, own),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        blank={},
     )
 
 
@@ -113,28 +97,6 @@ def wan_dtype(dtype, path: tuple[str, ...]):
     """Return what `wan.cast` makes of a float32 weight at `path`."""
     one = traverse_util.unflatten_dict({path: jax.ShapeDtypeStruct((), jnp.float32)})
     return jax.tree.leaves(jax.eval_shape(lambda x: wan.cast(x, dtype), one))[0].dtype
-
-
-def solver_of(scheduler: dict) -> tuple[str, float]:
-    """Return (kind, shift) of a scheduler_config.json, as `flow.schedule` takes them.
-
-    Raises:
-      ValueError: the config names another scheduler, or an option of it that is not implemented.
-    """
-    name = scheduler.get("_class_name")
-    if name == "UniPCMultistepScheduler":
-        kind, shift, needs = "unipc", scheduler.get("flow_shift", 1.0), UNIPC | SHARED
-    elif name == "FlowMatchEulerDiscreteScheduler":
-        kind, shift, needs = "euler", scheduler.get("shift", 1.0), EULER | SHARED
-    else:
-        raise ValueError(
-            f"scheduler {name} is not implemented; expected UniPCMultistepScheduler or "
-            "FlowMatchEulerDiscreteScheduler"
-        )
-    for key, (needed, default) in needs.items():
-        if (given := scheduler.get(key, default)) != needed:
-            raise ValueError(f"{name} has {key} {given!r}; only {needed!r} is implemented")
-    return kind, float(shift)
 
 
 def encode_text(frozen: Frozen, prompts: list[str], length: int | None = None) -> jax.Array:
@@ -155,12 +117,19 @@ def encode_text(frozen: Frozen, prompts: list[str], length: int | None = None) -
     return _encode_text(frozen.umt5_params, frozen.umt5_config, ids_BS, mask_BS, mesh)
 
 
-def check_size(frozen: Frozen, frames: int, height: int, width: int):
+def check_size(frozen: Frozen, frames: int, height: int, width: int) -> None:
     """Raise a ValueError that names the size which the model cannot make."""
-    config = frozen.vae_config
-    multiple = config.stride_s * frozen.wan.config.patch_size[1]
-    if frames < 1 or (frames - 1) % config.stride_t:
-        raise ValueError(f"frames must be 1 plus a multiple of {config.stride_t}, got {frames}")
+    check_size_of(frozen.wan.config, frozen.vae_config, frames, height, width)
+
+
+def check_size_of(
+    transformer: wan.WanConfig, vae_config: vae.VAEConfig, frames: int, height: int, width: int
+) -> None:
+    """Do as `check_size` with the sizes alone, before a model is read."""
+    multiple = vae_config.stride_s * transformer.patch_size[1]
+    stride = vae_config.stride_t
+    if frames < 1 or (frames - 1) % stride:
+        raise ValueError(f"frames must be 1 plus a multiple of {stride}, got {frames}")
     for name, value in (("height", height), ("width", width)):
         if value < multiple or value % multiple:
             raise ValueError(f"{name} must be a positive multiple of {multiple}, got {value}")

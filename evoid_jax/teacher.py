@@ -28,25 +28,25 @@ def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> 
       mesh: where the parameters go, by the table of `sharding`.
 
     Raises:
-      FileNotFoundError, ValueError: as `pipeline.open_pipeline`, or a teacher of another size.
+      OSError, ValueError: as `pipeline.open_transformer`, or a teacher of another size.
     """
     if not folder:
         return None
-    about, tensors = pipeline.open_transformer(folder)
-    _check_size(about.config, frozen.wan.config, folder, model)
-    found = pipeline.compare(folder, model)
-    different = [key for key, what in found.items() if what != "equal"]
+    described, tensors = pipeline.open_transformer(folder)
+    _check_size(described.config, frozen.wan.config, folder, model)
+    compared = pipeline.compare(folder, model)
+    different = [key for key, outcome in compared.items() if outcome != "equal"]
     if not different:
         distributed.say(
             f"teacher: {folder} is byte-equal to the main blocks of {model}, which serve for it"
         )
         return None
     distributed.say(
-        f"teacher: {len(different)} of {len(found)} tensors differ from {model}, such as "
-        f"{different[0]} ({found[different[0]]}); {folder} is loaded beside it"
+        f"teacher: {len(different)} of {len(compared)} tensors differ from {model}, such as "
+        f"{different[0]} ({compared[different[0]]}); {folder} is loaded beside it"
     )
-    rules = [rule for rule in about.rules if not rule.path[0].startswith("vace_")]
-    shapes = {rule.path: about.shapes[rule.path] for rule in rules}
+    rules = [rule for rule in described.rules if not rule.path[0].startswith("vace_")]
+    shapes = {rule.path: described.shapes[rule.path] for rule in rules}
     main = {key: tensors[key] for key in weights.expected(rules, shapes)}
     spec = lambda path, shape: sharding.weight_spec("/".join(path), shape, mesh)
     place = lambda path, shape: NamedSharding(mesh, spec(path, shape))

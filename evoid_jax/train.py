@@ -40,7 +40,7 @@ from evoid_jax import (
     sharding,
 )
 from evoid_jax.data import pairs
-from evoid_jax.models import lora
+from evoid_jax.models import lora, pipeline
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import blend, table
 from evoid_jax.rewards.blend import Fused, RewardMemory
@@ -251,7 +251,7 @@ def export(run: Run, state: evolve.State) -> Path:
     """Write the evolved adapter as diffusers loads it."""
     file = run.workdir / "export" / "pytorch_lora_weights.safetensors"
     origin = {
-        "base_model": Path(run.cfg.model).name,
+        "base_model": pipeline.model_name(run.cfg.model),
         "step": str(int(state.step)),
         "config_digest": config.digest(run.cfg),
     }

@@ -82,11 +82,11 @@ def test_vae_of_other_depths_keeps_a_bijection(blocks):
 
 def original_umt5_names(layers: int) -> dict[str, str]:
     """Return our key: name in wan/modules/t5.py, module by module, written out by hand."""
-    found = {"shared.weight": "token_embedding.weight"}
-    found |= {"encoder.final_layer_norm.weight": "norm.weight"}
+    names = {"shared.weight": "token_embedding.weight"}
+    names |= {"encoder.final_layer_norm.weight": "norm.weight"}
     for i in range(layers):
         a, b = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
-        found |= {
+        names |= {
             f"{a}.layer_norm.weight": f"blocks.{i}.norm1.weight",
             f"{a}.SelfAttention.q.weight": f"blocks.{i}.attn.q.weight",
             f"{a}.SelfAttention.k.weight": f"blocks.{i}.attn.k.weight",
@@ -100,7 +100,7 @@ def original_umt5_names(layers: int) -> dict[str, str]:
             f"{b}.DenseReluDense.wi_1.weight": f"blocks.{i}.ffn.fc1.weight",
             f"{b}.DenseReluDense.wo.weight": f"blocks.{i}.ffn.fc2.weight",
         }
-    return found
+    return names
 
 
 def test_umt5_names_are_those_of_the_original_code():
@@ -140,6 +140,7 @@ def test_config_of_the_release_is_read_and_written():
     vace = RELEASED | vace | {"vace_layers": list(range(0, 40, 5))}
     assert native.config_from_json(vace) == VACE_14B
     assert native.config_to_json(VACE_14B) == vace
+    assert native.config_from_json(vace | {"model_type": "t2v"}) == VACE_14B  # the first releases
     narrow = dataclasses.replace(VACE_1_3B, text_dim=32)
     assert native.config_from_json(native.config_to_json(narrow)) == narrow
 
@@ -149,6 +150,13 @@ def test_config_of_the_release_is_read_and_written():
     [
         ({"model_type": "i2v"}, "model_type 'i2v' is not supported"),
         ({"model_type": "vace"}, "lacks vace_layers, vace_in_dim"),
+        ({"qk_norm": False}, "qk_norm False is not supported; expected True"),
+        ({"window_size": [3, 3]}, r"window_size \[3, 3\] is not supported"),
+        ({"vace_layers": [0]}, r"has vace_layers \[0\], which is not known here"),
+        ({"add_ref_conv": True}, "config.json has add_ref_conv True, which is not known"),
+        ({"dim": 5121}, "dim 5121 does not divide by num_heads 40"),
+        ({"num_layers": "40"}, "num_layers is '40'; expected a whole number"),
+        ({"freq_dim": 255}, "freq_dim 255: expected an even number"),
     ],
 )
 def test_other_models_are_refused_by_name(change, message):

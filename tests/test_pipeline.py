@@ -131,20 +131,20 @@ def test_a_value_that_float16_cannot_hold_is_named(folder, tmp_path):
 
 def test_compare_finds_what_differs(folder, tmp_path):
     vace = WanVACETransformer3DModel.from_pretrained(folder, subfolder="transformer")
-    about = {k: v for k, v in vace.config.items() if not k.startswith(("vace", "_"))}
-    t2v = WanTransformer3DModel.from_config(about)
+    config = {k: v for k, v in vace.config.items() if not k.startswith(("vace", "_"))}
+    t2v = WanTransformer3DModel.from_config(config)
     state = {key: x for key, x in vace.state_dict().items() if "vace" not in key}
     t2v.load_state_dict(state, strict=True)
     t2v.save_pretrained(tmp_path / "same")
-    found = pipeline.compare(tmp_path / "same", folder)
-    assert found.keys() == state.keys() and set(found.values()) == {"equal"}
+    outcome = pipeline.compare(tmp_path / "same", folder)
+    assert outcome.keys() == state.keys() and set(outcome.values()) == {"equal"}
     original = run(folder, tmp_path / "native", "--to=native")
-    assert pipeline.compare(tmp_path / "same", original) == found
+    assert pipeline.compare(tmp_path / "same", original) == outcome
     with torch.no_grad():
         t2v.proj_out.bias[0] = torch.nextafter(t2v.proj_out.bias[0], torch.tensor(9.0))
     t2v.save_pretrained(tmp_path / "other")
-    found = pipeline.compare(tmp_path / "other", folder)
-    assert {k: v for k, v in found.items() if v != "equal"} == {"proj_out.bias": "values differ"}
+    outcome = pipeline.compare(tmp_path / "other", folder)
+    assert {k: v for k, v in outcome.items() if v != "equal"} == {"proj_out.bias": "values differ"}
     t2v.to(torch.bfloat16).save_pretrained(tmp_path / "half")
     assert set(pipeline.compare(tmp_path / "half", folder).values()) == {"dtype bfloat16, float32"}
 
@@ -152,12 +152,30 @@ def test_compare_finds_what_differs(folder, tmp_path):
 # --- what can go wrong
 
 
+def test_an_original_folder_is_checked_as_a_diffusers_one(folder, tmp_path):
+    original = run(folder, tmp_path / "native", "--to=native")
+    kept = original / "diffusers" / "model_index.json"
+    index = json.loads(kept.read_text())
+    kept.write_text(json.dumps(index | {"transformer_2": ["diffusers", "X"]}))
+    with pytest.raises(ValueError, match="not supported: transformer_2"):
+        run(original, tmp_path / "out")
+    kept.write_text(json.dumps(index))
+    text = original / "diffusers" / "text_encoder" / "config.json"
+    text.write_text(json.dumps(json.loads(text.read_text()) | {"eos_token_id": 7}))
+    with pytest.raises(ValueError, match="eos token id 1, .* says 7"):
+        run(original, tmp_path / "out")
+    (original / "config.json").write_text('{"model_type": "vace"')
+    with pytest.raises(ValueError, match=r"native/config\.json is not JSON"):
+        run(original, tmp_path / "out")
+    assert [f.name for f in tmp_path.iterdir()] == ["native"]
+
+
 def test_a_disk_without_room_is_refused_before_the_start(folder, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"0\.0 GB are needed, 0\.0 are free") as found:
+    with pytest.raises(OSError, match=r"0\.0 GB are needed, 0\.0 are free") as raised:
         run(folder, tmp_path / "out", "--to=native")
-    assert found.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+    assert raised.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
 
 
 def broken(folder, tmp_path, change) -> Path:
@@ -175,7 +193,7 @@ def broken(folder, tmp_path, change) -> Path:
     [
         (lambda t: t.pop(KEY), f"places {KEY} in"),
         (lambda t: t.update({KEY: t[KEY][:, :8].copy()}), r"is \(64, 8\); expected \(64, 64\)"),
-        (lambda t: t.update({"blocks.1.x": t[KEY]}), r"blocks\.1\.x of .* belongs to no weight"),
+        (lambda t: t.update({"blocks.1.x": t[KEY]}), r"blocks\.1\.x of .* places it in no file"),
         (lambda t: t[KEY].fill(np.nan), f"{KEY} of .*safetensors holds NaN"),
     ],
 )
@@ -199,6 +217,9 @@ def test_bad_pth_files_are_named(folder, tmp_path):
         run(original, tmp_path / "out")
     os.truncate(file, 1000)
     with pytest.raises(ValueError, match=r"VAE\.pth could not be read, it may be cut off"):
+        run(original, tmp_path / "out")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    with pytest.raises(ValueError, match=r"VAE\.pth is a Git LFS pointer"):
         run(original, tmp_path / "out")
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"VAE\.pth is missing"):

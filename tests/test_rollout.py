@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, NEGATIVE, PROMPTS, WIDTH, photo
 
 from evoid_jax import flow, rollout
+from evoid_jax.models import scheduler
 
 SIZE = FRAMES, HEIGHT, WIDTH
 IMAGES = [photo(50, 37, 1), photo(40, 90, 2), photo(64, 64, 3)]
@@ -238,4 +239,4 @@ def test_folders_that_are_not_such_pipelines_are_named(folder, tmp_path):
 
 def test_scheduler_configs_are_understood():
     euler = json.loads(FlowMatchEulerDiscreteScheduler(shift=5.0).to_json_string())
-    assert rollout.solver_of(euler) == ("euler", 5.0)
+    assert scheduler.solver_of(euler) == ("euler", 5.0)

@@ -34,9 +34,11 @@ def t2v(folder: Path, out: Path, change=lambda key, x: x, **sizes) -> Path:
     held = weights.read_tensors(folder / "transformer")
     main = {key: change(key, np.array(x)) for key, x in held.items() if "vace" not in key}
     weights.write_tensors(out / conversions.MODEL, main)
-    about = weights.read_config(folder / "transformer") | sizes
-    about = {key: value for key, value in about.items() if "vace" not in key}
-    (out / "config.json").write_text(json.dumps(about | {"_class_name": "WanTransformer3DModel"}))
+    settings = weights.read_config(folder / "transformer") | sizes
+    settings = {key: value for key, value in settings.items() if "vace" not in key}
+    (out / "config.json").write_text(
+        json.dumps(settings | {"_class_name": "WanTransformer3DModel"})
+    )
     return out
 
 
@@ -52,7 +54,7 @@ def test_equal_bytes_share_the_base(folder, frozen, mesh, tmp_path, capsys):
 def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys):
     changed = "blocks.1.ffn.net.2.bias"
     shake = lambda key, x: x + 0.5 if key == changed else x
-    found = teacher.load(str(t2v(folder, tmp_path / "t2v", shake)), folder, frozen, mesh)
+    loaded = teacher.load(str(t2v(folder, tmp_path / "t2v", shake)), folder, frozen, mesh)
     said = capsys.readouterr().out
     assert changed in said and "1 of" in said and "beside" in said
 
@@ -66,16 +68,17 @@ def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys
     sample = evolve.Sample(x0, noise, t_B, text, control, jnp.ones(2), jnp.ones(2))
     setup = evolve.Setup(config.Config(), frozen.wan, mesh, references=1)
     step = jax.jit(lambda base, t2v: evolve.objective(state, base, sample, t2v, setup)[1])
-    own, other = step(frozen.wan_params, None), step(frozen.wan_params, found)
+    own, other = step(frozen.wan_params, None), step(frozen.wan_params, loaded)
     # the teacher's terms follow it, and nothing else does
     assert abs(own["loss"]["t2v"] - other["loss"]["t2v"]) > 1e-3 * own["loss"]["t2v"]
-    for kind, name in (("loss", "policy"), ("loss", "self"), ("drift", "evo_stb")):
-        np.testing.assert_allclose(own[kind][name], other[kind][name], rtol=1e-6, atol=1e-9)
+    for kind, names in {"loss": ("policy", "self"), "drift": ("evo_stb", "evo_init")}.items():
+        for name in names:
+            np.testing.assert_allclose(own[kind][name], other[kind][name], rtol=1e-6, atol=1e-9)
     x_t = (1 - t_B)[:, None, None, None, None] * x0
     x_t += t_B[:, None, None, None, None] * noise
     hints = wan.hints(frozen.wan, frozen.wan_params, None, x_t, 1000 * t_B, text, control)
     v = wan.velocity(frozen.wan, frozen.wan_params, None, x_t, 1000 * t_B, text, hints)
-    v_t2v = wan.velocity(frozen.wan, found, None, x_t[:, 1:], 1000 * t_B, text)
+    v_t2v = wan.velocity(frozen.wan, loaded, None, x_t[:, 1:], 1000 * t_B, text)
     want = jnp.square(v[:, 1:] - v_t2v).mean((1, 2, 3, 4)).sum()
     np.testing.assert_allclose(other["loss"]["t2v"], want, rtol=1e-4)
 

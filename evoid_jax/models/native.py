@@ -7,10 +7,11 @@ agree with diffusers' own converter.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
+from evoid_jax import files
+from evoid_jax.models import keys as known
 from evoid_jax.models import umt5, vae, wan
 from evoid_jax.models.weights import Rule, keys
 
@@ -58,6 +59,28 @@ TEXT_BLOCK = {f"layer.0.SelfAttention.{x}": f"attn.{x}" for x in "qkvo"} | {
     "layer.1.DenseReluDense.wi_1": "ffn.fc1",
     "layer.1.DenseReluDense.wo": "ffn.fc2",
 }
+
+
+# Keys of the original config.json; what is fixed are options of the code that no release uses.
+SIZES = ("dim", "ffn_dim", "freq_dim", "in_dim", "num_heads", "num_layers", "out_dim")
+T2V_KEYS = known.Keys(
+    whole=(*SIZES, "text_len", "text_dim"),
+    real=("eps",),
+    lists={},
+    fixed={
+        "model_type": ("t2v",),
+        "patch_size": ([1, 2, 2],),
+        "window_size": ([-1, -1],),
+        "qk_norm": (True,),
+        "cross_attn_norm": (True,),
+    },
+    ignored=(),
+)
+VACE_KEYS = T2V_KEYS._replace(
+    whole=(*T2V_KEYS.whole, "vace_in_dim"),
+    lists={"vace_layers": int},
+    fixed=T2V_KEYS.fixed | {"model_type": ("vace", "t2v")},
+)
 
 
 def block_module(name: str, table: dict[str, str]) -> str | None:
@@ -133,22 +156,37 @@ def _named(rules: list[Rule], rename) -> dict[str, str]:
 def is_native(folder: str | Path) -> bool:
     """Tell whether a folder is of the original layout: config.json has a `model_type`."""
     file = Path(folder) / "config.json"
-    return file.is_file() and "model_type" in json.loads(file.read_text())
+    if not file.is_file() or (Path(folder) / "model_index.json").exists():
+        return False
+    return "model_type" in files.read_json(file)
 
 
-def config_from_json(config: dict) -> wan.WanConfig:
+def config_from_json(config: dict, file: str = "config.json") -> wan.WanConfig:
     """Read an original config.json, already a dict.
 
+    Args:
+      file: its name, for messages.
+
     Raises:
-      ValueError: a model other than T2V and VACE, or an absent size; the message names it.
+      ValueError: a model other than T2V and VACE, a key that is not known, or an absent size; the
+        message names file and key.
     """
     kind = config.get("model_type")
     if kind not in ("t2v", "vace"):
-        raise ValueError(f"model_type {kind!r} is not supported; expected 't2v' or 'vace'")
+        raise ValueError(
+            f"{file}: model_type {kind!r} is not supported; expected 't2v' or 'vace' of Wan2.1"
+        )
+    # VACE's first releases call their type t2v, and only their class tells what they are
+    kind = "vace" if config.get("_class_name") == "VaceWanModel" else kind
+    known.check(config, VACE_KEYS if kind == "vace" else T2V_KEYS, file)
     needed = ("dim", "num_heads", "num_layers", "ffn_dim")
     needed += ("vace_layers", "vace_in_dim") if kind == "vace" else ()
     if missing := [name for name in needed if name not in config]:
-        raise ValueError(f"config.json of a {kind} model lacks {', '.join(missing)}")
+        raise ValueError(f"{file} of a {kind} model lacks {', '.join(missing)}")
+    if config["dim"] % config["num_heads"]:
+        raise ValueError(
+            f"{file}: dim {config['dim']} does not divide by num_heads {config['num_heads']}"
+        )
     same = ("num_layers", "ffn_dim", "text_dim", "freq_dim", "eps", "text_len")
     values = {name: config[name] for name in same if name in config}
     values |= {"num_attention_heads": config["num_heads"]}
@@ -157,7 +195,10 @@ def config_from_json(config: dict) -> wan.WanConfig:
     if kind == "vace":
         values |= {"vace_layers": tuple(config["vace_layers"])}
         values |= {"vace_in_channels": config["vace_in_dim"]}
-    return wan.WanConfig(**values)
+    try:
+        return wan.WanConfig(**values)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def config_to_json(config: wan.WanConfig) -> dict:
@@ -165,17 +206,17 @@ def config_to_json(config: wan.WanConfig) -> dict:
 
     `text_dim` is there only where it is not 4096, which the original code takes for granted.
     """
-    found = {"_class_name": "VaceWanModel" if config.vace_layers else "WanModel"}
-    found |= {"_diffusers_version": "0.30.0", "dim": config.dim, "eps": config.eps}
-    found |= {"ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "in_dim": config.in_channels}
-    found |= {"model_type": "vace" if config.vace_layers else "t2v"}
-    found |= {"num_heads": config.num_attention_heads, "num_layers": config.num_layers}
-    found |= {"out_dim": config.out_channels, "text_len": config.text_len}
+    values = {"_class_name": "VaceWanModel" if config.vace_layers else "WanModel"}
+    values |= {"_diffusers_version": "0.30.0", "dim": config.dim, "eps": config.eps}
+    values |= {"ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "in_dim": config.in_channels}
+    values |= {"model_type": "vace" if config.vace_layers else "t2v"}
+    values |= {"num_heads": config.num_attention_heads, "num_layers": config.num_layers}
+    values |= {"out_dim": config.out_channels, "text_len": config.text_len}
     if config.text_dim != 4096:
-        found["text_dim"] = config.text_dim
+        values["text_dim"] = config.text_dim
     if config.vace_layers:
-        found |= {"vace_in_dim": config.vace_in_channels, "vace_layers": list(config.vace_layers)}
-    return found
+        values |= {"vace_in_dim": config.vace_in_channels, "vace_layers": list(config.vace_layers)}
+    return values
 
 
 def released_files(config: wan.WanConfig, text_dtype: str) -> dict[str, dict]:

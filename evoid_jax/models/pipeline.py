@@ -15,28 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
 
-from evoid_jax.models import native, pth, umt5, vae, wan, weights
-from evoid_jax.models.weights import Rule, Tensor
+from evoid_jax import files
+from evoid_jax.models import folder as model_folder
+from evoid_jax.models import native, pth, scheduler, umt5, wan, weights
+from evoid_jax.models.parts import PARTS, Part, check_classes, check_fit, part, wanted
+from evoid_jax.models.weights import Tensor
 
-PARTS = ("transformer", "vae", "text_encoder")
 STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 STEMS |= {"text_encoder": "model"}
 KEPT = "diffusers"  # folder of an original layout for what only diffusers' layout holds
-SMALL_FILES = (".json", ".md", ".txt", ".model", "")  # suffixes; none is LICENSE and the like
+PIPELINES = (model_folder.VACE, model_folder.T2V)
 SHARD = 5 * 10**9  # bytes of a shard at most
-
-
-class Part(NamedTuple):
-    """One model, as its config describes it."""
-
-    config: wan.WanConfig | vae.VAEConfig | umt5.UMT5Config
-    rules: list[Rule]
-    shapes: dict[tuple[str, ...], tuple[int, ...]]  # of our parameters, by path
-    original: dict[str, str]  # diffusers key: original key
 
 
 class Pipeline(NamedTuple):
@@ -47,117 +40,121 @@ class Pipeline(NamedTuple):
     files: dict[str, bytes]  # by path in a diffusers folder
 
 
-def part(name: str, config: dict) -> Part:
-    """Describe one of PARTS from its diffusers config.json, already a dict.
+class Opened(NamedTuple):
+    """A pipeline, and what turns a prompt into ids and noise into video around it."""
 
-    Raises:
-      ValueError, KeyError: a model that is not implemented; the message names the setting.
-    """
-    key = jax.random.key(0)
-    if name == "transformer":
-        c = wan.WanConfig.from_json(config)
-        shapes = weights.shapes(lambda: wan.init(key, wan.Wan(c)))
-        return Part(c, wan.rules(c), shapes, native.transformer_names(c))
-    if name == "vae":
-        c = vae.VAEConfig.from_json(config)
-        return Part(c, vae.rules(c), weights.shapes(lambda: vae.init(key, c)), native.vae_names(c))
-    c = umt5.UMT5Config.from_json(config)
-    return Part(c, umt5.rules(c), weights.shapes(lambda: umt5.init(key, c)), native.umt5_names(c))
+    pipeline: Pipeline
+    tokenizer: PreTrainedTokenizerFast
+    scheduler: dict  # content of scheduler_config.json
 
 
 # --- In.
 
 
 def open_pipeline(folder: str | Path) -> Pipeline:
-    """Open a pipeline's folder in either layout, check every name and shape, read no tensor.
+    """Open a pipeline's folder in either layout, check all of it, read no tensor.
 
-    Raises:
-      FileNotFoundError, ValueError, KeyError: something is missing, damaged or not implemented;
-        the message names file and tensor.
+    Raises: as `open_diffusers`; and
       ImportError: .pth files need torch.
     """
-    folder = Path(folder)
-    if native.is_native(folder):
-        return _open_native(folder)
-    files = _diffusers_files(folder)
-    parts, tensors = {}, {}
-    for name in PARTS:
-        parts[name] = part(name, weights.read_config(folder / name))
-        tensors[name] = umt5.untie(weights.open_folder(folder / name))
-        weights.check(tensors[name], wanted(parts[name]), str(folder / name))
-    return Pipeline(parts, tensors, files)
+    folder = files.user_path(folder)
+    return _open_native(folder) if native.is_native(folder) else open_diffusers(folder).pipeline
 
 
-def wanted(part: Part) -> dict[str, tuple[int, ...]]:
-    """Return diffusers key: torch shape of every tensor of a part."""
-    return weights.expected(part.rules, part.shapes)
+def open_diffusers(folder: str | Path, classes: tuple[str, ...] = PIPELINES) -> Opened:
+    """Open a diffusers folder: every part and setting of it is used, or refused here by name.
 
+    Generating, training and converting all come through here; no tensor is read.
 
-def read_index(folder: Path, classes: tuple[str, ...]) -> dict:
-    """Return model_index.json of a diffusers folder.
+    Args:
+      classes: the pipelines that will do, of PIPELINES.
 
     Raises:
-      FileNotFoundError: there is none; says how to make one from the original layout.
-      ValueError: the pipeline is of none of the classes.
+      OSError: something is missing, or is no file or folder; the message names it.
+      ValueError: something is damaged, not implemented or of another model; names file and key.
     """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        hint = "expected the folder of a diffusers pipeline"
-        if native.is_native(folder):
-            hint = f"make one with python -m evoid_jax.convert {folder} NEW --to=diffusers"
-        raise FileNotFoundError(f"{index} is missing; {hint}")
-    named = json.loads(index.read_text())
-    if named.get("_class_name") not in classes:
+    folder = files.user_path(folder)
+    index = model_folder.read_index(folder, classes)
+    small = model_folder.small_files(folder)
+    for name in model_folder.CLASSES:
+        inside = model_folder.small_files(_part_folder(folder, name))
+        small |= {f"{name}/{path}": content for path, content in inside.items()}
+    configs, parts, tensors = {}, {}, {}
+    for name in PARTS:
+        configs[name] = weights.read_config(folder / name)
+        parts[name] = part(name, configs[name], str(folder / name / "config.json"))
+        tensors[name] = _untied(weights.open_folder(folder / name))
+        weights.check(tensors[name], wanted(parts[name]), str(folder / name))
+    settings = files.read_json(folder / scheduler.FILE)
+    scheduler.solver_of(settings, str(folder / scheduler.FILE))
+    check_classes(index, configs | {"scheduler": settings}, str(folder / "model_index.json"))
+    check_fit(parts, str(folder))
+    tokenizer = umt5.load_tokenizer(folder / "tokenizer")
+    model_folder.check_tokenizer(tokenizer, folder / "tokenizer", configs["text_encoder"])
+    return Opened(Pipeline(parts, tensors, small), tokenizer, settings)
+
+
+def _part_folder(folder: Path, name: str) -> Path:
+    if not (folder / name).is_dir():
+        kind = NotADirectoryError if (folder / name).exists() else FileNotFoundError
+        raise kind(f"{folder / name} is no folder, but model_index.json names this part")
+    return folder / name
+
+
+def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep one copy of a text encoder's embedding; a second one must hold the same."""
+    a, b = (tensors.get(key) for key in ("shared.weight", "encoder.embed_tokens.weight"))
+    if a and b and (what := _difference(a, b)) != "equal":
         raise ValueError(
-            f"{index} is of a {named.get('_class_name')}; expected a {' or '.join(classes)}"
+            f"{b.where} and shared.weight are one array in UMT5, but here they are two: {what}"
         )
-    return named
-
-
-def _diffusers_files(folder: Path) -> dict[str, bytes]:
-    """Return the small files of a diffusers folder, by path."""
-    named = read_index(folder, ("WanVACEPipeline", "WanPipeline"))
-    inside = [name for name, about in named.items() if isinstance(about, list) and about[0]]
-    if unknown := set(inside) - {*PARTS, "scheduler", "tokenizer"}:
-        raise ValueError(f"{folder} has a part that is not supported: {min(unknown)}")
-    return _small(folder) | {f"{a}/{b}": x for a in inside for b, x in _small(folder / a).items()}
-
-
-def _small(folder: Path) -> dict[str, bytes]:
-    found = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    return {f.name: f.read_bytes() for f in found if f.suffix in SMALL_FILES}
+    return umt5.untie(tensors)
 
 
 def _open_native(folder: Path) -> Pipeline:
-    config = native.config_from_json(weights.read_config(folder))
+    file = str(folder / "config.json")
+    config = native.config_from_json(weights.read_config(folder), file)
     held = {
-        "transformer": weights.open_folder(folder, f"{native.TRANSFORMER_FILE}*"),
+        "transformer": weights.open_folder(folder, native.TRANSFORMER_FILE),
         "vae": pth.read(folder / native.VAE_FILE),
         "text_encoder": pth.read(folder / native.TEXT_FILE),
     }
+    small = _native_files(folder, config, str(next(iter(held["text_encoder"].values())).dtype))
+    contents = {
+        name: files.parse_json(small[f"{name}/config.json"], f"{name}/config.json")
+        for name in PARTS
+    }
+    parts = {name: part(name, contents[name]) for name in PARTS}
+    if parts["transformer"].config != config:
+        raise ValueError(f"{file} and {folder / KEPT}/transformer/config.json are of two models")
+    tokenizer = umt5.load_tokenizer(folder / native.TOKENIZER_FOLDER)
+    model_folder.check_tokenizer(
+        tokenizer, folder / native.TOKENIZER_FOLDER, contents["text_encoder"]
+    )
+    tensors = {name: _renamed(held[name], parts[name], folder) for name in PARTS}
+    return Pipeline(parts, tensors, small)
+
+
+def _native_files(folder: Path, config: wan.WanConfig, text_dtype: str) -> dict[str, bytes]:
+    """Return the small files of an original folder, by their paths in a diffusers one."""
     tokenizer = folder / native.TOKENIZER_FOLDER
     if not tokenizer.is_dir():
         raise FileNotFoundError(f"{tokenizer} is missing; expected the tokenizer's files")
-    files = {f"tokenizer/{name}": x for name, x in _small(tokenizer).items()}
+    small = {f"tokenizer/{name}": x for name, x in model_folder.small_files(tokenizer).items()}
     kept = folder / KEPT
     if kept.is_dir():
-        files |= {str(f.relative_to(kept)): f.read_bytes() for f in kept.rglob("*") if f.is_file()}
-    else:
-        dtype = str(next(iter(held["text_encoder"].values())).dtype)
-        released = native.released_files(config, dtype)
-        files |= {path: dumps(content) for path, content in released.items()}
-    parts = {name: part(name, json.loads(files[f"{name}/config.json"])) for name in PARTS}
-    return Pipeline(
-        parts, {name: _renamed(held[name], parts[name], folder) for name in PARTS}, files
-    )
+        model_folder.read_index(kept, PIPELINES)
+        scheduler.solver_of(files.read_json(kept / scheduler.FILE), str(kept / scheduler.FILE))
+        inside = [f for f in kept.rglob("*") if f.is_file() and not files.hidden(f)]
+        return small | {str(f.relative_to(kept)): f.read_bytes() for f in inside}
+    released = native.released_files(config, text_dtype)
+    return small | {path: dumps(content) for path, content in released.items()}
 
 
 def _renamed(tensors: dict[str, Tensor], part: Part, folder: Path) -> dict[str, Tensor]:
     """Check tensors of original names and give them diffusers'."""
-    shapes = wanted(part)
-    weights.check(
-        tensors, {part.original[key]: shape for key, shape in shapes.items()}, str(folder)
-    )
+    shapes = {part.original[key]: shape for key, shape in wanted(part).items()}
+    weights.check(tensors, shapes, str(folder))
     return {key: tensors[original] for key, original in part.original.items()}
 
 
@@ -167,18 +164,27 @@ def open_transformer(folder: str | Path) -> tuple[Part, dict[str, Tensor]]:
     folder: a pipeline in either layout, or the transformer's folder of a diffusers pipeline.
     Raises: as `open_pipeline`.
     """
-    folder = Path(folder)
+    folder = files.user_path(folder)
     if native.is_native(folder):
-        config = native.config_from_json(weights.read_config(folder))
-        tensors = weights.open_folder(folder, f"{native.TRANSFORMER_FILE}*")
-        about = part("transformer", config.to_json())
-        return about, _renamed(tensors, about, folder)
+        file = str(folder / "config.json")
+        config = native.config_from_json(weights.read_config(folder), file)
+        tensors = weights.open_folder(folder, native.TRANSFORMER_FILE)
+        described = part("transformer", config.to_json(), file)
+        return described, _renamed(tensors, described, folder)
     if (folder / "model_index.json").is_file():
+        model_folder.read_index(folder, PIPELINES)
         folder = folder / "transformer"
-    about = part("transformer", weights.read_config(folder))
+    elif (folder.parent / "model_index.json").is_file():  # the part of one, which may have two
+        model_folder.read_index(folder.parent, PIPELINES)
+    described = part("transformer", weights.read_config(folder), str(folder / "config.json"))
     tensors = weights.open_folder(folder)
-    weights.check(tensors, wanted(about), str(folder))
-    return about, tensors
+    weights.check(tensors, wanted(described), str(folder))
+    return described, tensors
+
+
+def model_name(folder: str | Path) -> str:
+    """Return the name by which people know the model in a folder; see `folder.name_of`."""
+    return model_folder.name_of(folder)
 
 
 def compare(t2v: str | Path, vace: str | Path) -> dict[str, str]:
@@ -238,8 +244,8 @@ def write_diffusers(
         for name in PARTS:
             stem = STEMS[name]
             index = pipeline.files.get(f"{name}/{stem}.safetensors.index.json")
-            about = (metadata or {}).get(name)
-            write_shards(out / name, stem, tensors[name], limit, about, index)
+            header = (metadata or {}).get(name)
+            write_shards(out / name, stem, tensors[name], limit, header, index)
 
 
 def write_native(
@@ -262,8 +268,8 @@ def write_native(
             name: {pipeline.parts[name].original[key]: x for key, x in tensors[name].items()}
             for name in PARTS
         }
-        about = (metadata or {}).get("transformer")
-        write_shards(out, native.TRANSFORMER_FILE, named["transformer"], limit, about)
+        header = (metadata or {}).get("transformer")
+        write_shards(out, native.TRANSFORMER_FILE, named["transformer"], limit, header)
         pth.write(out / native.VAE_FILE, named["vae"])
         pth.write(out / native.TEXT_FILE, named["text_encoder"])
 

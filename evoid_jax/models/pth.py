@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from evoid_jax import files
 from evoid_jax.models.weights import Tensor, beside, read_header, remove, write_tensors
 
 
@@ -26,27 +27,27 @@ def read(file: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a .pth file, memory-mapped; no code in it is run.
 
     Raises:
-      FileNotFoundError: no such file.
+      OSError: no such file.
       ImportError: torch is not installed.
       ValueError: cut off, older than PyTorch 1.6, or something other than tensors by name.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
+    file = files.require_file(file)
+    if (kind := files.kind_of(file)) and kind not in files.TORCH:
+        raise ValueError(f"{file} is {kind}; expected a PyTorch file")
     torch = _torch(file)
     try:
         state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ValueError(f"{file} could not be read, it may be cut off: {reason}") from error
-    found = {}
+    tensors = {}
     for key, x in state.items() if isinstance(state, dict) else [("", state)]:
-        where = f"tensor {key} of {file}"
+        name = f"tensor {key} of {file}"
         if not isinstance(x, torch.Tensor):
-            raise ValueError(f"{where} is a {type(x).__name__}, not a tensor")
+            raise ValueError(f"{name} is a {type(x).__name__}, not a tensor")
         array = _to_numpy(x.detach(), torch)
-        found[key] = Tensor(array.dtype, array.shape, lambda array=array: array, where)
-    return found
+        tensors[key] = Tensor(array.dtype, array.shape, lambda array=array: array, name)
+    return tensors
 
 
 def _to_numpy(x, torch) -> np.ndarray:

@@ -23,8 +23,36 @@ from jax import lax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerFast
 
-from evoid_jax import sharding
+from evoid_jax import files, sharding
+from evoid_jax.models import keys
 from evoid_jax.models.weights import Rule
+
+FILE = "text_encoder/config.json"
+TOKENIZERS = ("T5TokenizerFast", "T5Tokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
+REQUIRED = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+BUCKETS = ("relative_attention_num_buckets", "relative_attention_max_distance")
+# Of training, of the decoder, of writing text. The encoder's embedding is one array whatever is
+# said of the decoder's, and `scalable_attention` is in released files but in no code.
+IGNORED = ("dropout_rate", "classifier_dropout", "initializer_factor", "use_cache")
+IGNORED += ("is_encoder_decoder", "num_decoder_layers", "decoder_start_token_id", "output_past")
+IGNORED += ("scale_decoder_outputs", "tie_word_embeddings", "scalable_attention")
+IGNORED += ("output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward")
+IGNORED += ("id2label", "label2id", "problem_type", "n_positions", "task_specific_params")
+IGNORED += ("pad_token_id", "eos_token_id", "bos_token_id", "max_length", "tokenizer_class")
+KEYS = keys.Keys(
+    whole=REQUIRED + BUCKETS,
+    real=("layer_norm_epsilon",),
+    fixed={
+        "model_type": ("umt5",),
+        "architectures": (["UMT5EncoderModel"], None),
+        "feed_forward_proj": ("gated-gelu",),
+        "dense_act_fn": ("gelu_new",),
+        "is_gated_act": (True,),
+        "is_decoder": (False,),
+    },
+    lists={},
+    ignored=IGNORED,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +70,19 @@ class UMT5Config:
     layer_norm_epsilon: float = 1e-6
 
     @classmethod
-    def from_json(cls, config: dict) -> UMT5Config:
+    def from_json(cls, config: dict, file: str = FILE) -> UMT5Config:
         """Read a text_encoder/config.json.
 
+        Args:
+          file: its name, for messages.
+
         Raises:
-          ValueError: another model, or a feed-forward other than UMT5's gated GELU.
-          KeyError: a size is missing.
+          ValueError: another model, a feed-forward other than UMT5's gated GELU, a key that is not
+            known, or a size that is absent or none; the message names file and key.
         """
-        for name, value in {"model_type": "umt5", "feed_forward_proj": "gated-gelu"}.items():
-            if config.get(name, value) != value:
-                raise ValueError(f"text encoder has {name}={config[name]!r}; expected {value!r}")
-        required = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-        missing = [name for name in required if name not in config]
-        if missing:
-            raise KeyError(f"text encoder config lacks {', '.join(missing)}")
+        keys.check(config, KEYS, file)
+        if missing := [name for name in REQUIRED if name not in config]:
+            raise ValueError(f"{file} lacks {', '.join(missing)}")
         names = {field.name for field in dataclasses.fields(cls)} & config.keys()
         return cls(**{name: config[name] for name in names})
 
@@ -76,10 +103,10 @@ def rules(config: UMT5Config) -> list[Rule]:
     linear |= {name: f"{feed}.{name}.weight" for name in ("wi_0", "wi_1", "wo")}
     plain = {"bias": f"{attention}.relative_attention_bias.weight"}
     plain |= {"norm_0": f"{block}.0.layer_norm.weight", "norm_1": f"{block}.1.layer_norm.weight"}
-    found = [Rule("shared.weight", ("shared",))]
-    found += [Rule(key, ("layers", name), layers=n) for name, key in linear.items()]
-    found += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
-    return [*found, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
+    table = [Rule("shared.weight", ("shared",))]
+    table += [Rule(key, ("layers", name), layers=n) for name, key in linear.items()]
+    table += [Rule(key, ("layers", name), layers=n) for name, key in plain.items()]
+    return [*table, Rule("encoder.final_layer_norm.weight", ("final_norm",))]
 
 
 def untie(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -156,7 +183,7 @@ def _linear(x_BSI: jax.Array, kernel_OI: jax.Array) -> jax.Array:
 
 
 def encode(params: dict, config: UMT5Config, ids_BS, mask_BS, mesh: Mesh | None = None):
-    """Embed prompts: text_BSE in the parameters' dtype, zero past each prompt's end.
+    """Embed prompts.
 
     Args:
       params: tree of `init` or of the `rules`.
@@ -164,6 +191,9 @@ def encode(params: dict, config: UMT5Config, ids_BS, mask_BS, mesh: Mesh | None 
       mask_BS: 1 (or True) on true tokens, 0 on padding.
       mesh: where the parameters lie in pieces. A layer's are gathered where they are used and every
         device computes all, so that the numbers do not depend on how many there are.
+
+    Returns:
+      text_BSE in the parameters' dtype, zero past each prompt's end.
     """
     everywhere = lambda x: sharding.constrain(x, mesh, sharding.REPLICATED)
     bucket_SS = jnp.asarray(buckets(ids_BS.shape[1], config))
@@ -194,25 +224,61 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     The same ids as `AutoTokenizer`, which imports torch wherever torch is installed.
 
     Raises:
-      FileNotFoundError: the folder holds no tokenizer.json.
+      OSError: the folder holds no tokenizer.json.
+      ValueError: a file is damaged, or the tokenizer is of a kind that UMT5 has not; names it.
     """
-    if not (Path(folder) / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{folder} has no tokenizer.json; expected a fast tokenizer")
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    folder = Path(folder)
+    hint = "expected a fast tokenizer, as AutoTokenizer.from_pretrained(...).save_pretrained writes"
+    files.read_json(folder / "tokenizer.json", hint=hint)
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            config = files.read_json(folder / name)
+            kind = config.get("tokenizer_class") if name == "tokenizer_config.json" else None
+            if kind not in (None, *TOKENIZERS):
+                raise ValueError(
+                    f"{folder / name} is of a {kind}; expected {' or '.join(TOKENIZERS)}, so this "
+                    "tokenizer is of another model"
+                )
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the library raises no narrower kind
+        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerFast, prompts: list[str], max_len: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clean prompts and return ids_BS and mask_BS, int32, each prompt ending in EOS.
+    """Clean prompts and turn them into ids, each prompt ending in EOS.
 
-    S is the longest prompt rounded up to a multiple of 8, at most max_len; longer prompts are cut.
+    Args:
+      max_len: tokens of a prompt at most, EOS included; longer prompts are cut.
+
+    Returns:
+      ids_BS and mask_BS, int32; S is the longest prompt rounded up to a multiple of 8, at most
+      max_len. The mask is 1 on true tokens.
+
+    Raises:
+      ValueError: a prompt holds half a character, such as one surrogate of an emoji's two.
     """
-    found = tokenizer([clean(p) for p in prompts], truncation=True, max_length=max_len)["input_ids"]
-    length = min(-(-max(map(len, found)) // 8) * 8, max_len)
-    ids_BS = np.full((len(found), length), tokenizer.pad_token_id, np.int32)
-    mask_BS = np.zeros((len(found), length), np.int32)
-    for row, ids in enumerate(found):
+    for prompt in prompts:
+        check_text(prompt)
+    cleaned = [clean(prompt) for prompt in prompts]
+    rows = tokenizer(cleaned, truncation=True, max_length=max_len)["input_ids"]
+    length = min(-(-max(map(len, rows)) // 8) * 8, max_len)
+    ids_BS = np.full((len(rows), length), tokenizer.pad_token_id, np.int32)
+    mask_BS = np.zeros((len(rows), length), np.int32)
+    for row, ids in enumerate(rows):
         ids_BS[row, : len(ids)] = ids
         mask_BS[row, : len(ids)] = 1
     return ids_BS, mask_BS
+
+
+def check_text(prompt: str) -> None:
+    """Raise a ValueError where a prompt is no text that a tokenizer can read."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the prompt {prompt!a} holds half a character at position {error.start}; write "
+            "the whole character, in UTF-8"
+        ) from None

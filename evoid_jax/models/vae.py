@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import lax
 
-from evoid_jax.models import vae_layers
+from evoid_jax.models import keys, vae_layers
 from evoid_jax.models.weights import CONV, Layout, Rule
 
 # Statistics of the released Wan2.1 latents (diffusers autoencoder_kl_wan.py, config defaults).
@@ -28,6 +28,29 @@ WAN_MEAN = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
 WAN_MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
 WAN_STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743)
 WAN_STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
+FILE = "vae/config.json"
+# Checked by VAEConfig itself; of training alone; what diffusers does at any value.
+IGNORED = ("decoder_base_dim", "scale_factor_temporal", "scale_factor_spatial")
+IGNORED += ("dropout", "clip_output")
+KEYS = keys.Keys(
+    whole=("base_dim", "z_dim", "num_res_blocks"),
+    real=(),
+    lists={
+        "dim_mult": int,
+        "temperal_downsample": bool,
+        "latents_mean": float,
+        "latents_std": float,
+    },
+    # Other autoencoders of diffusers' class, Wan2.2's among them, have other values.
+    fixed={
+        "is_residual": (False,),
+        "patch_size": (None, 1),
+        "attn_scales": ([], ()),
+        "in_channels": (3,),
+        "out_channels": (3,),
+    },
+    ignored=IGNORED,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +67,14 @@ class VAEConfig:
     latents_std: tuple[float, ...] = WAN_STD
 
     def __post_init__(self):
+        widths = (self.base_dim, *self.dim_mult)
+        if self.decoder_base_dim is not None:
+            widths += (self.decoder_base_dim,)
+        if not all(type(width) is int and width > 0 for width in widths):
+            raise ValueError(
+                f"base_dim {self.base_dim}, decoder_base_dim {self.decoder_base_dim}, dim_mult "
+                f"{self.dim_mult}: expected whole numbers from 1"
+            )
         if len(self.temperal_downsample) != len(self.dim_mult) - 1:
             raise ValueError(
                 f"temperal_downsample has {len(self.temperal_downsample)} entries; "
@@ -56,6 +87,8 @@ class VAEConfig:
                 f"latents_mean and latents_std have {len(self.latents_mean)} and "
                 f"{len(self.latents_std)} entries; z_dim is {self.z_dim}"
             )
+        if not min(self.latents_std) > 0:
+            raise ValueError(f"latents_std holds {min(self.latents_std)}; expected all above 0")
 
     @property
     def stride_t(self) -> int:
@@ -68,23 +101,33 @@ class VAEConfig:
         return 2 ** len(self.temperal_downsample)
 
     @classmethod
-    def from_json(cls, config: dict) -> VAEConfig:
+    def from_json(cls, config: dict, file: str = FILE) -> VAEConfig:
         """Read a diffusers vae/config.json.
+
+        Args:
+          file: its name, for messages.
 
         Raises:
           ValueError: a field asks for what only other autoencoders have (Wan2.2 uses is_residual
-            and patch_size); the message names it.
+            and patch_size), is not known, or is of no use; the message names file and key.
         """
-        only = {"is_residual": (False,), "patch_size": (None, 1), "attn_scales": ([], ())}
-        only |= {"in_channels": (3,), "out_channels": (3,)}
-        for name, values in only.items():
-            if config.get(name, values[0]) not in values:
-                raise ValueError(
-                    f"vae config has {name}={config[name]!r}; this is the Wan2.1 autoencoder, "
-                    f"which has {name}={values[0]!r}"
-                )
+        name = config.get("_class_name", "AutoencoderKLWan")
+        if name != "AutoencoderKLWan":
+            raise ValueError(f"{file} is of class {name}; expected AutoencoderKLWan")
+        keys.check(config, KEYS, file)
         names = {field.name for field in dataclasses.fields(cls)} & config.keys()
-        return cls(**{n: tuple(v) if isinstance(v := config[n], list) else v for n in names})
+        values = {n: tuple(v) if isinstance(v := config[n], list) else v for n in names}
+        try:
+            made = cls(**values)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+        strides = {"scale_factor_temporal": made.stride_t, "scale_factor_spatial": made.stride_s}
+        for key, stride in strides.items():
+            if config.get(key, stride) not in (stride, None):
+                raise ValueError(
+                    f"{file}: {key} is {config[key]!r}, but temperal_downsample makes it {stride}"
+                )
+        return made
 
     def to_json(self) -> dict:
         """Return the complete diffusers config.json."""
@@ -157,16 +200,16 @@ def rules(config: VAEConfig) -> list[Rule]:
     """List the diffusers tensors of this autoencoder and their places in our tree."""
     video = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1, 1))
     frame = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1))
-    found = []
+    table = []
     for name, shape in _layers(config).items():
         path = tuple(name.split("."))
         if len(shape) == 1:
             layout = frame if "attentions" in path else video
-            found.append(Rule(f"{name}.gamma", (*path, "gamma"), layout))
+            table.append(Rule(f"{name}.gamma", (*path, "gamma"), layout))
         else:
-            found.append(Rule(f"{name}.weight", (*path, "kernel"), CONV))
-            found.append(Rule(f"{name}.bias", (*path, "bias")))
-    return found
+            table.append(Rule(f"{name}.weight", (*path, "kernel"), CONV))
+            table.append(Rule(f"{name}.bias", (*path, "bias")))
+    return table
 
 
 @functools.partial(jax.jit, static_argnames="config")

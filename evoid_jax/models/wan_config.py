@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from evoid_jax.models import keys
+
+FILE = "transformer/config.json"
 # What every Wan2.1 T2V and VACE checkpoint holds, and all that `wan` implements.
 FIXED = {
     "cross_attn_norm": True,
@@ -12,6 +15,26 @@ FIXED = {
     "added_kv_proj_dim": None,
     "pos_embed_seq_len": None,
 }
+KEYS = keys.Keys(
+    whole=(
+        "num_attention_heads",
+        "attention_head_dim",
+        "num_layers",
+        "ffn_dim",
+        "in_channels",
+        "out_channels",
+        "text_dim",
+        "freq_dim",
+        "vace_in_channels",
+        "rope_max_seq_len",
+        "text_len",
+    ),
+    real=("eps",),
+    lists={"vace_layers": int, "patch_size": int},
+    fixed={key: (value,) for key, value in FIXED.items()},
+    ignored=(),
+)
+REQUIRED = ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim")
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,14 @@ class WanConfig:
     text_len: int = 512
 
     def __post_init__(self):
+        if len(self.patch_size) != 3 or min(self.patch_size) < 1:
+            raise ValueError(f"patch_size {self.patch_size}: expected three numbers from 1")
+        if self.patch_size[1] != self.patch_size[2]:
+            raise ValueError(f"patch_size {self.patch_size}: expected square patches")
+        if self.attention_head_dim % 2:  # rotary embedding turns pairs
+            raise ValueError(f"attention_head_dim {self.attention_head_dim}: expected an even one")
+        if self.freq_dim % 2:  # half cosines, half sines
+            raise ValueError(f"freq_dim {self.freq_dim}: expected an even number")
         layers = list(self.vace_layers)
         rising = layers == sorted(set(layers))
         if layers and not (rising and layers[0] == 0 and layers[-1] < self.num_layers):
@@ -47,30 +78,38 @@ class WanConfig:
         return self.num_attention_heads * self.attention_head_dim
 
     @classmethod
-    def from_json(cls, config: dict) -> WanConfig:
+    def from_json(cls, config: dict, file: str = FILE) -> WanConfig:
         """Read a diffusers transformer `config.json`, already a dict.
 
+        Args:
+          file: its name, for messages.
+
         Raises:
-          ValueError: another class, a feature that Wan2.1 T2V and VACE do not use, or an absent
-            size; the message names it.
+          ValueError: another class, a feature that Wan2.1 T2V and VACE do not use, a key that is
+            not known, or a size that is absent or none; the message names file and key.
         """
         name = config.get("_class_name", "WanVACETransformer3DModel")
         if name not in ("WanTransformer3DModel", "WanVACETransformer3DModel"):
-            raise ValueError(f"_class_name {name}: expected a WanTransformer3DModel or its VACE")
-        for key, value in FIXED.items():
-            if config.get(key, value) != value:
-                raise ValueError(f"{key} {config[key]!r} is not supported; expected {value!r}")
-        known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in config.items() if key in known and value is not None}
-        if name == "WanTransformer3DModel":
-            values["vace_layers"] = ()
-        elif not values.get("vace_layers"):
-            raise ValueError(f"{name} without vace_layers")
-        values |= {k: tuple(values[k]) for k in ("vace_layers", "patch_size") if k in values}
+            raise ValueError(f"{file} is of a {name}: expected a WanTransformer3DModel or its VACE")
+        vace = name == "WanVACETransformer3DModel"
+        if vace and not config.get("vace_layers"):
+            raise ValueError(f"{file} is of a {name} without vace_layers")
+        held = sorted(key for key, value in config.items() if value is not None)
+        if stray := [key for key in held if key.startswith("vace_") and not vace]:
+            raise ValueError(f"{file} is of a {name}, which has no {stray[0]}")
+        values = dict(config)
+        if values.get("out_channels", 16) is None:  # diffusers then takes as many as come in
+            values["out_channels"] = values.get("in_channels", 16)
+        keys.check(values, KEYS, file)
+        names = {field.name for field in fields(cls)}
+        sizes = {key: value for key, value in values.items() if key in names}
+        sizes |= {key: tuple(sizes[key]) for key in KEYS.lists if key in sizes}
+        if absent := [key for key in REQUIRED if key not in sizes]:
+            raise ValueError(f"{file} lacks {', '.join(absent)}")
         try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"transformer config.json: {error}") from None
+            return cls(**sizes)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
     def to_json(self) -> dict:
         """Return the complete diffusers `config.json` as a dict; the inverse of `from_json`."""

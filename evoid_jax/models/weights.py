@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,14 @@ import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16" from it
 import numpy as np
 from flax import traverse_util
 
+from evoid_jax import files
+
 # safetensors' names, in the order in which it lays tensors out.
 DTYPES = {"I64": "i8", "F64": "f8", "F32": "f4", "I32": "i4", "BF16": "bfloat16", "F16": "f2"}
 DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+SHARD = r"(?:-\d{5}-of-\d{5})?"
+VARIANT = re.compile(rf"(?:diffusion_pytorch_model|model){SHARD}\.(.+?){SHARD}\.safetensors")
 # All of these bits are set in an infinity and in a NaN, and not all in any other number.
 EXPONENTS = {"float64": 0x7FF << 52, "float32": 0xFF << 23, "bfloat16": 0xFF << 7}
 EXPONENTS |= {"float16": 0x1F << 10}
@@ -77,13 +82,13 @@ def to_params(tensors: dict[str, np.ndarray], rules: list[Rule], dtype=None) -> 
     """Build our parameter tree from torch-named tensors.
 
     Raises:
-      KeyError: a rule's tensor is missing, or a tensor has no rule; the message names it.
+      ValueError: a rule's tensor is missing, or a tensor has no rule; the message names it.
     """
     left = set(tensors)
 
     def take(key: str, layout: Layout) -> np.ndarray:
         if key not in tensors:
-            raise KeyError(f"tensor {key} is missing; the file holds {len(tensors)} tensors")
+            raise ValueError(f"tensor {key} is missing; the file holds {len(tensors)} tensors")
         left.discard(key)
         x = np.ascontiguousarray(layout.to_jax(tensors[key]))
         return x if dtype is None else x.astype(dtype)
@@ -93,7 +98,7 @@ def to_params(tensors: dict[str, np.ndarray], rules: list[Rule], dtype=None) -> 
         stack = [take(key, rule.layout) for key in keys(rule)]
         flat[rule.path] = np.stack(stack) if rule.layers else stack[0]
     if left:
-        raise KeyError(f"{len(left)} tensors belong to no weight of ours, such as {min(left)}")
+        raise ValueError(f"{len(left)} tensors belong to no weight of ours, such as {min(left)}")
     return traverse_util.unflatten_dict(flat)
 
 
@@ -119,16 +124,16 @@ def shapes(init: Callable[[], dict]) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 def expected(rules: list[Rule], shapes: dict) -> dict[str, tuple[int, ...]]:
     """Return torch key: torch shape of every tensor that the rules name."""
-    found = {}
+    torch_shapes = {}
     for rule in rules:
         ours = shapes[rule.path][1:] if rule.layers else shapes[rule.path]
         hollow = np.broadcast_to(np.float32(0), ours)  # a shape without the bytes
-        found |= dict.fromkeys(keys(rule), rule.layout.to_torch(hollow).shape)
-    return found
+        torch_shapes |= dict.fromkeys(keys(rule), rule.layout.to_torch(hollow).shape)
+    return torch_shapes
 
 
 def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: str) -> None:
-    """Raise a ValueError that names the tensor that is missing, unknown or of another shape."""
+    """Raise a ValueError naming a tensor that is missing, unknown, misshapen or not of floats."""
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise ValueError(f"{what}: tensor {missing[0]} is missing ({len(missing)} in all)")
     if unknown := sorted(tensors.keys() - wanted.keys()):
@@ -139,6 +144,8 @@ def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: 
     for key, shape in wanted.items():
         if tensors[key].shape != shape:
             raise ValueError(f"{tensors[key].where} is {tensors[key].shape}; expected {shape}")
+        if tensors[key].dtype.name not in EXPONENTS:
+            raise ValueError(f"{tensors[key].where} is {tensors[key].dtype}; expected floats")
 
 
 def check_finite(x: np.ndarray, where: str) -> None:
@@ -157,11 +164,8 @@ def check_finite(x: np.ndarray, where: str) -> None:
 
 
 def read_config(folder: str | Path) -> dict:
-    """Return `config.json` of a model folder as a dict."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; expected a diffusers model folder")
-    return json.loads(path.read_text())
+    """Return `config.json` of a model folder as a dict. Raises: as `files.read_json`."""
+    return files.read_json(Path(folder) / "config.json", hint="expected a diffusers model folder")
 
 
 def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -170,35 +174,51 @@ def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Read here because the library's numpy reader knows no bfloat16 and copies every tensor.
 
     Raises:
-      FileNotFoundError: no such file.
+      FileNotFoundError, IsADirectoryError: no such file.
       ValueError: not a safetensors file, cut off, or of a type that weights do not have.
     """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    size = file.stat().st_size
+    file = files.require_file(file)
+    size, kind = file.stat().st_size, files.kind_of(file)
+    if kind and kind != files.SAFETENSORS:
+        raise ValueError(f"{file} is {kind}; expected a safetensors file")
     with open(file, "rb") as f:
         length = int.from_bytes(f.read(8), "little")
         if size < 8 + length:
             raise ValueError(f"{file} is cut off within its header, or is no safetensors file")
-        try:
-            header = json.loads(f.read(length))
-        except ValueError:
-            raise ValueError(f"{file} is no safetensors file: its header is not JSON") from None
-    metadata = header.pop("__metadata__", {})
-    return {k: _stored(file, size, 8 + length, k, v) for k, v in header.items()}, metadata
+        header = files.parse_json(f.read(length), f"{file} is no safetensors file: its header")
+    metadata, start = header.pop("__metadata__", {}), 8 + length
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{file} is no safetensors file: its __metadata__ is not an object")
+    tensors = {key: _stored(file, size, start, key, entry) for key, entry in header.items()}
+    end = start + sum(tensor.nbytes for tensor in tensors.values())
+    if end != size:
+        raise ValueError(
+            f"{file} has {size} bytes; its header describes {end}. It is damaged, download it again"
+        )
+    return tensors, metadata
 
 
-def _stored(file: Path, size: int, start: int, key: str, about: dict) -> Tensor:
+def _stored(file: Path, size: int, start: int, key: str, entry: dict) -> Tensor:
+    """Describe one tensor; `entry` is what the header says of it, offsets counted from `start`."""
     where = f"tensor {key} of {file}"
-    if about["dtype"] not in DTYPES:
-        raise ValueError(f"{where} is {about['dtype']}; expected one of {', '.join(DTYPES)}")
-    dtype, shape = DTYPES[about["dtype"]], tuple(about["shape"])
-    first, last = (start + offset for offset in about["data_offsets"])
+    try:
+        name, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{where}: its entry in the header is not a tensor's; it is damaged")
+    if name not in DTYPES:
+        raise ValueError(
+            f"{where} is {name}; expected one of {', '.join(DTYPES)}: quantised weights are not "
+            "supported"
+        )
+    dtype = DTYPES[name]
+    first, last = start + first, start + last
     if last > size:
         raise ValueError(f"{where} ends at byte {last}, but the file is cut off at {size}")
     if last - first != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{where}: {last - first} bytes do not hold {about['dtype']} {shape}")
+        raise ValueError(f"{where}: {last - first} bytes do not hold {name} {shape}")
     return Tensor(dtype, shape, partial(_map, file, dtype, shape, first), where)
 
 
@@ -208,30 +228,103 @@ def _map(file: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.
     return np.memmap(file, dtype, "r", start, shape or 1).reshape(shape)
 
 
-def open_folder(folder: str | Path, pattern: str = "*") -> dict[str, Tensor]:
-    """Return the tensors of a folder's PATTERN.safetensors or shards with an index; reads none.
+def open_folder(folder: str | Path, stem: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a folder's safetensors file, or of its shards; reads none.
+
+    Files of a variant (`model.fp16.safetensors`) are left alone where the plain ones are there.
+
+    Args:
+      stem: what the names of its files start with; other files are left alone.
 
     Raises:
-      FileNotFoundError: the folder has no such safetensors, or the index names an absent shard.
-      ValueError: as `read_header`; or index and shards disagree.
+      FileNotFoundError, NotADirectoryError: no such folder, no safetensors in it, or the index
+        names an absent shard.
+      ValueError: as `read_header`; only a variant; index and files disagree.
     """
-    folder, tensors = Path(folder), {}
-    index = next(iter(sorted(folder.glob(f"{pattern}.safetensors.index.json"))), None)
-    placed = json.loads(index.read_text())["weight_map"] if index else {}
-    for name in sorted(set(placed.values())):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{index} names {name}, which is not in {folder}")
-    files = {folder / name for name in placed.values()} or folder.glob(f"{pattern}.safetensors")
-    for file in sorted(files):
-        held = read_header(file)[0]
-        if twice := sorted(tensors.keys() & held.keys()):
-            raise ValueError(f"{held[twice[0]].where} is in another file of the folder too")
-        tensors |= held
+    folder = Path(folder)
+    if not folder.is_dir():
+        kind = NotADirectoryError if folder.exists() else FileNotFoundError
+        raise kind(f"{folder} is {'a file' if folder.exists() else 'missing'}; expected a folder")
+    held = sorted(f for f in folder.iterdir() if f.name.startswith(stem) and not files.hidden(f))
+    plain = [f for f in held if f.name.endswith(".safetensors") and not variant(f.name)]
+    indexes = [f for f in held if f.name.endswith(".safetensors.index.json")]
+    if len(indexes) > 1:
+        raise ValueError(f"{folder} has two indexes, {indexes[0].name} and {indexes[1].name}")
+    if indexes:
+        return _open_shards(indexes[0], plain)
+    if not plain:
+        raise FileNotFoundError(_no_weights(folder, held))
+    tensors = {}
+    for file in plain:
+        of_file = read_header(file)[0]
+        if twice := sorted(tensors.keys() & of_file.keys()):
+            raise ValueError(
+                f"{of_file[twice[0]].where} is in another file of the folder too; keep one"
+            )
+        tensors |= of_file
+    return tensors
+
+
+def variant(name: str) -> str:
+    """Return the variant that a weight file's name tells, such as fp16; "" for the plain one.
+
+    diffusers writes `model.fp16.safetensors`, `model.fp16-00001-of-00002.safetensors`, and wrote
+    `model-00001-of-00002.fp16.safetensors`.
+    """
+    match = VARIANT.fullmatch(name)
+    return match[1] if match else ""
+
+
+def _open_shards(index: Path, plain: list[Path]) -> dict[str, Tensor]:
+    """Return the tensors of the shards that an index names, each from the shard it names."""
+    placed = files.read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(x, str) for x in placed.values()):
+        raise ValueError(f"{index} has no weight_map of tensors to file names")
+    names = sorted(set(placed.values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} names {outside[0]}, which is outside of its folder")
+    if beside := sorted({f.name for f in plain} - set(names)):
+        raise ValueError(
+            f"{index} does not name {beside[0]}, which is in its folder too: which of them is the "
+            "model? Remove the other"
+        )
+    tensors = {}
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(
+                f"{index} names {name}, which is not in {index.parent}; download it again"
+            )
+        of_file = read_header(index.parent / name)[0]
+        for key in of_file:
+            if placed.get(key) != name:
+                raise ValueError(
+                    f"{of_file[key].where} is not there by {index}, which places it in "
+                    f"{placed.get(key, 'no file')}"
+                )
+        tensors |= of_file
     if absent := sorted(placed.keys() - tensors.keys()):
         raise ValueError(f"{index} places {absent[0]} in {placed[absent[0]]}, which has no such")
-    if not tensors:
-        raise FileNotFoundError(f"no {pattern}.safetensors in {folder}")
     return tensors
+
+
+def _no_weights(folder: Path, held: list[Path]) -> str:
+    """Say what a folder without plain safetensors has instead, and what to do."""
+    message = f"no safetensors files in {folder}"
+    for file in held:
+        if file.name.endswith(".safetensors"):
+            plain = file.name.replace(f".{variant(file.name)}", "", 1)
+            return (
+                f"{folder} has its weights only as the variant {variant(file.name)}: to use them, "
+                f"rename {file.name} to {plain}, and an index and what it names in the same way"
+            )
+        if file.suffix in (".bin", ".ckpt", ".pt", ".pth"):
+            return (
+                f"{message}; {file.name} is PyTorch's format, which can run code: save the model "
+                "with safe_serialization=True, or download its safetensors"
+            )
+        if file.suffix == ".gguf":
+            return f"{message}; {file.name} is GGUF, and quantised weights are not supported"
+    return message
 
 
 def read_tensors(folder: str | Path) -> dict[str, np.ndarray]:
@@ -273,8 +366,8 @@ def write_tensors(
     header, end = {"__metadata__": {"format": "pt"} | dict(sorted((metadata or {}).items()))}, 0
     for key in order:
         offsets = [end, end := end + held[key].nbytes]
-        about = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
-        header[key] = about | {"data_offsets": offsets}
+        entry = {"dtype": NAMES[held[key].dtype], "shape": list(held[key].shape)}
+        header[key] = entry | {"data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with beside(Path(file)) as part, open(part, "wb") as f:

@@ -1,0 +1,187 @@
+"""Files as people have them: what one really is, JSON read with every fault named, outputs tried.
+
+Nothing here knows of models or settings, so everything else may use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What a file starts with, what it is then, and what to do about it.
+LFS = b"version https://git-lfs"
+TORCH = ("a zip archive, as PyTorch's .pt, .pth and .ckpt are",)
+TORCH += ("a Python pickle, as PyTorch's .bin and .ckpt once were",)
+SAFETENSORS = "a single safetensors file"
+KINDS = (
+    (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"),
+    (b"GGUF", "a GGUF file; quantised weights are not supported, take the safetensors files"),
+    (b"PK\x03\x04", TORCH[0]),
+    (b"\x80\x02", TORCH[1]),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip archive; unpack it"),
+    (b"<!DOCTYPE", "a web page; the download gave an error page, download it again"),
+    (b"<!doctype", "a web page; the download gave an error page, download it again"),
+    (b"<html", "a web page; the download gave an error page, download it again"),
+    (b"\xff\xfe", "text in UTF-16; save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16; save it as UTF-8"),
+    (b"\xef\xbb\xbf", "text with a byte order mark; save it as UTF-8 without one (no BOM)"),
+)
+NAMES = {dict: "an object {...}", list: "a list [...]", str: "a string", bool: "true or false"}
+NAMES |= {int: "a number", float: "a number", type(None): "null"}
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user wrote, with `~` and `~name` replaced by the home folder.
+
+    Raises ValueError where there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder; write the path in full") from None
+
+
+def hidden(file: Path) -> bool:
+    """Tell whether a file is of the operating system: .DS_Store, macOS's ._ copies, Thumbs.db."""
+    return file.name.startswith(".") or file.name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def kind_of(file: Path) -> str:
+    """Say what a file is and what to do, from its first bytes; "" where nothing is known."""
+    with open(file, "rb") as f:
+        start = f.read(64)
+    if not start:
+        return "an empty file; its download or copy was cut off"
+    # First: the length of its header, in front, may look like the start of any of the others.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 10**8:
+        return SAFETENSORS
+    return next((kind for magic, kind in KINDS if start.startswith(magic)), "")
+
+
+def require_file(file: str | Path, hint: str = "") -> Path:
+    """Return the path if a file is there; hint: what was expected, or what to do.
+
+    Raises:
+      FileNotFoundError: nothing is there, or a link whose target is gone.
+      IsADirectoryError, OSError: a folder is there, or a pipe or a device.
+    """
+    file, more = Path(file), f"; {hint}" if hint else ""
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; expected a file{more}")
+    if file.exists():  # a pipe, a socket, a device
+        raise OSError(f"{file} is not a regular file; expected a file{more}")
+    if file.is_symlink():
+        raise FileNotFoundError(
+            f"{file} is a link to {os.readlink(file)}, which is not there; download the rest{more}"
+        )
+    raise FileNotFoundError(f"{file} is missing{more}")
+
+
+def read_json(file: str | Path, kind: type = dict, hint: str = ""):
+    """Read a JSON file.
+
+    Args:
+      kind: what the whole must be, such as dict or list.
+      hint: what to do where the file is missing, or what was expected.
+
+    Raises:
+      FileNotFoundError, IsADirectoryError, PermissionError: it cannot be opened.
+      ValueError: not JSON, a key twice, or of another kind; names file and line.
+    """
+    file = require_file(file, hint)
+    if what := kind_of(file):
+        raise ValueError(f"{file} is {what}; expected JSON")
+    return parse_json(file.read_bytes(), str(file), kind)
+
+
+def parse_json(content: bytes, name: str, kind: type = dict):
+    """Return what JSON text holds. name: of the text, for messages. Raises: as `read_json`."""
+    try:
+        value = json.loads(content.decode(), object_pairs_hook=_once)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is not UTF-8 text, at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{name} is not JSON: {error.msg} at {at}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is not JSON that can be read: it nests too deep") from None
+    except _Twice as error:
+        raise ValueError(f"{name} has the key {error} twice; remove one") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} holds {NAMES[type(value)]}; expected {NAMES[kind]}")
+    return value
+
+
+class _Twice(Exception):
+    """A key that an object holds two times; json itself would take the last in silence."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(repr(next(key for key in keys if keys.count(key) > 1)))
+    return held
+
+
+def check_writable(path: str | Path) -> Path:
+    """Raise unless a file could be written at `path` now; leaves everything as it was.
+
+    Tries the real thing, a file beside it, in a folder that is made for the moment where absent:
+    permissions alone say nothing of read-only disks, quotas or names that are too long.
+
+    Returns the path with `~` replaced.
+
+    Raises:
+      OSError, ValueError: it could not; says why and names the path.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file; expected the name of a file to write")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} may not be overwritten: it is read-only")
+    target = Path(os.path.realpath(path))
+    absent = [folder for folder in target.parents if not folder.exists()]
+    nearest = next(folder for folder in target.parents if folder.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {nearest} is a file, not a folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _part(target).touch()
+        _part(target).unlink()
+    except OSError as error:
+        raise type(error)(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        for folder in absent:  # innermost first
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    return path
+
+
+def _part(target: Path) -> Path:
+    """Return where a file is written before it takes its place: beside it, of this process."""
+    return target.with_name(f"{target.name}.{os.getpid()}.part")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a place to write, which becomes `path` at the end and vanishes on any error.
+
+    A link stays a link: the file that it names is replaced.
+    """
+    target = Path(os.path.realpath(user_path(path)))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(target)
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
