@@ -19,6 +19,8 @@ from absl import logging
 
 from evoid_jax import distributed
 
+FOLDER = "checkpoints"  # in a run's workdir
+
 
 class Checkpoints(NamedTuple):
     """An open checkpoint folder."""

@@ -84,7 +84,7 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
         )
     model = wan.WanConfig.from_json(weights.read_config(base / "transformer"))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
-    folder = (workdir / "checkpoints").absolute()
+    folder = (workdir / checkpoint.FOLDER).absolute()
     saved = checkpoint.Checkpoints(_read_only(folder), folder)
     # The file that a run started from is in its checkpoints; only their shapes matter here.
     restored = checkpoint.restore(saved, evolve.init(cfg, shapes, model))
@@ -251,7 +251,8 @@ def convert(src: Path, dst: Path, args) -> Path:
     """
     if not src.exists():
         raise FileNotFoundError(f"{src} does not exist")
-    is_adapter, is_run = src.is_file() or adapters.is_folder(src), (src / "checkpoints").is_dir()
+    is_adapter = src.is_file() or adapters.is_folder(src)
+    is_run = (src / checkpoint.FOLDER).is_dir()
     to = args.to or ("lora" if is_adapter or is_run else "diffusers")
     if args.lora and (is_adapter or is_run):
         raise ValueError(f"--lora goes with a model's folder; {src} holds an adapter of its own")

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from evoid_jax import config, distributed, evolve, flow, rollout, sharding, teacher
+from evoid_jax import checkpoint, config, distributed, evolve, flow, rollout, sharding, teacher
 from evoid_jax.data import pairs
-from evoid_jax.models import lora
+from evoid_jax.models import lora, pipeline, umt5, wan
+from evoid_jax.models.folder import VACE
 from evoid_jax.rewards.blend import Fused
 from evoid_jax.rewards.panel import Panel, Request
 
@@ -41,7 +42,7 @@ class Run(NamedTuple):
     heldout: pairs.Pairs
     panel: Panel
     solver: flow.Table
-    text_rows: int | None  # S of every prompt; None: each batch's own
+    text_rows: int  # S of every prompt
 
 
 class Clock:
@@ -68,9 +69,9 @@ class Clock:
 
 @contextmanager
 def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
-    """Start the scorers, read the data and load the model; stop the scorers at the end.
+    """Read the data, start the scorers and load the model; stop the scorers at the end.
 
-    What costs nothing to check comes first, the model, which may take minutes, last.
+    What costs nothing to check comes first, the model's weights, which may take minutes, last.
 
     Raises:
       ValueError, OSError: a setting, a pair, a scorer or a file of the model is wrong; the message
@@ -80,18 +81,20 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
     distributed.say(f"devices: {described(mesh)}")
     splits = open_data(cfg.data, cfg.seed)
-    check_pairs(splits, cfg.video)
-    distributed.say(
-        f"data: {len(splits.evolution)} pairs to evolve on; proof on {splits.heldout.kind}"
-    )
+    check_photos(splits, cfg.video)
+    count, kind = len(splits.evolution), splits.heldout.kind
+    distributed.say(f"data: {count} pairs to evolve on; the proof will be on {kind}")
+    opened = pipeline.open_diffusers(cfg.model, (VACE,))
+    check_model(cfg, opened, fresh=not checkpoint.any_in(workdir / checkpoint.FOLDER))
+    text_len = opened.pipeline.parts["transformer"].config.text_len
+    longest = longest_prompt(splits, cfg.rollout.negative_prompt, opened.tokenizer, text_len)
     logs = distributed.own_folder(workdir / "logs")
-    distributed.say("rewards: starting")
+    distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
         distributed.say(f"model: loading {cfg.model}")
-        frozen = load_frozen(cfg, mesh)
-        r = cfg.rollout
-        prompts = [*splits.evolution.prompts, *splits.heldout.prompts, r.negative_prompt]
-        yield Run(
+        frozen = load_frozen(cfg, opened, mesh)
+        solver = flow.schedule(cfg.rollout.scheduler, cfg.rollout.steps, cfg.rollout.shift)
+        run = Run(
             cfg=cfg,
             workdir=workdir,
             mesh=mesh,
@@ -100,9 +103,11 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
             data=splits.evolution,
             heldout=splits.heldout,
             panel=panel,
-            solver=sharding.replicate(flow.schedule(r.scheduler, r.steps, r.shift), mesh),
-            text_rows=text_rows(frozen, prompts, mesh),
+            solver=sharding.replicate(solver, mesh),
+            text_rows=text_rows(longest, text_len, mesh),
         )
+        distributed.say("ready; the first step compiles its programs, which takes a while")
+        yield run
 
 
 def described(mesh: Mesh) -> str:
@@ -119,7 +124,7 @@ def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
         return pairs.open_splits(cfg.source, cfg.dir, cfg.heldout, seed, cache)
 
 
-def check_pairs(splits: pairs.Splits, video: config.Video) -> None:
+def check_photos(splits: pairs.Splits, video: config.Video) -> None:
     """Raise a ValueError, with its line, where a photo cannot be put on the videos' canvas."""
 
     def fits(height: int, width: int) -> None:
@@ -129,27 +134,58 @@ def check_pairs(splits: pairs.Splits, video: config.Video) -> None:
         pairs.check_images(data, fits)
 
 
-def load_frozen(cfg: config.Config, mesh: Mesh) -> rollout.Frozen:
-    """Load the model, set up for this run's adapters, sizes and kernels."""
+def check_model(cfg: config.Config, opened: pipeline.Opened, fresh: bool) -> None:
+    """Raise a ValueError where a model cannot make the videos, or cannot take the first adapter.
+
+    fresh: the run has no checkpoint yet, so that config.lora.init will be read.
+    """
+    parts, video = opened.pipeline.parts, cfg.video
+    transformer = parts["transformer"].config
+    rollout.check_size_of(transformer, parts["vae"].config, video.frames, video.height, video.width)
+    if fresh and cfg.lora.init:
+        shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(transformer)))
+        drawn = evolve.init(cfg, shapes, transformer).evolving
+        lora.start(cfg.lora.init, drawn, transformer, scale=cfg.lora.scale)
+
+
+def load_frozen(cfg: config.Config, opened: pipeline.Opened, mesh: Mesh) -> rollout.Frozen:
+    """Load the model, set up for this run's adapters and kernels."""
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
-    frozen = rollout.load(cfg.model, dtype, remat=cfg.train.remat, mesh=mesh)
-    rollout.check_size(frozen, cfg.video.frames, cfg.video.height, cfg.video.width)
-    wan = frozen.wan.clone(lora_scale=cfg.lora.scale, attention=cfg.attention)
-    return frozen._replace(wan=wan)
+    frozen = rollout.put(opened, dtype, remat=cfg.train.remat, mesh=mesh)
+    model = frozen.wan.clone(lora_scale=cfg.lora.scale, attention=cfg.attention)
+    return frozen._replace(wan=model)
 
 
-def text_rows(frozen: rollout.Frozen, prompts: list[str], mesh: Mesh) -> int:
+def longest_prompt(splits: pairs.Splits, negative: str, tokenizer, text_len: int) -> int:
+    """Return the most tokens of any prompt; say which prompts the model reads only in part.
+
+    text_len: tokens that the model reads; it never sees the rest, here as in diffusers.
+    """
+    origins = {negative: "config.rollout.negative_prompt"}
+    for data in splits:
+        origins |= dict(zip(data.prompts, data.origins, strict=True))
+    prompts = list(origins)
+    cleaned = [umt5.clean(prompt) for prompt in prompts]
+    counts = [len(ids) for ids in tokenizer(cleaned, verbose=False)["input_ids"]]
+    for prompt, count in zip(prompts, counts, strict=True):
+        if count > text_len:
+            distributed.say(
+                f"note: {origins[prompt]}: the prompt has {count} tokens; the model reads the "
+                f"first {text_len}"
+            )
+    return max(counts)
+
+
+def text_rows(longest: int, text_len: int, mesh: Mesh) -> int:
     """Return how many rows every prompt gets, so that no step compiles anew.
 
     On accelerators all that the model was made for: nothing to weigh, and fused attention needs no
     bias. On the CPU as many as the longest prompt has, in eights, with room for some words more:
     runs on other prompts of about this length then find their programs compiled.
     """
-    full = frozen.wan.config.text_len
     if mesh.devices.flat[0].platform != "cpu":
-        return full
-    longest = max(len(ids) for ids in frozen.tokenizer(sorted(set(prompts)))["input_ids"])
-    return min(full, -(-(longest + 8) // 8) * 8)
+        return text_len
+    return min(text_len, -(-(longest + 8) // 8) * 8)
 
 
 # --- the steps of the loop and of the proof

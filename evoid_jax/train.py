@@ -47,8 +47,6 @@ from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.session import Run
 
-CHECKPOINTS = "checkpoints"  # in the workdir
-
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
@@ -152,7 +150,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     cfg = config.checked(cfg)
     check_start(cfg, workdir)
     with session.open_run(cfg, workdir) as run:
-        saved = checkpoint.open_folder(workdir / CHECKPOINTS, cfg.keep)
+        saved = checkpoint.open_folder(workdir / checkpoint.FOLDER, cfg.keep)
         state, memory = begin(run, saved)
         start = int(state.step)
         with open_log(run, start) as writer:
@@ -178,7 +176,7 @@ def check_start(cfg: config.Config, workdir: Path) -> None:
       ValueError, OSError: a setting, a file it names, a missing package, or a workdir that holds
         another run.
     """
-    fresh = not checkpoint.any_in(workdir / CHECKPOINTS)
+    fresh = not checkpoint.any_in(workdir / checkpoint.FOLDER)
     settings.check_start(cfg, fresh=fresh)
     metrics.check_mirrors(cfg.tensorboard, cfg.wandb)
     check_workdir(cfg, workdir)

@@ -11,10 +11,10 @@ import pytest
 from safetensors import safe_open
 from small_run import SMALL, lines, settings
 
-from evoid_jax import checkpoint, config, evolve, heldout, session, sharding, train
+from evoid_jax import checkpoint, config, convert, evolve, heldout, session, sharding, train
 from evoid_jax.media import write_image
+from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
-from evoid_jax.models import weights
 from evoid_jax.world import portraits
 
 NAMES = [metric.name for metric in config.METRICS]
@@ -106,15 +106,78 @@ def test_a_run_goes_on_with_another_judge_or_mesh(tmp_path, cache):
         train.check_workdir(settings(cache, 4, reward={"clip": 1.0}), tmp_path)
 
 
-def test_the_negative_prompt_has_room():
-    words = ["short", "a prompt of some more words than the other"]
-    frozen = SimpleNamespace(
-        wan=SimpleNamespace(config=SimpleNamespace(text_len=512)),
-        tokenizer=lambda texts: {"input_ids": [text.split() for text in texts]},
-    )
+def test_every_prompt_has_room_whatever_its_script():
+    """Few letters may be many tokens: 70 short English prompts and a Chinese one."""
+
+    def tokenizer(texts, verbose):
+        return {"input_ids": [list(text.encode()) for text in texts]}
+
+    def split(prompts):
+        return SimpleNamespace(prompts=prompts, origins=[f"line {i}" for i in range(len(prompts))])
+
+    english = [f"A person walks {i}" for i in range(70)]
+    chinese = "一个人在公园里挥手"
+    longest = len(chinese.encode())
+    assert len(chinese) < min(map(len, english)) and longest > max(map(len, english))
     one = sharding.make_mesh(devices=jax.devices()[:1])
-    assert session.text_rows(frozen, words[:1], one) == 16
-    assert session.text_rows(frozen, words, one) == 24
+    for last in (split([*english, chinese]), split([chinese])):
+        splits = split(english), last
+        assert session.longest_prompt(splits, "", tokenizer, 512) == longest
+    assert session.longest_prompt((split(english),), chinese, tokenizer, 512) == longest
+    assert longest <= session.text_rows(longest, 512, one) <= longest + 16
+    assert session.text_rows(600, 512, one) == 512
+
+
+def test_a_prompt_that_the_model_reads_only_in_part_is_named(capsys):
+    tokenizer = lambda texts, verbose: {"input_ids": [text.split() for text in texts]}
+    data = SimpleNamespace(prompts=["one", "two words"], origins=["a.jsonl, line 1", "line 2"])
+    session.longest_prompt((data,), "", tokenizer, text_len=1)
+    said = capsys.readouterr().out
+    assert "line 2: the prompt has 2 tokens; the model reads the first 1" in said
+    assert "line 1" not in said
+
+
+def test_a_run_starts_at_the_strength_of_its_file_and_does_not_need_it_again(tmp_path, cache):
+    """A file of rank 4 in a run of rank 8 and alpha 24; a step too small to see."""
+    file, workdir = tmp_path / "start.safetensors", tmp_path / "run"
+    small = {"lora": {"init": str(file), "rank": 8, "alpha": 24.0}, "train": {"lr": 1e-9}}
+    cfg = settings(cache, 1, **small, data={"heldout_identities": 1})
+    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
+    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
+    tree = lora.init(jax.random.key(1), base, model, rank=4)
+    tree = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape), tree)
+    lora.save(file, tree, scale=0.5)
+
+    train.train(cfg, workdir)
+    export = workdir / "export" / "pytorch_lora_weights.safetensors"
+    effect = lambda layer: layer.b_OR @ layer.a_RI
+    got, want = adapters.read(export).layers, adapters.read(file).layers
+    assert got.keys() == want.keys()
+    for module, layer in want.items():
+        np.testing.assert_allclose(effect(got[module]), effect(layer), rtol=1e-4, atol=1e-5)
+    converted, _ = convert.adapter_of_run(workdir, "evolving")
+    of_run, of_export = (adapters.to_diffusers(a) for a in (converted, adapters.read(export)))
+    for name, tensor in of_export.items():
+        np.testing.assert_array_equal(of_run[name], tensor)
+
+    file.unlink()
+    train.train(settings(cache, 2, **small, data={"heldout_identities": 1}), workdir)
+    assert [row["step"] for row in lines(workdir)] == [0, 1]
+
+
+def test_a_file_that_the_run_has_no_room_for_is_refused_before_the_model_is_loaded(tmp_path, cache):
+    file = tmp_path / "wide.safetensors"
+    cfg = settings(cache, 1, lora={"init": str(file), "rank": 8})
+    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
+    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
+    lora.save(
+        file, lora.init(jax.random.key(1), base, model, rank=16, targets="main+vace"), scale=1
+    )
+    with pytest.raises(
+        ValueError, match=r"config\.lora\.rank=16.*config\.lora\.targets=main\+vace"
+    ):
+        train.train(cfg, tmp_path / "run")
+    assert not (tmp_path / "run" / "logs").exists()  # no scorer had been started
 
 
 @pytest.mark.parametrize(("each", "shards"), [(3, 8), (2, 1), (2, 8), (5, 4)])
