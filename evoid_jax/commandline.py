@@ -185,6 +185,20 @@ def _split(args: list[str]) -> Words:
     return words
 
 
+def change(values: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    """Set one of a file's settings by its dotted name, such as train.lr.
+
+    Of what type it must be is left to whoever reads all of them.
+
+    Raises:
+      ValueError: there is no such setting; names the nearest.
+    """
+    known = [f"config.{name}" for name, _ in _settings(values)]
+    group, key = _holder(values, name, known)
+    with group.ignore_type():
+        group[key] = value
+
+
 def _holder(values: ml_collections.ConfigDict, name: str, known: list[str]) -> tuple[Any, str]:
     """Return the group that a dotted name is in and its last word; raise where there is no such."""
     *groups, key = name.split(".")

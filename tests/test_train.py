@@ -137,16 +137,21 @@ def test_a_prompt_that_the_model_reads_only_in_part_is_named(capsys):
     assert "line 1" not in said
 
 
+def save_adapter(file, cfg, rank, targets="main"):
+    """Write an adapter of the run's base that changes all of its layers."""
+    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
+    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
+    tree = lora.init(jax.random.key(1), base, model, rank=rank, targets=targets)
+    move = lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape)
+    lora.save(file, jax.tree.map(move, tree), scale=0.5)
+
+
 def test_a_run_starts_at_the_strength_of_its_file_and_does_not_need_it_again(tmp_path, cache):
     """A file of rank 4 in a run of rank 8 and alpha 24; a step too small to see."""
     file, workdir = tmp_path / "start.safetensors", tmp_path / "run"
     small = {"lora": {"init": str(file), "rank": 8, "alpha": 24.0}, "train": {"lr": 1e-9}}
     cfg = settings(cache, 1, **small, data={"heldout_identities": 1})
-    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
-    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
-    tree = lora.init(jax.random.key(1), base, model, rank=4)
-    tree = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(2), x.shape), tree)
-    lora.save(file, tree, scale=0.5)
+    save_adapter(file, cfg, rank=4)
 
     train.train(cfg, workdir)
     export = workdir / "export" / "pytorch_lora_weights.safetensors"
@@ -165,17 +170,12 @@ def test_a_run_starts_at_the_strength_of_its_file_and_does_not_need_it_again(tmp
     assert [row["step"] for row in lines(workdir)] == [0, 1]
 
 
-def test_a_file_that_the_run_has_no_room_for_is_refused_before_the_model_is_loaded(tmp_path, cache):
+def test_a_file_without_room_in_the_run_is_refused_before_anything_is_loaded(tmp_path, cache):
     file = tmp_path / "wide.safetensors"
     cfg = settings(cache, 1, lora={"init": str(file), "rank": 8})
-    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
-    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
-    lora.save(
-        file, lora.init(jax.random.key(1), base, model, rank=16, targets="main+vace"), scale=1
-    )
-    with pytest.raises(
-        ValueError, match=r"config\.lora\.rank=16.*config\.lora\.targets=main\+vace"
-    ):
+    save_adapter(file, cfg, rank=16, targets="main+vace")
+    words = r"config\.lora\.rank=16.*config\.lora\.targets=main\+vace"
+    with pytest.raises(ValueError, match=words):
         train.train(cfg, tmp_path / "run")
     assert not (tmp_path / "run" / "logs").exists()  # no scorer had been started
 

@@ -124,50 +124,11 @@ def test_loaded_weights_do_not_look_into_the_file(folder, tmp_path):
     assert_trees_equal(jax.device_get(params), before)
 
 
-SPY = """
-import math
-import sys
-import jax, numpy as np
-from flax import traverse_util
-from evoid_jax import rollout, sharding
-from evoid_jax.models import loading, weights
-
-class Spy(np.ndarray):
-    def __getitem__(self, at):
-        cut = super().__getitem__(at)
-        asked.append((self.shape, np.shape(cut)))
-        return cut.view(np.ndarray)
-
-loading.SMALL, loading.HOSTS, asked, read = 0, sys.argv[2:], [], weights._map
-weights._map = lambda *about: read(*about).view(Spy)
-mesh = sharding.make_mesh(data=2, fsdp=4)
-frozen = rollout.load(sys.argv[1], mesh=mesh)
-cuts = {b for a, b in asked if a == (64, 64)}
-assert cuts == {(16, 64)}, cuts  # of a kernel, no device asks for more than its quarter
-weights._map = read
-whole = traverse_util.flatten_dict(rollout.load(sys.argv[1]).wan_params)
-for path, x in traverse_util.flatten_dict(frozen.wan_params).items():
-    assert x.sharding.spec == sharding.weight_spec("/".join(path), x.shape, mesh), path
-    np.testing.assert_array_equal(np.asarray(x), np.asarray(whole[path]))
-kernel = frozen.wan_params["blocks"]["attn1"]["to_q"]["kernel"]
-assert {s.data.shape for s in kernel.addressable_shards} == {(3, 16, 64)}
-assert len(jax.tree.leaves(frozen.vae_params)[0].sharding.device_set) == 8
-for path, x in traverse_util.flatten_dict(frozen.umt5_params).items():
-    rows = x.shape[1 if path[0] == "layers" else 0]
-    cut = x.ndim > 1 + (path[0] == "layers") and rows % 8 == 0
-    assert math.prod(x.addressable_shards[0].data.shape) * (8 if cut else 1) == x.size, path
-prompts = ["a woman nods", "an old man turns his head"]
-text = [np.asarray(rollout.encode_text(f, prompts)) for f in (frozen, rollout.load(sys.argv[1]))]
-np.testing.assert_array_equal(*text)
-print("sharded")
-"""
-
-
 @pytest.mark.parametrize("hosts", [[], ["cpu"]])
 def test_each_device_gets_its_slice_and_no_more_is_read(folder, hosts):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SPY, str(folder), *hosts]
+    command = [sys.executable, str(ROOT / "tests" / "sliced_reads.py"), str(folder), *hosts]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env)
     assert done.stdout.strip() == "sharded", done.stderr[-3000:]
 
