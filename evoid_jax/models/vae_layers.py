@@ -53,7 +53,15 @@ def _bias(p: dict, y: jax.Array) -> jax.Array:
 
 
 def point(p: dict, x: jax.Array) -> jax.Array:
-    """Apply a 1x1 or 1x1x1 convolution: (..., C) to (..., D)."""
+    """Apply a 1x1 or 1x1x1 convolution.
+
+    Args:
+      p: kernel (1, .., 1, C, D) and bias (D,).
+      x: (..., C).
+
+    Returns:
+      (..., D).
+    """
     kernel = p["kernel"].reshape(p["kernel"].shape[-2:])
     return _bias(p, jnp.einsum("...c,cd->...d", x, kernel))
 
@@ -104,7 +112,10 @@ def conv3d_flat(p: dict, x_BTHWC: jax.Array) -> jax.Array:
 
 
 def conv3d_cube(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Convolve as `conv3d_flat` does, directly: the faster form on GPU and TPU."""
+    """Convolve as `conv3d_flat` does, directly: the faster form on GPU and TPU.
+
+    Args and Returns: those of `conv3d_flat`.
+    """
     y = lax.conv_general_dilated(
         x_BTHWC,
         p["kernel"],
@@ -124,7 +135,11 @@ def _remember(x_BTHWC: jax.Array, memory: Past, name: str, frames: int) -> jax.A
 
 
 def causal(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
-    """Apply a causal 3x3x3 convolution: a frame sees itself and the two before it."""
+    """Apply a causal 3x3x3 convolution: a frame sees itself and the two before it.
+
+    Returns:
+      (B, T, H, W, D), as many frames as came.
+    """
     if x_BTHWC.shape[1] == 1 and memory.first is None:
         # An image meets only the kernel's last tap; the others multiply zeros.
         return _bias(p, _slide(x_BTHWC, p["kernel"][2], 1, (1, 1)))
@@ -133,9 +148,16 @@ def causal(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
 
 
 def norm(p: dict, x: jax.Array) -> jax.Array:
-    """Scale each position's channels to length sqrt(C), then by gamma; (..., C) in and out.
+    """Scale each position's channels to length sqrt(C), then by gamma.
 
     As WanRMS_norm of diffusers, which is F.normalize; the length is computed in float32.
+
+    Args:
+      p: gamma (C,).
+      x: (..., C).
+
+    Returns:
+      (..., C) of x's dtype.
     """
     x32 = x.astype(jnp.float32)
     # The floor (1e-12 of F.normalize, squared) is inside the root: sqrt has no gradient at 0.
@@ -145,7 +167,11 @@ def norm(p: dict, x: jax.Array) -> jax.Array:
 
 
 def residual(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
-    """Add two causal convolutions to their input, which a 1x1x1 widens where widths differ."""
+    """Add two causal convolutions to their input, which a 1x1x1 widens where widths differ.
+
+    Returns:
+      (B, T, H, W, D).
+    """
     skip = point(p["conv_shortcut"], x_BTHWC) if "conv_shortcut" in p else x_BTHWC
     h = causal(p["conv1"], jax.nn.silu(norm(p["norm1"], x_BTHWC)), memory, f"{name}.conv1")
     h = causal(p["conv2"], jax.nn.silu(norm(p["norm2"], h)), memory, f"{name}.conv2")
@@ -164,7 +190,11 @@ def _attend_frame(qkv: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
 
 
 def attention(p: dict, x_BTHWC: jax.Array) -> jax.Array:
-    """Attend within each frame, with one head as wide as the features; frames do not mix."""
+    """Attend within each frame, with one head as wide as the features; frames do not mix.
+
+    Returns:
+      BTHWC, added to x.
+    """
     b, t, h, w, c = x_BTHWC.shape
     qkv = point(p["to_qkv"], norm(p["norm"], x_BTHWC)).reshape(b * t, h * w, 3 * c)
     q, k, v = jnp.split(qkv, 3, axis=-1)
@@ -176,7 +206,11 @@ def attention(p: dict, x_BTHWC: jax.Array) -> jax.Array:
 
 
 def middle(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
-    """Apply the block between encoder or decoder and latents: residual, attention, residual."""
+    """Apply the block between encoder or decoder and latents: residual, attention, residual.
+
+    Returns:
+      BTHWC.
+    """
     x_BTHWC = residual(p["resnets"]["0"], x_BTHWC, memory, f"{name}.0")
     x_BTHWC = attention(p["attentions"]["0"], x_BTHWC)
     return residual(p["resnets"]["1"], x_BTHWC, memory, f"{name}.1")
@@ -192,6 +226,9 @@ def down(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
     """Halve space, and time where there is a time_conv; the video's first frame passes by it.
 
     1 + 2k frames become 1 + k: the first stays alone, each two after it become one.
+
+    Returns:
+      (B, 1 + k, H / 2, W / 2, C); in turns k frames for 2k.
     """
     resample = p["resample"]["1"]
     # Zeros below and to the right only: ZeroPad2d((0, 1, 0, 1)) of diffusers.
@@ -228,6 +265,8 @@ def upsample_phases(p: dict, x_BTHWC: jax.Array) -> jax.Array:
     The three taps of the kernel meet the source rows -1, 0, 0 at an output pixel of even row, and
     0, 0, 1 at one of odd row; columns alike. So each of the four phases (even or odd row, even or
     odd column) is a 3x3 convolution of the source with sums of the kernel's taps.
+
+    Args and Returns: those of `upsample_repeat`.
     """
     b, t, h, w, c = x_BTHWC.shape
     seen = jnp.array([[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]])
@@ -250,6 +289,9 @@ def up(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
 
     1 + k frames become 1 + 2k. The video's first frame passes by the time_conv, which never sees
     it: the windows of the next two frames hold zeros in its place.
+
+    Returns:
+      (B, 1 + 2k, 2 H, 2 W, C / 2); in turns 2k frames for k.
     """
     first = memory.first
     if "time_conv" in p and first is not None:
@@ -264,5 +306,9 @@ def up(p: dict, x_BTHWC: jax.Array, memory: Past, name: str) -> jax.Array:
 
 
 def head(p: dict, x_BTHWC: jax.Array, memory: Past) -> jax.Array:
-    """Apply the last norm and convolution of encoder or decoder."""
+    """Apply the last norm and convolution of encoder or decoder.
+
+    Returns:
+      (B, T, H, W, D), twice the latents' channels or 3 colours.
+    """
     return causal(p["conv_out"], jax.nn.silu(norm(p["norm_out"], x_BTHWC)), memory, "out")

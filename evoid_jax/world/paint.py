@@ -28,7 +28,7 @@ def paint(canvas_3FHW, colour, alpha):
 
 
 def ellipse(x, y, a, b):
-    """Approximate the distance to an ellipse of half axes a, b, exact to first order at its edge."""
+    """Approximate the distance to an ellipse of half axes a, b, right at its edge."""
     # f = |(x/a, y/b)| - 1 is 0 on the outline; f / |grad f| is the distance to first order.
     x, y = x / a, y / b
     norm = np.sqrt(x * x + y * y)

@@ -10,7 +10,14 @@ from evoid_jax.world.paint import box, cover, ellipse, gradient, paint
 
 
 def outdoors(canvas_3FHW, name, x_F1W, y_FH1, pixel):
-    """Paint a park, a sunset, a beach or the night, in place; from the sky to what is in front."""
+    """Paint a place outdoors, from the sky to what is in front, in place.
+
+    Args:
+      canvas_3FHW: float32 RGB in [0, 1].
+      name: "park", "sunset", "beach" or "night".
+      x_F1W, y_FH1: places of the pixels.
+      pixel: width of a pixel, broadcasting against both.
+    """
 
     def ground(colour, y):
         paint(canvas_3FHW, colour, cover(y - y_FH1, pixel))
@@ -40,7 +47,15 @@ def outdoors(canvas_3FHW, name, x_F1W, y_FH1, pixel):
 
 
 def indoors(canvas_3FHW, name, tint, x_F1W, y_FH1, pixel):
-    """Paint a plain wall, a gradient, stripes or a room in the colour `tint`, in place."""
+    """Paint a wall or a room, in place.
+
+    Args:
+      canvas_3FHW: float32 RGB in [0, 1].
+      name: "plain", "gradient", "stripes" or "room".
+      tint: RGB in [0, 1] of the wall.
+      x_F1W, y_FH1: places of the pixels.
+      pixel: width of a pixel, broadcasting against both.
+    """
     colour = np.array(tint)
     if name == "gradient":
         gradient(canvas_3FHW, y_FH1, colour, 0.3 * colour + 0.7, -0.5, 0.5)

@@ -45,9 +45,13 @@ def gaussian(sigma_B, size: int):
 
 
 def resample(coords_NH):
-    """Return (N, H, H) matrices that read a line at fractional places, clamped to its ends.
+    """Make matrices that read a line at fractional places, clamped to its ends.
 
-    coords_NH: for each of H pixels, where it reads, in pixels.
+    Args:
+      coords_NH: for each of H pixels, where it reads, in pixels.
+
+    Returns:
+      (N, H, H), to be multiplied with a line from the left.
     """
     # Linear interpolation: a pixel's weight falls to 0 at the distance of one pixel.
     size = coords_NH.shape[1]
@@ -269,7 +273,15 @@ def patch(x, g):
 
 
 def take_frames(x_BFCHW, index_BF):
-    """Return each clip's frames in the order of its row of indices."""
+    """Reorder each clip's frames.
+
+    Args:
+      x_BFCHW: clips.
+      index_BF: which frame stands at each place.
+
+    Returns:
+      BFCHW.
+    """
     return x_BFCHW[torch.arange(len(x_BFCHW))[:, None], index_BF]
 
 

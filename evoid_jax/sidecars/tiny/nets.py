@@ -100,13 +100,27 @@ class TextVideo(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))  # of the contrastive loss, as in CLIP
 
     def text(self, ids_BS):
-        """Embed hashed words, 0 where there is none: (B, D)."""
+        """Embed prompts.
+
+        Args:
+          ids_BS: of `hash_tokens`, int64; 0 is no word.
+
+        Returns:
+          (B, 64), of length 1.
+        """
         mask_BS = (ids_BS > 0).float()
         mean_BD = self.words(ids_BS).sum(1) / mask_BS.sum(1, keepdim=True).clamp(min=1)
         return F.normalize(self.text_head(mean_BD))
 
     def video(self, x_BFCHW):
-        """Embed clips: (B, D)."""
+        """Embed clips.
+
+        Args:
+          x_BFCHW: float in [-1, 1], two frames or more.
+
+        Returns:
+          (B, 64), of length 1.
+        """
         h_BFD = self.frame_head(over_frames(self.body, x_BFCHW).flatten(2))
         # Each frame beside its change to the next: a nod and a shake differ in nothing else.
         step_BFD = torch.cat([h_BFD[:, 1:] - h_BFD[:, :-1], torch.zeros_like(h_BFD[:, :1])], 1)
@@ -212,12 +226,24 @@ def wide(c_in: int, c_out: int, kernel: int, stride: int, dilation: int = 1) -> 
 
 
 def over_frames(module: nn.Module, x_BFCHW: torch.Tensor) -> torch.Tensor:
-    """Apply a module of (N, ...) images to every frame of clips; (B, F, ...) of what it returns."""
+    """Apply a module of images to every frame of clips.
+
+    Args:
+      module: (N, C, H, W) -> (N, ...).
+      x_BFCHW: clips.
+
+    Returns:
+      (B, F, ...).
+    """
     return module(x_BFCHW.flatten(0, 1)).unflatten(0, x_BFCHW.shape[:2])
 
 
 def with_coordinates(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Append two planes that hold each pixel's place in [-1, 1]: (B, C + 2, H, W)."""
+    """Append two planes that hold each pixel's place, y and x.
+
+    Returns:
+      (B, C + 2, H, W), the places in [-1, 1].
+    """
     B, _, H, W = x_BCHW.shape
     y = torch.linspace(-1, 1, H)[None, None, :, None].expand(B, 1, H, W)
     x = torch.linspace(-1, 1, W)[None, None, None, :].expand(B, 1, H, W)
