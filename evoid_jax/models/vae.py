@@ -84,9 +84,7 @@ class VAEConfig:
                     f"which has {name}={values[0]!r}"
                 )
         names = {field.name for field in dataclasses.fields(cls)} & config.keys()
-        values = {name: config[name] for name in names}
-        # JSON has lists; tuples are hashable, as a static argument of jit must be.
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+        return cls(**{n: tuple(v) if isinstance(v := config[n], list) else v for n in names})
 
     def to_json(self) -> dict:
         """Return the complete diffusers config.json."""
