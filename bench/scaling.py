@@ -14,7 +14,7 @@ import runpy
 from pathlib import Path
 
 from evoid_jax import config
-from evoid_jax.models import backend
+from evoid_jax.models import platform
 from evoid_jax.plan import __main__ as plan
 from evoid_jax.plan import chips, count, flops, programs
 
@@ -28,7 +28,7 @@ def layout(devices: int, videos: int) -> dict[str, int]:
 
 def row(cfg: config.Config, target: chips.Target) -> dict[str, float]:
     at = plan.setting(cfg, target)
-    with backend.compiling_for(target.chip.platform):
+    with platform.compiling_for(target.chip.platform):
         traced = programs.train_step(at)
         compiled = traced.lower().compile()
     return {

@@ -29,10 +29,18 @@ def row(scorers, scenes, video_BFHWC: np.ndarray) -> dict[str, float]:
     photos = np.stack([portraits.reference(scene.identity) for scene in scenes])
     prompts = [portraits.prompt(scene) for scene in scenes]
     truth = [scene.identity for scene in scenes]
-    reasons = [None] * len(scenes)
-    batch = wire.Batch(list(video_BFHWC), reasons, photos, prompts, truth, 8.0, None, True)
-    found = preset.answer(scorers, batch)
-    scores = {name: column["score"] for name, column in found["scores"].items()} | found["monitor"]
+    request = wire.ScoreRequest(
+        videos=list(video_BFHWC),
+        reasons=[None] * len(scenes),
+        references=photos,
+        prompts=prompts,
+        attributes=truth,
+        fps=8.0,
+        rewards=None,
+        monitors=True,
+    )
+    reply = preset.answer(scorers, request)
+    scores = {name: column["score"] for name, column in reply["scores"].items()} | reply["monitor"]
     return {name: float(np.mean(column)) for name, column in scores.items()}
 
 

@@ -94,12 +94,29 @@ def batch_axes(videos: int, mesh: Mesh):
 
 
 def constrain(x: jax.Array, mesh: Mesh | None, spec: P) -> jax.Array:
-    """Lay out an array of any shape by `spec`."""
+    """Lay out an array.
+
+    Args:
+      x: any shape.
+      mesh: None is one device.
+      spec: the mesh axes of each of x's axes.
+
+    Returns:
+      x, the same numbers.
+    """
     return x if alone(mesh) else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def tokens(x_BLD: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Lay out (B, L, ...): videos over data and fsdp, the tokens of each over context."""
+    """Lay out videos over data and fsdp, and the tokens of each over context.
+
+    Args:
+      x_BLD: B videos of L tokens; more axes may follow. L divides by context.
+      mesh: None is one device.
+
+    Returns:
+      x_BLD, the same numbers.
+    """
     return x_BLD if alone(mesh) else constrain(x_BLD, mesh, token_spec(x_BLD.shape[0], mesh))
 
 
@@ -109,7 +126,15 @@ def token_spec(videos: int, mesh: Mesh) -> P:
 
 
 def videos(x: jax.Array, mesh: Mesh | None) -> jax.Array:
-    """Lay out (B, ...): videos over data and fsdp, each of them whole along context."""
+    """Lay out videos over data and fsdp, each of them whole along context.
+
+    Args:
+      x: (B, ...).
+      mesh: None is one device.
+
+    Returns:
+      x, the same numbers.
+    """
     return x if alone(mesh) else constrain(x, mesh, P(batch_axes(x.shape[0], mesh)))
 
 
@@ -141,7 +166,15 @@ def per_video(fn, params, x_BTHWC: jax.Array, mesh: Mesh | None) -> jax.Array:
 
 
 def share(shape_BTHWC: tuple[int, ...], mesh: Mesh | None) -> float:
-    """Return which share of all videos a device computes in `per_video`, in (0, 1]."""
+    """Return which share of all videos a device computes in `per_video`.
+
+    Args:
+      shape_BTHWC: of all videos.
+      mesh: None is one device.
+
+    Returns:
+      In (0, 1]; 1 is everything.
+    """
     if alone(mesh):
         return 1.0
     videos, plane = _parts(shape_BTHWC, mesh)

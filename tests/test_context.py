@@ -20,7 +20,7 @@ MESHES = ["(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 2, 4)", "(1, 1, 8)"]  # da
 
 
 @pytest.fixture(scope="module")
-def found():
+def results():
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "eight_devices.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850, env=env)
@@ -29,37 +29,37 @@ def found():
 
 
 @pytest.mark.parametrize("heads", [8, 3])  # Ulysses, ring
-def test_attention_of_pieces_is_that_of_the_whole_and_never_sees_padding(found, heads):
+def test_attention_of_pieces_is_that_of_the_whole_and_never_sees_padding(results, heads):
     """Output and gradients; the padded keys and values are NaN, some devices hold nothing else."""
-    apart = [x for name, x in found.items() if name.startswith(f"attention {heads} heads")]
+    apart = [x for name, x in results.items() if name.startswith(f"attention {heads} heads")]
     assert len(apart) == {8: 6, 3: 18}[heads]
     assert max(apart) < 1e-6
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_training_agrees_with_one_device(found, mesh):
+def test_training_agrees_with_one_device(results, mesh):
     """Three steps; 9 tokens and the teacher's 6 in up to 8 pieces."""
-    assert found["gradient is not zero"] > 1e-6
-    assert found[f"terms {mesh}"] < 1e-5
-    assert found[f"whole gradient {mesh}"] < 1e-5
-    assert found[f"gradient {mesh}"] < 1e-4  # of each leaf: the smallest are differences of sums
-    assert found[f"adapters {mesh}"] < 1e-5
+    assert results["gradient is not zero"] > 1e-6
+    assert results[f"terms {mesh}"] < 1e-5
+    assert results[f"whole gradient {mesh}"] < 1e-5
+    assert results[f"gradient {mesh}"] < 1e-4  # of each leaf: the smallest are differences of sums
+    assert results[f"adapters {mesh}"] < 1e-5
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_each_device_holds_its_share_of_a_kernel(found, mesh):
-    assert found[f"weights {mesh}"] == 1
+def test_each_device_holds_its_share_of_a_kernel(results, mesh):
+    assert results[f"weights {mesh}"] == 1
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_step_leaves_the_state_where_it_was(found, mesh):
+def test_a_step_leaves_the_state_where_it_was(results, mesh):
     """Elsewhere its buffers could not be donated, and every step would be compiled twice."""
-    assert found[f"state {mesh}"] == 1
+    assert results[f"state {mesh}"] == 1
 
 
-def test_generation_and_decoding_agree_with_one_device(found):
-    assert found["rollout"] < 1e-5
-    apart = [x for name, x in found.items() if name.startswith("decode")]
+def test_generation_and_decoding_agree_with_one_device(results):
+    assert results["rollout"] < 1e-5
+    apart = [x for name, x in results.items() if name.startswith("decode")]
     assert len(apart) == 4 and max(apart) <= 1  # of 255
 
 

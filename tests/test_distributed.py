@@ -24,7 +24,7 @@ COORDINATOR, PROCESSES, PROCESS = distributed.ENVIRONMENT
 
 
 @pytest.mark.parametrize(
-    ("environ", "given", "want"),
+    ("environ", "arguments", "want"),
     [
         ({}, (), None),
         ({}, ("h:1", 2, 0), Settings("h:1", 2, 0)),
@@ -37,12 +37,12 @@ COORDINATOR, PROCESSES, PROCESS = distributed.ENVIRONMENT
         (SLURM, ("h:1", 2, 0), Settings("h:1", 2, 0)),
     ],
 )
-def test_who_belongs_together(environ, given, want):
-    assert distributed.settings(environ, *given) == want
+def test_who_belongs_together(environ, arguments, want):
+    assert distributed.settings(environ, *arguments) == want
 
 
 @pytest.mark.parametrize(
-    ("given", "match"),
+    ("arguments", "match"),
     [
         (("h:1", None, None), r"need --processes \(or \$JAX_NUM_PROCESSES\)"),
         ((None, 2, 0), "need --coordinator"),
@@ -51,9 +51,9 @@ def test_who_belongs_together(environ, given, want):
         (("h:1", "two", 0), "must be a whole number, got 'two'"),
     ],
 )
-def test_half_of_the_settings_is_an_error(given, match):
+def test_half_of_the_settings_is_an_error(arguments, match):
     with pytest.raises(ValueError, match=match):
-        distributed.settings({}, *given)
+        distributed.settings({}, *arguments)
 
 
 def test_one_process_is_left_alone():
@@ -128,9 +128,9 @@ def run(command, folder: Path, which=(0, 1), devices=2, timeout=600) -> list[End
 
 
 def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
-    found = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
-    assert [ended.status for ended in found] == [0, 0], found
-    assert "two processes agree" in found[0].text and "two processes agree" not in found[1].text
+    both = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
+    assert [ended.status for ended in both] == [0, 0], both
+    assert "two processes agree" in both[0].text and "two processes agree" not in both[1].text
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
 )
 def test_no_process_survives_another(tmp_path, how, who, where):
     """Asleep it would stay for 900 s, and an exit that waits for the others takes 300 s."""
-    found = run(["tests/failing_process.py", how, who, where], tmp_path)
-    victim, survivor = found[who], found[1 - who]
-    assert victim.status != 0 and survivor.status != 0, found
+    both = run(["tests/failing_process.py", how, who, where], tmp_path)
+    victim, survivor = both[who], both[1 - who]
+    assert victim.status != 0 and survivor.status != 0, both
     assert survivor.at - victim.at < 120
     assert "went on alone" not in victim.text + survivor.text
     told = "another process ended first", "another task died"  # ours, JAX's
@@ -183,9 +183,9 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in ends:
-        found = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
-        assert [ended.status for ended in found] == [0, 0], found
-    for ended, resumed in zip(found, (len(ends) > 1, False), strict=True):
+        both = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
+        assert [ended.status for ended in both] == [0, 0], both
+    for ended, resumed in zip(both, (len(ends) > 1, False), strict=True):
         assert ("resuming after step" in ended.text) == resumed
     alone = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(2 * devices)}
     straight = [sys.executable, *command(one, cache, ends[-1])]

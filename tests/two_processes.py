@@ -37,8 +37,8 @@ def check_exchange(me: int):
 def check_arrays(mesh):
     x = np.arange(24.0, dtype=np.float32).reshape(8, 3)
     for put, shape in ((sharding.place_batch, (2, 3)), (sharding.replicate, (8, 3))):
-        for given in (x, jnp.asarray(x), jax.device_put(x, jax.local_devices()[1])):
-            placed = put(put(given, mesh), mesh)
+        for source in (x, jnp.asarray(x), jax.device_put(x, jax.local_devices()[1])):
+            placed = put(put(source, mesh), mesh)
             assert not placed.is_fully_addressable
             assert {shard.data.shape for shard in placed.addressable_shards} == {shape}
             np.testing.assert_array_equal(distributed.whole(placed), x)
@@ -85,18 +85,18 @@ def check_checkpoint(me: int, mesh, folder: str):
     """All processes read the newest step that is sound for all of them."""
     noise = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
     state = lambda value: sharding.replicate({"a": noise + value, "step": jnp.asarray(3)}, mesh)
-    found = checkpoint.open_folder(folder, keep=2)
+    checkpoints = checkpoint.open_folder(folder, keep=2)
     for step in (1, 2):
-        checkpoint.save(found, step, state(step), {"memory": [step]})
-    found.manager.wait_until_finished()
+        checkpoint.save(checkpoints, step, state(step), {"memory": [step]})
+    checkpoints.manager.wait_until_finished()
     for sound in (2, 1):
-        back, host = checkpoint.restore(found, state(0))
+        back, host = checkpoint.restore(checkpoints, state(0))
         np.testing.assert_array_equal(distributed.whole(back["a"]), noise + np.float32(sound))
         assert host == {"memory": [sound]} and len(checkpoint.digests(back)) == 2
         if me == 0 and sound == 2:
-            damage(found.folder / "2")
+            damage(checkpoints.folder / "2")
         distributed.exchange(None)
-    checkpoint.close(found)
+    checkpoint.close(checkpoints)
 
 
 def agree(folder: str):

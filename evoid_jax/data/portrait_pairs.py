@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from evoid_jax.data.rows import Picture, Row
-from evoid_jax.world import people, portraits, prompts
+from evoid_jax.world import paint, people, places, portraits, prompts
 
 PROMPTS_PER_IDENTITY = {"evolution": 4, "heldout": 1}
 
@@ -98,5 +98,6 @@ def _row(values: dict) -> Row:
 
 def _world_digest() -> str:
     """Identify the world's source code, so that a changed world never reads old pairs."""
-    files = (people.__file__, portraits.__file__, prompts.__file__)
+    modules = (people, portraits, paint, places, prompts)
+    files = [module.__file__ for module in modules]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:12]

@@ -1,10 +1,10 @@
 """Wan2.1 video VAE: pixels to latents and back, at 8x8 in space and 4 in time.
 
 Numbers follow `AutoencoderKLWan` of diffusers 0.42, which feeds one latent frame at a time through
-caches. Its caches have a closed form over the whole sequence, which is what we compute: causal
-convolutions, except that the first frame bypasses every temporal resampling. One latent frame at a
-time, with the last frames of each convolution's input carried on, gives the same numbers in bounded
-memory.
+caches. What those caches amount to over a whole video are causal convolutions, except that the
+first frame passes by every resampling of time. Here a video runs whole; or, `in_turn`, one latent
+frame at a time with the last frames of each convolution's input carried on: the same numbers in
+bounded memory.
 
 Letters: B videos, F pixel frames, T H W C latent or feature frames, height, width, channels.
 """
@@ -139,16 +139,19 @@ class VAEConfig:
         return fixed | {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
 
 
-# --- Weights: one table of layers, from which the rules and the initial values both follow.
+# One table of layers, in the order of diffusers' modules: the names of a file's tensors (`rules`)
+# and the initial values (`init`) both follow from it. Kernels end in (in, out), norms are (C,).
 
 
 def _res(name: str, c_in: int, c_out: int) -> dict:
+    """Table of a residual block: of its layers' names, their shapes."""
     layers = {f"{name}.norm1": (c_in,), f"{name}.conv1": (3, 3, 3, c_in, c_out)}
     layers |= {f"{name}.norm2": (c_out,), f"{name}.conv2": (3, 3, 3, c_out, c_out)}
     return layers | ({f"{name}.conv_shortcut": (1, 1, 1, c_in, c_out)} if c_in != c_out else {})
 
 
 def _mid(name: str, c: int) -> dict:
+    """Table of a middle block."""
     spot = f"{name}.attentions.0"
     attention = {f"{spot}.norm": (c,), f"{spot}.to_qkv": (1, 1, c, 3 * c)}
     attention |= {f"{spot}.proj": (1, 1, c, c)}
@@ -157,7 +160,8 @@ def _mid(name: str, c: int) -> dict:
 
 def _encoder_layers(config: VAEConfig) -> dict:
     widths = [config.base_dim * m for m in config.dim_mult]
-    layers, c, i = {"encoder.conv_in": (3, 3, 3, 3, config.base_dim)}, config.base_dim, 0
+    layers, c = {"encoder.conv_in": (3, 3, 3, 3, config.base_dim)}, config.base_dim
+    i = 0  # diffusers numbers residual blocks and resamplers of all levels in one list
     for level, width in enumerate(widths):
         for _ in range(config.num_res_blocks):
             layers |= _res(f"encoder.down_blocks.{i}", c, width)
@@ -182,6 +186,7 @@ def _decoder_layers(config: VAEConfig) -> dict:
             layers |= _res(f"{name}.resnets.{j}", c, width)
             c = width
         if level < len(widths) - 1:
+            # Wan halves the channels in the resampler, so the next level starts at half its width.
             layers[f"{name}.upsamplers.0.resample.1"] = (3, 3, c, c // 2)
             if config.temperal_downsample[::-1][level]:
                 layers[f"{name}.upsamplers.0.time_conv"] = (3, 1, 1, c, 2 * c)
@@ -198,6 +203,7 @@ def _layers(config: VAEConfig) -> dict[str, tuple[int, ...]]:
 
 def rules(config: VAEConfig) -> list[Rule]:
     """List the diffusers tensors of this autoencoder and their places in our tree."""
+    # A norm's gamma is (C, 1, 1, 1) on disk, for channels first; (C, 1, 1) where it sees images.
     video = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1, 1))
     frame = Layout(lambda x: x.reshape(-1), lambda x: x.reshape(-1, 1, 1))
     table = []
@@ -214,7 +220,15 @@ def rules(config: VAEConfig) -> list[Rule]:
 
 @functools.partial(jax.jit, static_argnames="config")
 def init(key: jax.Array, config: VAEConfig) -> dict:
-    """Draw fresh parameters, U(+-1/sqrt(fan_in)) as PyTorch's convolutions; norms are ones."""
+    """Draw fresh parameters, U(+-1/sqrt(fan_in)) as PyTorch's convolutions; norms are ones.
+
+    Args:
+      key: of `jax.random.key`.
+      config: sizes.
+
+    Returns:
+      The tree that `encode` and `decode` take, float32.
+    """
     leaves = {}  # path: shape and bound
     for name, shape in _layers(config).items():
         if len(shape) > 1:
@@ -232,24 +246,22 @@ def init(key: jax.Array, config: VAEConfig) -> dict:
     return traverse_util.unflatten_dict(flat | {p: jnp.ones(s) for p, s in norms.items()})
 
 
-def _encoder(params: dict, x_BFHWC: jax.Array, memory: vae_layers.Memory) -> jax.Array:
+def _encoder(params: dict, x_BFHWC: jax.Array, memory: vae_layers.Past) -> jax.Array:
     p = params["encoder"]
     x = vae_layers.causal(p["conv_in"], x_BFHWC, memory, "in")
     for i in range(len(p["down_blocks"])):
         block = p["down_blocks"][str(i)]
+        # One list holds both kinds; only a residual block has a conv1.
         layer = vae_layers.residual if "conv1" in block else vae_layers.down
         x = layer(block, x, memory, f"down.{i}")
-    return vae_layers.point(
-        params["quant_conv"],
-        vae_layers.head(p, vae_layers.middle(p["mid_block"], x, memory, "mid"), memory),
-    )
+    x = vae_layers.middle(p["mid_block"], x, memory, "mid")
+    return vae_layers.point(params["quant_conv"], vae_layers.head(p, x, memory))
 
 
-def _decoder(params: dict, z_BTHWC: jax.Array, memory: vae_layers.Memory) -> jax.Array:
+def _decoder(params: dict, z_BTHWC: jax.Array, memory: vae_layers.Past) -> jax.Array:
     p = params["decoder"]
-    x = vae_layers.causal(
-        p["conv_in"], vae_layers.point(params["post_quant_conv"], z_BTHWC), memory, "in"
-    )
+    x = vae_layers.point(params["post_quant_conv"], z_BTHWC)
+    x = vae_layers.causal(p["conv_in"], x, memory, "in")
     x = vae_layers.middle(p["mid_block"], x, memory, "mid")
     for i in range(len(p["up_blocks"])):
         block = p["up_blocks"][str(i)]
@@ -260,24 +272,33 @@ def _decoder(params: dict, z_BTHWC: jax.Array, memory: vae_layers.Memory) -> jax
     return vae_layers.head(p, x, memory)
 
 
-# --- Whole videos, or one latent frame at a time.
-
-
 def _in_turn(step, x_BTHWC: jax.Array, size: int) -> jax.Array:
-    """Run `step(x, memory)` on `size` frames after the other; all are one `lax.scan`."""
-    b, t, *frame = x_BTHWC.shape
-    turns = jnp.moveaxis(x_BTHWC.reshape(b, t // size, size, *frame), 1, 0)
+    """Run `step(x, memory)` on `size` frames after the other, as one `lax.scan`.
+
+    Args:
+      step: (frames BTHWC, Past) -> BTHWC; leaves in the Past what the next frames need.
+      x_BTHWC: all frames; T is a multiple of size.
+      size: frames of a turn.
+
+    Returns:
+      What all turns returned, joined along time.
+    """
+    b, t, h, w, c = x_BTHWC.shape
+    turns = jnp.moveaxis(x_BTHWC.reshape(b, t // size, size, h, w, c), 1, 0)
     first = jnp.arange(t // size) == 0
 
     def body(seen, turn):
-        memory = vae_layers.Memory(dict(seen), turn[1])
-        y = step(turn[0], memory)
+        x, first = turn
+        memory = vae_layers.Past(dict(seen), first)  # a dict of this turn's own, for layers to fill
+        y = step(x, memory)
         return memory.seen, y
 
-    before = jax.eval_shape(lambda x, first: body({}, (x, first))[0], turns[0], first[0])
-    before = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), before)
-    ys = jnp.moveaxis(lax.scan(body, before, (turns, first))[1], 0, 1)
-    return ys.reshape(b, -1, *ys.shape[3:])
+    # A scan's carry has one structure from the start. Which layers remember what, and in which
+    # shapes, is known once they have run: run them on shapes alone, and start from zeros.
+    seen = jax.eval_shape(lambda x, first: body({}, (x, first))[0], turns[0], first[0])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen)
+    ys = jnp.moveaxis(lax.scan(body, zeros, (turns, first))[1], 0, 1)
+    return ys.reshape((b, -1, *ys.shape[3:]))
 
 
 def _statistics(config: VAEConfig) -> tuple[jax.Array, jax.Array]:
@@ -310,10 +331,11 @@ def moments(
         )
     x = video_BFHWC.astype(params["encoder"]["conv_in"]["kernel"].dtype)
     if in_turn:
+        # Every turn takes stride_t frames: those missing before the first frame are hidden later.
         x = jnp.pad(x, ((0, 0), (config.stride_t - 1, 0), (0, 0), (0, 0), (0, 0)))
         y = _in_turn(functools.partial(_encoder, params), x, config.stride_t)
     else:
-        y = _encoder(params, x, vae_layers.Memory({}))
+        y = _encoder(params, x, vae_layers.Past({}))
     mean, logvar = jnp.split(y.astype(jnp.float32), 2, axis=-1)
     return mean, jnp.clip(logvar, -30.0, 20.0)
 
@@ -323,7 +345,10 @@ def encode(
 ) -> jax.Array:
     """Encode pixels to normalised latents, the posterior's mode as Wan's pipelines use.
 
-    Args, errors: as `moments`. Returns latents_BTHWC, float32, (mean - latents_mean) / latents_std.
+    Args, errors: those of `moments`.
+
+    Returns:
+      latents_BTHWC, float32, (mean - latents_mean) / latents_std, near standard normal.
     """
     mean, std = _statistics(config)
     return (moments(params, config, video_BFHWC, in_turn)[0] - mean) / std
@@ -332,12 +357,15 @@ def encode(
 def decode(
     params: dict, config: VAEConfig, latents_BTHWC: jax.Array, in_turn: bool = False
 ) -> jax.Array:
-    """Decode normalised latents to video_BFHWC, float32 clipped to [-1, 1], F = 1 + 4(T - 1).
+    """Decode normalised latents to pixels.
 
     Args:
       params: tree of `init` or of the `rules`; its dtype is the compute dtype.
       latents_BTHWC: as `encode` returns.
       in_turn: compute one latent frame at a time, in a small part of the memory.
+
+    Returns:
+      video_BFHWC, float32 clipped to [-1, 1], F = 1 + 4 (T - 1), H and W 8 times those of latents.
     """
     return jnp.clip(raw_decode(params, config, latents_BTHWC, in_turn), -1.0, 1.0)
 
@@ -345,12 +373,21 @@ def decode(
 def raw_decode(
     params: dict, config: VAEConfig, latents_BTHWC: jax.Array, in_turn: bool = False
 ) -> jax.Array:
-    """Decode as `decode` without the clip, for a training loss whose gradient must not vanish."""
+    """Decode as `decode` without the clip, for a training loss whose gradient must not vanish.
+
+    Args: those of `decode`.
+
+    Returns:
+      video_BFHWC, float32, unbounded.
+    """
     mean, std = _statistics(config)
     z = latents_BTHWC.astype(jnp.float32) * std + mean
     z = z.astype(params["decoder"]["conv_in"]["kernel"].dtype)
     if in_turn:
-        y = _in_turn(functools.partial(_decoder, params), z, 1)[:, config.stride_t - 1 :]
+        y = _in_turn(functools.partial(_decoder, params), z, 1)
+        y = y[
+            :, config.stride_t - 1 :
+        ]  # of the first latent frame only the last pixel frame counts
     else:
-        y = _decoder(params, z, vae_layers.Memory({}))
+        y = _decoder(params, z, vae_layers.Past({}))
     return y.astype(jnp.float32)

@@ -20,7 +20,7 @@ import jax
 from absl import app, flags, logging
 
 from evoid_jax import commandline, config, sharding
-from evoid_jax.models import backend
+from evoid_jax.models import platform
 from evoid_jax.plan import chips, count, flops, programs
 
 USABLE = 0.95  # of a device's memory: the rest is the runtime's and fragments
@@ -106,7 +106,7 @@ def plan(cfg: config.Config, target: chips.Target) -> dict:
     needed, beside = work(at), resident_gib(at)
     planned: dict = {"target": str(target), "devices": target.count, "mesh": dict(at.mesh.shape)}
     planned |= {"videos_in_flight": at.together, "memory_gib": round(target.chip.hbm_gib, 1)}
-    with backend.compiling_for(target.chip.platform):
+    with platform.compiling_for(target.chip.platform):
         for name, trace in TRACES.items():
             repeats = cfg.rollout.steps if name == "rollout_step" else 1
             planned[name] = measure(trace, at, needed[name], repeats)

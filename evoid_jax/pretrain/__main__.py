@@ -85,7 +85,7 @@ def encode_world(cfg, world: stages.World, umt5_params, umt5_config, tokenizer, 
     null_SE = np.zeros((pad, umt5_config.d_model), np.float32)
     null_SE[: null_S.shape[1]] = np.asarray(embed(null_S, null_mask))[0][:pad]
     videos = [
-        faults.found(video, cfg.faulty, np.random.default_rng((cfg.seed, i)))
+        faults.as_found(video, cfg.faulty, np.random.default_rng((cfg.seed, i)))
         for i, video in enumerate(world.video_BFHWC)
     ]
     stills = world.reference_BHWC[:, None]

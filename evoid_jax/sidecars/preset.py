@@ -11,24 +11,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evoid_jax.sidecars.wire import Batch
+from evoid_jax.sidecars.wire import ScoreRequest
 
 
 class Column(NamedTuple):
     """One reward of B videos; NaN where it could not be had, with a reason."""
 
-    raw_B: np.ndarray
+    raw_B: np.ndarray  # in the reward's own unit
     score_B: np.ndarray  # in [0, 1]
     reasons: list[str | None]
 
 
-class Reward(NamedTuple):
+class Scorer(NamedTuple):
     """A reward or a monitor, and what /info says of it."""
 
     name: str
     version: str
-    sha256: str
-    about: str
+    sha256: str  # of its weights, or of its code where that is all there is
+    description: str
     score: Callable[[Any], Column]  # prepared clips -> Column; may raise
 
 
@@ -36,37 +36,41 @@ class Preset(NamedTuple):
     """`prepare` yields (indices into the batch, clips) groups whose videos have equal shapes."""
 
     name: str
-    rewards: tuple[Reward, ...]
-    monitors: tuple[Reward, ...]
-    prepare: Callable[[Batch], Iterable[tuple[list[int], Any]]]
+    rewards: tuple[Scorer, ...]
+    monitors: tuple[Scorer, ...]
+    prepare: Callable[[ScoreRequest], Iterable[tuple[list[int], Any]]]
 
 
 def info(preset: Preset) -> dict:
     """Return the reply of GET /info."""
-    fields = ("name", "version", "sha256", "about")
-    rewards = [{key: getattr(r, key) for key in fields} for r in preset.rewards]
+    rewards = [
+        {"name": r.name, "version": r.version, "sha256": r.sha256, "about": r.description}
+        for r in preset.rewards
+    ]
     monitors = [m.name for m in preset.monitors]
     return {"preset": preset.name, "rewards": rewards, "monitors": monitors}
 
 
-def answer(preset: Preset, batch: Batch) -> dict:
+def answer(preset: Preset, request: ScoreRequest) -> dict:
     """Return the reply of POST /score. A score that cannot be had is null with a reason.
 
     Raises:
       ValueError: the request names a reward that this preset lacks.
     """
     start = time.perf_counter()
-    rewards = _chosen(preset, batch.rewards)
-    monitors = preset.monitors if batch.monitors else ()
-    count = len(batch.videos)
-    columns = {r.name: _empty(count, batch.reasons) for r in (*rewards, *monitors)}
-    for indices, clips in preset.prepare(batch):
-        for reward in (*rewards, *monitors):
-            part = _attempt(reward, clips, len(indices))
+    rewards = _chosen(preset, request.rewards)
+    monitors = preset.monitors if request.monitors else ()
+    count = len(request.videos)
+    # Every column starts without a score: a video that no group holds keeps its reason.
+    columns = {s.name: _empty(count, request.reasons) for s in (*rewards, *monitors)}
+    for indices, clips in preset.prepare(request):
+        for scorer in (*rewards, *monitors):
+            part = _attempt(scorer, clips, len(indices))
+            whole = columns[scorer.name]
             for k, i in enumerate(indices):
-                columns[reward.name].raw_B[i] = part.raw_B[k]
-                columns[reward.name].score_B[i] = part.score_B[k]
-                columns[reward.name].reasons[i] = part.reasons[k]
+                whole.raw_B[i] = part.raw_B[k]
+                whole.score_B[i] = part.score_B[k]
+                whole.reasons[i] = part.reasons[k]
     return {
         "scores": {r.name: _json(columns[r.name]) for r in rewards},
         "monitor": {m.name: _json(columns[m.name])["score"] for m in monitors},
@@ -74,7 +78,8 @@ def answer(preset: Preset, batch: Batch) -> dict:
     }
 
 
-def _chosen(preset: Preset, names: list[str] | None) -> tuple[Reward, ...]:
+def _chosen(preset: Preset, names: list[str] | None) -> tuple[Scorer, ...]:
+    """Return the rewards of these names, each once; None is all."""
     have = {r.name: r for r in preset.rewards}
     unknown = sorted(set(names or ()) - set(have))
     if unknown:
@@ -83,26 +88,31 @@ def _chosen(preset: Preset, names: list[str] | None) -> tuple[Reward, ...]:
 
 
 def _empty(count: int, reasons: list[str | None]) -> Column:
-    nothing = [r or "the preset skipped this video" for r in reasons]
-    return Column(np.full(count, np.nan), np.full(count, np.nan), nothing)
+    return Column(
+        raw_B=np.full(count, np.nan),
+        score_B=np.full(count, np.nan),
+        reasons=[reason or "the preset skipped this video" for reason in reasons],
+    )
 
 
-def _attempt(reward: Reward, clips: Any, count: int) -> Column:
+def _attempt(scorer: Scorer, clips: Any, count: int) -> Column:
     """Score, and turn an exception or a value that is not a number into a reason."""
     try:
-        raw_B, score_B, reasons = reward.score(clips)
+        raw_B, score_B, reasons = scorer.score(clips)
         if np.shape(raw_B) != (count,) or np.shape(score_B) != (count,):
             raise ValueError(f"{np.shape(raw_B)} values for {count} videos")
     except Exception as error:  # a reward may fail in any way; the others must still answer
-        return _empty(count, [f"{reward.name}: {type(error).__name__}: {error}"] * count)
+        return _empty(count, [f"{scorer.name}: {type(error).__name__}: {error}"] * count)
     finite_B = np.isfinite(raw_B) & np.isfinite(score_B)
     raw_B, score_B = (np.where(finite_B, x, np.nan).astype(np.float64) for x in (raw_B, score_B))
-    worded = [r or f"{reward.name}: not a finite number" for r in reasons]
-    reasons = [None if ok else r for ok, r in zip(finite_B, worded, strict=True)]
-    return Column(raw_B, score_B, reasons)
+    # A score has no reason, no score always has one: clients may rely on either.
+    worded = [reason or f"{scorer.name}: not a finite number" for reason in reasons]
+    reasons = [None if ok else reason for ok, reason in zip(finite_B, worded, strict=True)]
+    return Column(raw_B=raw_B, score_B=score_B, reasons=reasons)
 
 
 def _json(column: Column) -> dict:
+    # JSON has no NaN, though Python writes one: null is what other languages read.
     raw, score = (
         [round(float(x), 6) if np.isfinite(x) else None for x in values]
         for values in (column.raw_B, column.score_B)

@@ -42,9 +42,9 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
     api = FastAPI(title=f"evoid_jax rewards: {loaded.name}")
 
     def score(body: bytes) -> dict:
-        batch = wire.decode(body)
+        request = wire.decode(body)
         with one_at_a_time:  # the nets already use every thread that they may
-            return presets.answer(loaded, batch)
+            return presets.answer(loaded, request)
 
     @api.get("/health")
     def health() -> dict:
@@ -57,6 +57,7 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
     @api.post("/score")
     async def post_score(request: Request) -> dict:
         body = await request.body()
+        # In a thread: /health must answer while the nets work, or the sidecar counts as dead.
         try:
             return await run_in_threadpool(score, body)
         except ValueError as error:
@@ -75,6 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
+    # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((args.host, args.port))

@@ -20,12 +20,12 @@ from evoid_jax import media
 LARGEST_HEADER = 16 * 2**20
 
 
-class Batch(NamedTuple):
-    """One request. A video that could not be read is None and has a reason."""
+class ScoreRequest(NamedTuple):
+    """A request to score B videos. One that could not be read is None and has a reason."""
 
     videos: list[np.ndarray | None]  # each uint8 FHWC
     reasons: list[str | None]
-    references: np.ndarray  # uint8 BHWC
+    references: np.ndarray  # uint8 BHWC, of another size than the videos if need be
     prompts: list[str]
     attributes: list[np.ndarray | None]  # the world's truth, for monitors only
     fps: float
@@ -42,7 +42,17 @@ def encode(
     monitors: bool = False,
     fps: float = 8,
 ) -> bytes:
-    """Write a raw request body. Videos and references are uint8."""
+    """Write a request body whose videos are raw pixels.
+
+    Args:
+      videos_BFHWC: uint8 RGB.
+      references_BHWC: uint8 RGB, the photo of each video's person.
+      prompts: B strings.
+      attributes: of each video the drawn world's truth, a list of numbers or None; for monitors.
+      rewards: names of those wanted; None is all.
+      monitors: whether monitors are wanted too.
+      fps: of the videos.
+    """
     header = {
         "format": "raw",
         "shape": list(videos_BFHWC.shape),
@@ -65,7 +75,12 @@ def encode_mp4(
     monitors: bool = False,
     fps: float = 8,
 ) -> bytes:
-    """Write a request body whose videos are whole mp4 files."""
+    """Write a request body whose videos are whole mp4 files, of any lengths and sizes.
+
+    Args:
+      files: B mp4 files.
+      references_BHWC, prompts, attributes, rewards, monitors, fps: as of `encode`.
+    """
     header = {
         "format": "mp4",
         "lengths": [len(f) for f in files],
@@ -85,8 +100,8 @@ def _frame(header: dict, videos: bytes, references_BHWC: np.ndarray) -> bytes:
     return struct.pack("<I", len(head)) + head + videos + tail
 
 
-def decode(body: bytes) -> Batch:
-    """Read a request body.
+def decode(body: bytes) -> ScoreRequest:
+    """Read a request body. Arrays share the body's memory and cannot be written to.
 
     Raises:
       ValueError: the body breaks the protocol; the message says what was expected and what came.
@@ -100,6 +115,7 @@ def decode(body: bytes) -> Batch:
     ref_shape = _shape(header, "reference_shape", 4)
     if ref_shape[0] != count:
         raise ValueError(f"reference_shape {ref_shape} has {ref_shape[0]} images, not {count}")
+    # Sizes are checked against the body before anything is read from it: a header is a claim.
     ref_bytes = math.prod(ref_shape)
     if kind == "raw":
         shape = _shape(header, "shape", 5)
@@ -115,14 +131,20 @@ def decode(body: bytes) -> Batch:
         _check_size(payload, used, ref_bytes)
         videos, reasons = _split_mp4(payload, lengths)
     references = np.frombuffer(payload, np.uint8, ref_bytes, offset=used).reshape(ref_shape)
-    rewards = None if header.get("rewards") is None else _strings(header, "rewards")
-    attributes = _attributes(header, count)
-    fps = _fps(header)
-    monitors = bool(header.get("monitors", False))
-    return Batch(videos, reasons, references, prompts, attributes, fps, rewards, monitors)
+    return ScoreRequest(
+        videos=videos,
+        reasons=reasons,
+        references=references,
+        prompts=prompts,
+        attributes=_attributes(header, count),
+        fps=_fps(header),
+        rewards=None if header.get("rewards") is None else _strings(header, "rewards"),
+        monitors=bool(header.get("monitors", False)),
+    )
 
 
 def _header(body: bytes) -> tuple[dict, memoryview]:
+    """Split a body into its header and what follows, without copying the videos."""
     if len(body) < 4:
         raise ValueError(f"expected a 4-byte header length, got a body of {len(body)} bytes")
     (size,) = struct.unpack("<I", body[:4])
@@ -139,6 +161,7 @@ def _header(body: bytes) -> tuple[dict, memoryview]:
 
 def _shape(header: dict, key: str, rank: int) -> tuple[int, ...]:
     shape = header.get(key)
+    # type(n) is int: JSON's true is a bool, and a bool is an int to isinstance.
     good = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
     if not good or len(shape) != rank or shape[-1] != 3:
         raise ValueError(f"{key} must be {rank} positive sizes ending in 3 (RGB); got {shape!r}")
@@ -190,7 +213,10 @@ def _check_size(payload: memoryview, videos: int, references: int) -> None:
         )
 
 
-def _split_mp4(payload: memoryview, lengths: list[int]):
+def _split_mp4(
+    payload: memoryview, lengths: list[int]
+) -> tuple[list[np.ndarray | None], list[str | None]]:
+    """Read the files one by one: a broken one costs its own video its scores, not the others."""
     videos: list[np.ndarray | None] = []
     reasons: list[str | None] = []
     start = 0

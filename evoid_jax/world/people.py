@@ -108,7 +108,7 @@ class Pose(NamedTuple):
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Make a counter-based generator that depends on the integers of `key` only."""
+    """Make a generator that depends on the integers of `key` only, whatever was drawn before."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
@@ -143,11 +143,13 @@ def wording(seed: int) -> np.random.Generator:
 
 
 def _smooth(t_F: np.ndarray) -> np.ndarray:
+    """Ease from 0 to 1, at rest at both ends."""
     t_F = np.clip(t_F, 0, 1)
     return t_F * t_F * (3 - 2 * t_F)
 
 
 def _camera(camera: str, t_F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return zoom_F and pan_F of a camera move over times 0..1."""
     ramp_F = _smooth(t_F)
     still_F = np.zeros_like(t_F)
     if camera == "static":
@@ -181,23 +183,24 @@ def pose(scene: Scene, frames: int) -> Pose:
     swing_F = when("wave", a * _smooth(3 * t_F) * np.sin(3 * np.pi * t_F))
     body_x_F = offset + unit * (0.35 * lean_F + 2.8 * walk_F)
     zoom_F, pan_F = _camera(scene.camera, t_F)
-    per_frame = (
-        body_x_F + unit * (0.55 * lean_F),
-        HEAD_Y + unit * (0.14 * pitch_F + 0.2 * np.abs(lean_F) - 0.2 * step_F),
-        body_x_F,
-        0.45 * lean_F,
-        turn_F,
-        pitch_F,
-        1 - when("blink", min(1.0, 1.4 * a) * wave_F**2),
-        NEUTRAL_SMILE + when("smile", (1 - NEUTRAL_SMILE) * a * ramp_F),
-        when("talk", a * wave_F**2 * (0.7 + 0.3 * np.cos(np.pi * t_F))),
-        when("brows", a * np.sin(np.pi * t_F) ** 2),
-        body_x_F + unit * (side * 1.55 + 0.4 * swing_F),
-        HEAD_Y + unit * (3.1 - 3.0 * lift_F),
-        zoom_F,
-        pan_F,
-    )
-    return Pose(*(value_F.astype(np.float32) for value_F in per_frame), unit)
+    per_frame = {
+        "head_x": body_x_F + unit * (0.55 * lean_F),
+        "head_y": HEAD_Y + unit * (0.14 * pitch_F + 0.2 * np.abs(lean_F) - 0.2 * step_F),
+        "body_x": body_x_F,
+        "angle": 0.45 * lean_F,
+        "turn": turn_F,
+        "pitch": pitch_F,
+        "eyes": 1 - when("blink", min(1.0, 1.4 * a) * wave_F**2),
+        "smile": NEUTRAL_SMILE + when("smile", (1 - NEUTRAL_SMILE) * a * ramp_F),
+        "mouth": when("talk", a * wave_F**2 * (0.7 + 0.3 * np.cos(np.pi * t_F))),
+        "brows": when("brows", a * np.sin(np.pi * t_F) ** 2),
+        "hand_x": body_x_F + unit * (side * 1.55 + 0.4 * swing_F),
+        "hand_y": HEAD_Y + unit * (3.1 - 3.0 * lift_F),
+        "zoom": zoom_F,
+        "pan": pan_F,
+    }
+    # Computed in float64 and rounded once.
+    return Pose(unit=unit, **{name: x_F.astype(np.float32) for name, x_F in per_frame.items()})
 
 
 def _motion(pose: Pose) -> float:

@@ -77,6 +77,7 @@ def describe(identity: np.ndarray) -> dict[str, str]:
 def _who(identity: np.ndarray, random: np.random.Generator) -> str:
     """Name the person: bare in a third of the prompts, else with one or two traits."""
     count = int(random.integers(3))
+    # Sorted: the traits are named in one order, whichever are picked.
     traits = list(describe(identity).values())
     picked = [traits[i] for i in sorted(random.permutation(len(traits))[:count])]
     return " with ".join(["a person", " and ".join(picked)]) if picked else "a person"
@@ -96,6 +97,7 @@ def prompt(scene: Scene, seed: int | np.random.Generator | None = None) -> str:
     if random is None:
         random = wording(scene.seed if seed is None else seed)
 
+    # One draw per choice, always in this order: a seed gives one text.
     def pick(options):
         return options[random.integers(len(options))]
 
@@ -107,5 +109,6 @@ def prompt(scene: Scene, seed: int | np.random.Generator | None = None) -> str:
         place=pick(PLACES[scene.background]).format(tint=list(TINTS)[scene.tint]),
         shot=pick(SHOTS[scene.camera]),
     )
+    # Templates do not know what they start with: a place, a person or a camera.
     sentences = [part[:1].upper() + part[1:] for part in text.split(". ")]
     return ". ".join(sentences)

@@ -30,7 +30,7 @@ from fastapi.responses import JSONResponse
 MODEL = "heuristic"
 SIDE = 48  # pictures are brought to this width and height before anything is measured
 FACE = (slice(5, 35), slice(11, 38))  # where a portrait photo has its head, at SIDE
-SCALES = (0.85, 1.0, 1.15, 1.35)
+SCALES = (0.85, 1.0, 1.15, 1.35)  # sizes at which the face is looked for, of the photo's
 GRADES = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
 NEEDS = ("identity", "text", "quality")
 
@@ -58,13 +58,13 @@ MOTION = {
 CALM, LIVELY = "slight|little|gentl|calm|still", "strong|lot|energy|quick|wild"
 
 
-class Look(NamedTuple):
-    """What one picture looks like."""
+class Statistics(NamedTuple):
+    """What is measured of one picture."""
 
     edges: float  # mean of the strongest tenth of edges: falls with blur
     grain: float  # median edge: rises with noise
-    contrast: float
-    colour: float
+    contrast: float  # std of grey
+    colour: float  # std of the opponent colours
 
 
 class Track(NamedTuple):
@@ -76,18 +76,30 @@ class Track(NamedTuple):
 
 
 def grade(reference_HWC: np.ndarray, video_FHWC: np.ndarray, prompt: str) -> dict[str, float]:
-    """Measure a video: five values in [0, 1] named by GRADES. Pictures are float RGB in [0, 1]."""
+    """Measure a video.
+
+    Args:
+      reference_HWC: float32 RGB in [0, 1], SIDE x SIDE.
+      video_FHWC: frames of the same kind.
+      prompt: in English.
+
+    Returns:
+      Five values in [0, 1], named by GRADES.
+    """
     track = follow(reference_HWC, video_FHWC)
     amount, jerk = motion(video_FHWC)
     return {
         "visual_realism": realism(reference_HWC, video_FHWC),
         "text_consistency": 0.5 * colours(video_FHWC, prompt) + 0.5 * expected(amount, prompt),
-        "identity": ramp(
-            np.sort(track.likeness_F)[len(track.likeness_F) // 3 :].mean(), 0.35, 0.95
-        ),
+        "identity": ramp(_upper(track.likeness_F), 0.35, 0.95),
         "motion": 0.7 * ramp(jerk, 1.6, 0.5) + 0.3 * ramp(amount, 0, 0.01),
         "camera_movement": camera(track, prompt),
     }
+
+
+def _upper(value_F: np.ndarray) -> float:
+    """Return the mean without the least third: a turned head is not another person."""
+    return np.sort(value_F)[len(value_F) // 3 :].mean()
 
 
 def ramp(x: float, low: float, high: float) -> float:
@@ -95,23 +107,31 @@ def ramp(x: float, low: float, high: float) -> float:
     return float(np.clip((x - low) / (high - low), 0, 1))
 
 
-def look(picture_HWC: np.ndarray) -> Look:
-    """Measure one picture."""
+def statistics(picture_HWC: np.ndarray) -> Statistics:
+    """Measure one picture, float32 RGB in [0, 1]."""
     grey_HW = cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY)
     edge = np.sort(np.abs(cv2.Laplacian(grey_HW, cv2.CV_32F)), axis=None)
     red, green, blue = picture_HWC.reshape(-1, 3).T
+    # Hasler and Suesstrunk's colourfulness, without the mean: red-green and yellow-blue.
     colour = np.hypot((red - green).std(), ((red + green) / 2 - blue).std())
     tenth = len(edge) // 10
-    return Look(edge[-tenth:].mean(), edge[len(edge) // 2], grey_HW.std(), colour)
+    return Statistics(
+        edges=edge[-tenth:].mean(),
+        grain=edge[len(edge) // 2],
+        contrast=grey_HW.std(),
+        colour=colour,
+    )
 
 
 def realism(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> float:
-    """Tell how near the frames' edges, grain, contrast and colour come to the photo's.
+    """Tell how near the frames' edges, grain, contrast and colour come to the photo's, in [0, 1].
 
-    More than the photo has earns nothing, or sharpening would pay.
+    Args:
+      reference_HWC, video_FHWC: as of `grade`.
     """
-    photo = look(reference_HWC)
-    frame = Look(*np.mean([look(x) for x in video_FHWC], axis=0))
+    photo = statistics(reference_HWC)
+    frame = Statistics._make(np.mean([statistics(x) for x in video_FHWC], axis=0))
+    # More than the photo has earns nothing, or sharpening would pay.
     sharp = ramp(frame.edges / max(photo.edges, 1e-3), 0.2, 0.9)
     clean = ramp(frame.grain - photo.grain, 0.08, 0.01)
     lively = ramp(min(frame.contrast / max(photo.contrast, 1e-3), 1.0), 0.2, 0.8)
@@ -120,51 +140,69 @@ def realism(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> float:
 
 
 def follow(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> Track:
-    """Find the reference's face in every frame, at a few sizes, by normalised correlation."""
+    """Find the reference's face in every frame, at a few sizes, by normalised correlation.
+
+    Args:
+      reference_HWC, video_FHWC: as of `grade`.
+
+    Returns:
+      The best match in each frame, at whatever place and size.
+    """
     face = reference_HWC[FACE]
     rows = []
     faces = [cv2.resize(face, None, fx=s, fy=s, interpolation=cv2.INTER_AREA) for s in SCALES]
     for frame in video_FHWC:
+        # Borders, so that a head at the edge still matches as a whole.
         padded = cv2.copyMakeBorder(frame, 6, 6, 10, 10, cv2.BORDER_REPLICATE)
         best = (-2.0, 0.0, 0.0, 0.0)
         for scale, part in zip(SCALES, faces, strict=True):
             match = cv2.matchTemplate(padded, part, cv2.TM_CCOEFF_NORMED)
+            # Flat frames have no spread to divide by: their correlation counts as none.
             _, value, _, (x, y) = cv2.minMaxLoc(np.nan_to_num(match, posinf=0, neginf=0))
             if value > best[0]:
                 x, y = x + part.shape[1] / 2, y + part.shape[0] / 2
                 best = (value, x / SIDE, y / SIDE, scale)
         rows.append(best)
     table = np.array(rows)
-    return Track(table[:, 0], table[:, 1:3], table[:, 3])
+    return Track(likeness_F=table[:, 0], place_F2=table[:, 1:3], scale_F=table[:, 3])
 
 
 def motion(video_FHWC: np.ndarray) -> tuple[float, float]:
     """Return the mean change per frame, and how jerky it is (about .5 smooth, 1.7 pure flicker).
 
-    Jerk is the size of second differences over that of first ones, in a small blurred picture,
-    where a smoothly moving edge changes smoothly.
+    Args:
+      video_FHWC: as of `grade`.
+
+    Returns:
+      The amount in shares of full white, and the size of second differences over that of first.
     """
     if len(video_FHWC) < 3:
         return 0.0, 1.0
+    # Jerk in a small blurred picture, where a smoothly moving edge changes smoothly.
     small = np.stack([cv2.resize(x, (12, 12), interpolation=cv2.INTER_AREA) for x in video_FHWC])
-    first, second = np.abs(np.diff(small, axis=0)).mean(), np.abs(np.diff(small, 2, axis=0)).mean()
+    first = np.abs(np.diff(small, axis=0)).mean()
+    second = np.abs(np.diff(small, 2, axis=0)).mean()
     amount = np.abs(np.diff(video_FHWC, axis=0)).mean()
     return float(amount), float((second + 1e-4) / (first + 1e-4))
 
 
 def colours(video_FHWC: np.ndarray, prompt: str) -> float:
-    """Tell how well the colours that the prompt names are to be seen; 1/2 if it names none."""
-    hsv = np.stack(
-        [cv2.cvtColor(x, cv2.COLOR_RGB2HSV) for x in video_FHWC[:: len(video_FHWC) // 3 or 1]]
-    )
+    """Tell how well the colours that the prompt names are to be seen, in [0, 1].
+
+    Args:
+      video_FHWC: as of `grade`.
+      prompt: if it names no colour the value is 1/2.
+    """
+    few_frames = video_FHWC[:: len(video_FHWC) // 3 or 1]  # about three of them
+    hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV) for frame in few_frames])
     hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
     seen = []
     for words, (start, end, least, dark, bright) in COLOURS.items():
         if re.search(rf"\b({words})\b", prompt, re.I):
-            inside = (
-                (hue >= start) & (hue <= end) if start <= end else (hue >= start) | (hue <= end)
-            )
-            share = (inside & (saturation >= least) & (value >= dark) & (value <= bright)).mean()
+            after, before = hue >= start, hue <= end
+            inside = after & before if start <= end else after | before  # red goes over 360
+            lit = (value >= dark) & (value <= bright)
+            share = (inside & (saturation >= least) & lit).mean()
             seen.append(ramp(share, 0, 0.12))
     return float(np.mean(seen)) if seen else 0.5
 
@@ -175,6 +213,7 @@ def expected(amount: float, prompt: str) -> float:
     want = max(hits, default=0.02)
     want *= 0.6 if re.search(rf"\b({CALM})", prompt, re.I) else 1
     want *= 1.5 if re.search(rf"\b({LIVELY})", prompt, re.I) else 1
+    # By ratio, not by difference: twice as much is as far off as half as much.
     return 1 - ramp(abs(np.log((amount + 1e-3) / (want + 1e-3))), 0.2, 2.5)
 
 
@@ -200,21 +239,23 @@ def answer(body: dict) -> dict[str, float]:
     Raises:
       ValueError: the request has no schema or pictures that we know; says what was expected.
     """
-    asked = _asked(body)
+    asked = _asked(body)  # which of the two questions
     pictures, prompt = _contents(body)
     reference = pictures.pop("reference", [])
     if len(reference) != 1 or not any(pictures.values()):
         raise ValueError("expected one picture after a text naming the reference, then frames")
     grades = [grade(reference[0], np.stack(v), prompt) for v in pictures.values() if v]
-    if asked == GRADES:
+    if asked == GRADES:  # whole numbers 1..10
         return {name: 1 + round(9 * grades[0][name]) for name in GRADES}
     mean = {name: float(np.mean([g[name] for g in grades])) for name in GRADES}
+    # Needs 0..10: what both videos, best and worst, lack of the best grade on average.
     quality = (mean["visual_realism"] + mean["motion"] + mean["camera_movement"]) / 3
     strength = (mean["identity"], mean["text_consistency"], quality)
     return {name: round(10 * (1 - x), 2) for name, x in zip(NEEDS, strength, strict=True)}
 
 
 def _asked(body: dict) -> tuple[str, ...]:
+    """Return GRADES or NEEDS, whichever the request's schema has as its properties."""
     try:
         keys = set(body["response_format"]["json_schema"]["schema"]["properties"])
     except (KeyError, TypeError) as error:
@@ -228,9 +269,9 @@ def _asked(body: dict) -> tuple[str, ...]:
 def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
     """Return the pictures by role (reference, best, worst, frames) and the prompt."""
     try:
-        parts = [
-            p for m in body["messages"] if isinstance(m["content"], list) for p in m["content"]
-        ]
+        contents = [message["content"] for message in body["messages"]]
+        # A plain string is a system message, which has no pictures and no prompt.
+        parts = [part for content in contents if isinstance(content, list) for part in content]
         said, prompt = "", ""
         pictures: dict[str, list[np.ndarray]] = {}
         for part in parts:
@@ -260,7 +301,7 @@ def _decode(url: str) -> np.ndarray:
 
 
 def app() -> FastAPI:
-    """Build the server."""
+    """Build the server: /health, and the two routes of the OpenAI protocol that clients use."""
     api = FastAPI(title="evoid_jax heuristic judge")
 
     @api.get("/health")
@@ -269,8 +310,8 @@ def app() -> FastAPI:
 
     @api.get("/v1/models")
     def models() -> dict:
-        about = {"id": MODEL, "object": "model", "created": 0, "owned_by": "evoid_jax"}
-        return {"object": "list", "data": [about]}
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "evoid_jax"}
+        return {"object": "list", "data": [model]}
 
     @api.post("/v1/chat/completions")
     async def chat(request: Request):

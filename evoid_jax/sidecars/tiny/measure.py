@@ -6,6 +6,8 @@ Every function takes a net and a pool of people in no training set, and returns
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from evoid_jax.sidecars.tiny import corrupt, nets, rewards
@@ -22,16 +24,19 @@ def measure_face(net, held: Pool):
     for kind, x in (("clean", clean), ("soft", corrupt.soften(clean, g, 0.7))):
         cos_NFI = nets.over_frames(net, signed(x)) @ reference_ID.T
         raw_NI = cos_NFI.clamp(min=0).mean(1)
+        # One video of each person, in order: the diagonal is everyone against their own photo.
         same = raw_NI.diagonal()
         strange = raw_NI[~torch.eye(len(raw_NI), dtype=bool)]
         raws[kind] = (same, strange)
         numbers |= {f"auc_{kind}": auc(same, strange), f"same_{kind}": mean(same)}
         numbers |= {f"stranger_{kind}": mean(strange)}
+    # Score 0 is a stranger on a generated-looking video, score 1 the person on a true one.
     low, high = raws["soft"][1].mean(), raws["clean"][0].quantile(0.9)
     return low.item(), high.item(), {}, numbers
 
 
 def measure_text(net, held: Pool):
+    """A video's prompt against all other videos' prompts; recall of the video by its prompt."""
     g = torch.Generator().manual_seed(1)
     video_BD = net.video(signed(corrupt.soften(floats(held.video_NFHWC), g, 0.5)))
     text_BD = net.text(torch.tensor([nets.hash_tokens(four[0]) for four in held.prompts]))
@@ -39,8 +44,9 @@ def measure_text(net, held: Pool):
     same, strange = cos_BB.diagonal(), cos_BB[~torch.eye(len(cos_BB), dtype=bool)]
     numbers = {"auc": auc(same, strange), "matched": mean(same), "mismatched": mean(strange)}
     for k in (1, 5):
-        found = (cos_BB.topk(k, 1).indices == torch.arange(len(cos_BB))[:, None]).any(1)
-        numbers[f"text_to_video_r{k}_of_{len(cos_BB)}"] = mean(found.float())
+        own_B1 = torch.arange(len(cos_BB))[:, None]
+        hit_B = (cos_BB.topk(k, 1).indices == own_B1).any(1)
+        numbers[f"text_to_video_r{k}_of_{len(cos_BB)}"] = mean(hit_B.float())
     return strange.mean().item(), same.quantile(0.9).item(), {}, numbers
 
 
@@ -52,6 +58,7 @@ def measure_quality(net, held: Pool, kinds, frame: bool):
     def score(x):
         return nets.over_frames(net, signed(x)).mean(1) if frame else net(signed(x))
 
+    # Severities evenly from 0 to 1: a rank correlation of 1 orders the clips by their damage.
     s_B = torch.linspace(0, 1, len(clean))
     guess_B = score(corrupt.damage(clean, kinds, s_B, g))
     numbers = {"rank_correlation": spearman(guess_B, 1 - s_B)}
@@ -60,10 +67,9 @@ def measure_quality(net, held: Pool, kinds, frame: bool):
     worst = score(corrupt.damage(clean, kinds, torch.ones(len(clean)), g))
     best = score(clean)
     low, high = worst.quantile(0.25).item(), best.quantile(0.9).item()
-    place = lambda raw: mean(((raw - low) / (high - low)).clamp(0, 1))
-    numbers |= {"score_clean": place(best), "score_worst": place(worst)}
     half = score(corrupt.damage(clean, kinds, torch.full((len(clean),), 0.5), g))
-    numbers |= {"score_half": place(half)}
+    for name, raw_B in (("clean", best), ("worst", worst), ("half", half)):
+        numbers[f"score_{name}"] = mean(((raw_B - low) / (high - low)).clamp(0, 1))
     return low, high, {}, numbers
 
 
@@ -73,6 +79,7 @@ def measure_attributes(net, held: Pool):
     guess_NA = nets.over_frames(net, signed(corrupt.soften(floats(held.video_NFHWC), g, 0.5)))
     guess_NA, true_NA = guess_NA.median(1).values, held.attribute_IA[held.person_N]
     error_A = (guess_NA - true_NA).abs().mean(0)
+    # All against all: the error of a net that took any person for any other.
     stranger_A = (guess_NA[:, None] - true_NA[None]).abs().mean((0, 1))
     weight_A = (1 - error_A / stranger_A).clamp(min=0)
     extra = {"weights": weight_A.tolist(), "stranger": stranger_A.tolist()}
@@ -81,6 +88,7 @@ def measure_attributes(net, held: Pool):
 
 
 def measure_pose(net, held: Pool):
+    """How far off the landmarks are, and the motion amplitude that follows from them."""
     guess_BFL = net(signed(floats(held.video_NFHWC)))
     guess_B = rewards.amplitude(guess_BFL)
     numbers = {
@@ -94,17 +102,20 @@ def measure_pose(net, held: Pool):
 
 
 def mean(x: torch.Tensor) -> float:
+    """Return the mean as metrics.json holds it, four digits after the point."""
     return round(x.float().mean().item(), 4)
 
 
 def auc(same: torch.Tensor, strange: torch.Tensor) -> float:
-    """Probability that a matched pair scores above a mismatched one."""
+    """Return the probability that a matched pair scores above a mismatched one, (n,) and (m,)."""
+    # Mann and Whitney: the sum of ranks of the n matched, less the least that it can be.
     ranks = torch.cat([same, strange]).argsort().argsort().float() + 1
     n, m = len(same), len(strange)
     return round(((ranks[:n].sum() - n * (n + 1) / 2) / (n * m)).item(), 4)
 
 
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Return the rank correlation of two (n,) vectors, from -1 to 1."""
     ranks = torch.stack([v.argsort().argsort().float() for v in (a, b)])
     return round(torch.corrcoef(ranks)[0, 1].item(), 4)
 
@@ -113,9 +124,9 @@ MEASURE = {
     "arcface": measure_face,
     "curricularface": measure_face,
     "gme": measure_text,
-    "aesthetic": lambda net, held: measure_quality(net, held, corrupt.PICTURE, True),
-    "qalign": lambda net, held: measure_quality(net, held, corrupt.TIME, False),
-    "naturalness": lambda net, held: measure_quality(net, held, corrupt.STRUCTURE, False),
+    "aesthetic": partial(measure_quality, kinds=corrupt.PICTURE, frame=True),
+    "qalign": partial(measure_quality, kinds=corrupt.TIME, frame=False),
+    "naturalness": partial(measure_quality, kinds=corrupt.STRUCTURE, frame=False),
     "identity": measure_attributes,
     "motion": measure_pose,
 }

@@ -18,7 +18,13 @@ HALF = 0.8  # px per frame at 64x64 whose score is 0.5: near the median of the p
 
 
 def farneback(video_FHWC: np.ndarray) -> np.ndarray:
-    """Return the flow of each pair of neighbours, (F-1,H,W,2) float32 in pixels per frame.
+    """Return the optical flow between neighbouring frames.
+
+    Args:
+      video_FHWC: uint8 RGB.
+
+    Returns:
+      (F - 1, H, W, 2) float32, x and y in pixels per frame.
 
     Raises:
       ValueError: fewer than two frames.
@@ -39,7 +45,10 @@ def farneback(video_FHWC: np.ndarray) -> np.ndarray:
 
 
 def amplitude(flows_FHWC: np.ndarray) -> float:
-    """OpenS2V-Eval's MotionAmplitude of one video's flows: |mean signed flow| at width 16, px."""
+    """Return OpenS2V-Eval's MotionAmplitude: |mean signed flow| at width 16, in pixels per frame.
+
+    flows_FHWC: of `farneback`.
+    """
     height, width = flows_FHWC.shape[1:3]
     size = (16, max(1, round(16 * height / width)))
     small = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in flows_FHWC]
@@ -47,6 +56,11 @@ def amplitude(flows_FHWC: np.ndarray) -> float:
 
 
 def score(flows_FHWC: np.ndarray, half: float = HALF) -> float:
-    """Map the mean length of one video's flows to [0, 1): m / (m + half), 0 for a still video."""
+    """Map the mean length m of a video's flows to [0, 1): m / (m + half), 0 for a still video.
+
+    Args:
+      flows_FHWC: of `farneback`.
+      half: pixels per frame whose score is 1/2.
+    """
     mean = float(np.linalg.norm(flows_FHWC, axis=-1).mean())
     return mean / (mean + half)

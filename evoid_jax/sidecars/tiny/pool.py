@@ -35,22 +35,26 @@ def make_pool(people, videos: int) -> Pool:
     scenes = [portraits.scene(i, seed) for i in people for seed in range(videos)]
     truths = [portraits.truth(s, rewards.FRAMES) for s in scenes]
     references = [portraits.reference(portraits.identity(i)) for i in people]
+    # The head's centre, far enough from the edges of the picture.
     x_NF, y_NF = (np.stack([t[key] for t in truths]) for key in ("head_x", "head_y"))
     seen_NF = (np.abs(x_NF - 0.5) < 0.33) & (np.abs(y_NF - 0.5) < 0.4)
+    clips = [portraits.render(scene, rewards.FRAMES) for scene in scenes]
+    attributes = [portraits.identity(i) for i in people]
     return Pool(
-        torch.from_numpy(np.stack([portraits.render(s, rewards.FRAMES) for s in scenes])),
-        torch.arange(len(people)).repeat_interleave(videos),
-        torch.from_numpy(np.stack(references)),
-        rewards.visible(torch.from_numpy(np.stack([portraits.identity(i) for i in people]))),
-        torch.from_numpy(np.stack([landmarks(t) for t in truths])),
-        torch.tensor([t["motion_amplitude"] for t in truths]),
-        torch.from_numpy(seen_NF),
-        torch.tensor([labels(s) for s in scenes]),
-        [[portraits.prompt(s, seed) for seed in range(4)] for s in scenes],
+        video_NFHWC=torch.from_numpy(np.stack(clips)),
+        person_N=torch.arange(len(people)).repeat_interleave(videos),
+        reference_IHWC=torch.from_numpy(np.stack(references)),
+        attribute_IA=rewards.visible(torch.from_numpy(np.stack(attributes))),
+        landmark_NFL=torch.from_numpy(np.stack([landmarks(t) for t in truths])),
+        motion_N=torch.tensor([t["motion_amplitude"] for t in truths]),
+        seen_NF=torch.from_numpy(seen_NF),
+        label_NK=torch.tensor([labels(scene) for scene in scenes]),
+        prompts=[[portraits.prompt(scene, seed) for seed in range(4)] for scene in scenes],
     )
 
 
 def labels(scene: portraits.Scene) -> list[int]:
+    """Return what a prompt tells of a scene, as the classes of `Pool.label_NK`."""
     return [
         portraits.ACTIONS.index(scene.action),
         portraits.BACKGROUNDS.index(scene.background),
@@ -61,11 +65,17 @@ def labels(scene: portraits.Scene) -> list[int]:
 
 
 def landmarks(t: dict) -> np.ndarray:
-    """(F, 16) float32: x, y of head, crown, nose, hand, mouth corner, lip, lid and brow.
+    """Return the landmarks whose fastest one is truth's motion_amplitude.
 
-    In half heads and in the world, without the camera: the landmarks of truth's motion_amplitude.
+    Args:
+      t: of `portraits.truth`.
+
+    Returns:
+      (F, 16) float32: x, y of head, crown, nose, hand, mouth corner, lip, lid and brow, in half
+      heads.
     """
-    x, y = ((t["head_x"] - 0.5) / t["zoom"] + t["pan"], (t["head_y"] - 0.5) / t["zoom"])
+    # From the picture (0..1) back into the world: the camera's own motion is not the person's.
+    x, y = (t["head_x"] - 0.5) / t["zoom"] + t["pan"], (t["head_y"] - 0.5) / t["zoom"]
     hand_x, hand_y = (t["hand_x"] - 0.5) / t["zoom"] + t["pan"], (t["hand_y"] - 0.5) / t["zoom"]
     x, y, hand_x, hand_y = (v / FACE for v in (x, y - HEAD_Y, hand_x, hand_y - HEAD_Y))
     still = np.zeros_like(x)
@@ -83,11 +93,12 @@ def landmarks(t: dict) -> np.ndarray:
 
 
 def floats(x_BFHWC: torch.Tensor) -> torch.Tensor:
-    """uint8 BFHWC -> float [0, 1] BFCHW."""
+    """Turn uint8 BFHWC into float BFCHW in [0, 1]."""
     return x_BFHWC.permute(0, 1, 4, 2, 3).float().div(255).contiguous()
 
 
 def signed(x_BFCHW: torch.Tensor) -> torch.Tensor:
-    """[0, 1] -> [-1, 1], channels last in memory: the faster layout for convolutions on CPUs."""
+    """Turn BFCHW in [0, 1] into BFCHW in [-1, 1], as the nets take it."""
+    # Channels last in memory: the faster layout for convolutions on CPUs.
     flat = (x_BFCHW * 2 - 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     return flat.unflatten(0, x_BFCHW.shape[:2])

@@ -28,9 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from evoid_jax.sidecars.preset import Column, Preset, Reward
+from evoid_jax.sidecars.preset import Column, Preset, Scorer
 from evoid_jax.sidecars.tiny import nets, optical_flow
-from evoid_jax.sidecars.wire import Batch
+from evoid_jax.sidecars.wire import ScoreRequest
 from evoid_jax.world.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "rewards"
@@ -45,9 +45,9 @@ NETS = {
     "qalign": lambda: nets.TemporalQuality(),
     "naturalness": lambda: nets.Naturalness(),
     "identity": lambda: nets.Attributes(len(ATTRIBUTES)),
-    "motion": lambda: nets.Pose(2 * LANDMARKS),
+    "motion": lambda: nets.PoseNet(2 * LANDMARKS),
 }
-ABOUT = {
+DESCRIPTIONS = {
     "arcface": "stand-in: residual encoder trained with the ArcFace loss on drawn people; mean "
     "over frames of max(0, cosine) to the reference, then affine",
     "curricularface": "stand-in: plain convolutional encoder trained with the CurricularFace loss "
@@ -92,6 +92,7 @@ def load(folder: str | Path = FOLDER) -> Preset:
       FileNotFoundError: a net's file is missing; the message tells how to train it.
     """
     nets_of = {name: read_net(Path(folder), name) for name in NETS}
+    # Name -> (clips -> Column): the shape in which `preset.answer` calls every one of them.
     scorers = {
         "arcface": lambda c: face(nets_of["arcface"], c),
         "curricularface": lambda c: face(nets_of["curricularface"], c),
@@ -102,31 +103,45 @@ def load(folder: str | Path = FOLDER) -> Preset:
         "flow": motion_flow,
     }
     digests = {name: trained.sha256 for name, trained in nets_of.items()}
+    # Optical flow has no weights: its code is what its numbers depend on.
     digests["flow"] = hashlib.sha256(Path(optical_flow.__file__).read_bytes()).hexdigest()
     versions = dict.fromkeys(scorers, VERSION) | {"flow": f"opencv-{cv2.__version__}"}
-    rewards = [Reward(n, versions[n], digests[n], ABOUT[n], scorers[n]) for n in scorers]
+    rewards = [
+        Scorer(name, versions[name], digests[name], DESCRIPTIONS[name], score)
+        for name, score in scorers.items()
+    ]
     watchers = {
         "identity": lambda c: identity(nets_of["identity"], c),
         "motion": lambda c: motion(nets_of["motion"], c),
     }
-    monitors = [Reward(n, VERSION, digests[n], MONITORS[n], watchers[n]) for n in watchers]
-    return Preset("tiny", tuple(rewards), tuple(monitors), prepare)
+    monitors = [
+        Scorer(name, VERSION, digests[name], MONITORS[name], score)
+        for name, score in watchers.items()
+    ]
+    return Preset("tiny", rewards=tuple(rewards), monitors=tuple(monitors), prepare=prepare)
 
 
 def write_net(folder: Path, name: str, net: nn.Module, low: float, high: float, extra: dict):
     """Write a net as fp16 safetensors with the raw values at score 0 and 1, or other numbers."""
+    # The counters of batch norms are read by training alone.
     tensors = {
         key: (value.half() if value.is_floating_point() else value).contiguous()
         for key, value in net.state_dict().items()
         if not key.endswith("num_batches_tracked")
     }
     meta = {"format": "pt", "name": name, "version": VERSION}
+    # A safetensors header holds strings; repr of a float reads back as the same float.
     meta |= {"low": repr(float(low)), "high": repr(float(high)), "extra": json.dumps(extra)}
     save_file(tensors, folder / f"{name}.safetensors", meta)
 
 
 def read_net(folder: Path, name: str) -> Trained:
-    """Read a net that `write_net` wrote."""
+    """Read a net that `write_net` wrote.
+
+    Raises:
+      FileNotFoundError: there is no file of this name; the message tells how to train it.
+      ValueError: the file's tensors are not those of the net.
+    """
     file = folder / f"{name}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; python -m evoid_jax.sidecars.tiny.train")
@@ -144,49 +159,58 @@ def read_net(folder: Path, name: str) -> Trained:
     return Trained(net, float(meta["low"]), float(meta["high"]), extra, digest)
 
 
-def prepare(batch: Batch) -> Iterable[tuple[list[int], Clips]]:
+def prepare(request: ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
     """Crop to squares of 64x64, thin to 9 frames, and group the videos by frame count."""
+    # mp4 files may differ in length and size; a net wants one array.
     groups: dict[int, list[int]] = {}
-    for i, video in enumerate(batch.videos):
+    for i, video in enumerate(request.videos):
         if video is not None:
             groups.setdefault(min(len(video), FRAMES), []).append(i)
     for count, indices in groups.items():
-        small = [to_square(batch.videos[i]) for i in indices]
+        small = [to_square(request.videos[i]) for i in indices]
         thin = [v[np.linspace(0, len(v) - 1, count).round().astype(int)] for v in small]
-        yield (
-            indices,
-            Clips(
-                to_float(np.stack(thin)),
-                small,
-                to_float(to_square(batch.references[indices])[:, None])[:, 0],
-                [batch.prompts[i] for i in indices],
-                [batch.attributes[i] for i in indices],
-            ),
+        photos_BHWC = to_square(request.references[indices])
+        clips = Clips(
+            x_BFCHW=to_float(np.stack(thin)),
+            all_frames=small,
+            reference_BCHW=to_float(photos_BHWC[:, None])[:, 0],
+            prompts=[request.prompts[i] for i in indices],
+            attributes=[request.attributes[i] for i in indices],
         )
+        yield indices, clips
 
 
 def to_square(frames_FHWC: np.ndarray, size: int = nets.SIZE) -> np.ndarray:
-    """Cut the middle square and resize it by area. uint8 in and out."""
+    """Cut the middle square and resize it.
+
+    Args:
+      frames_FHWC: uint8 RGB, or several photos.
+      size: in pixels.
+
+    Returns:
+      (F, size, size, 3) uint8; the input itself where it has that size.
+    """
     height, width = frames_FHWC.shape[1:3]
     if (height, width) == (size, size):
         return frames_FHWC
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     cut = frames_FHWC[:, top : top + side, left : left + side]
-    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR  # area: shrinking must not alias
     return np.stack(
         [cv2.resize(np.ascontiguousarray(f), (size, size), None, 0, 0, how) for f in cut]
     )
 
 
 def to_float(video_BFHWC: np.ndarray) -> torch.Tensor:
-    """uint8 BFHWC -> float [-1, 1] BFCHW."""
+    """Turn uint8 BFHWC into float BFCHW in [-1, 1], a view with channels last in memory."""
     x_BFHWC = torch.from_numpy(np.array(video_BFHWC)).float() / 127.5 - 1
     return x_BFHWC.permute(0, 1, 4, 2, 3)
 
 
 @torch.inference_mode()
 def face(trained: Trained, c: Clips) -> Column:
+    """Score the likeness to the reference photo: the mean over frames of max(0, cosine)."""
     reference_BD = trained.net(c.reference_BCHW)
     frame_BFD = nets.over_frames(trained.net, c.x_BFCHW)
     cos_BF = (frame_BFD * reference_BD[:, None]).sum(2)
@@ -195,6 +219,7 @@ def face(trained: Trained, c: Clips) -> Column:
 
 @torch.inference_mode()
 def text(trained: Trained, c: Clips) -> Column:
+    """Score how the video fits its prompt: the cosine of both. No words, no score."""
     ids_BS = torch.tensor([nets.hash_tokens(p) for p in c.prompts])
     cos_B = (trained.net.video(c.x_BFCHW) * trained.net.text(ids_BS)).sum(1)
     empty_B = (ids_BS > 0).sum(1) == 0
@@ -204,17 +229,24 @@ def text(trained: Trained, c: Clips) -> Column:
 
 @torch.inference_mode()
 def picture(trained: Trained, c: Clips) -> Column:
+    """Score the frames' looks, each alone: their mean."""
     return column(trained, nets.over_frames(trained.net, c.x_BFCHW).mean(1))
 
 
 @torch.inference_mode()
 def clip_quality(trained: Trained, c: Clips, shortest: int) -> Column:
+    """Score whole clips.
+
+    Raises:
+      ValueError: the clips have fewer than `shortest` frames.
+    """
     if c.x_BFCHW.shape[1] < shortest:
         raise ValueError(f"needs {shortest} frames or more; got {c.x_BFCHW.shape[1]}")
     return column(trained, trained.net(c.x_BFCHW))
 
 
 def motion_flow(c: Clips) -> Column:
+    """Score how much moves, by optical flow over every frame of the video."""
     flows = [optical_flow.farneback(v) for v in c.all_frames]
     raw_B, score_B = (
         np.array([f(v) for v in flows]) for f in (optical_flow.amplitude, optical_flow.score)
@@ -224,19 +256,36 @@ def motion_flow(c: Clips) -> Column:
 
 @torch.inference_mode()
 def identity(trained: Trained, c: Clips) -> Column:
-    """1 - weighted attribute error over a stranger's; truth where given, else the reference's."""
+    """Tell how well the person is kept: 1 - weighted attribute error over a stranger's.
+
+    The truth is that of the drawn world where the request has it, else what the net sees on the
+    reference photo.
+    """
+    # The median: a few frames with closed eyes or a hand before the face do not count.
     seen_BA = nets.over_frames(trained.net, c.x_BFCHW).median(1).values
     guess_BA = trained.net(c.reference_BCHW)
-    rows = zip(c.attributes, guess_BA, strict=True)
-    true_BA = torch.stack([g if a is None else visible(torch.tensor(a)) for a, g in rows])
-    weight_A, stranger_A = (torch.tensor(trained.extra[k]) for k in ("weights", "stranger"))
-    error_B = ((seen_BA - true_BA).abs() / stranger_A[None] * weight_A[None]).sum(1)
+    true_BA = torch.stack(
+        [
+            guess_A if truth is None else visible(torch.tensor(truth))
+            for truth, guess_A in zip(c.attributes, guess_BA, strict=True)
+        ]
+    )
+    # Weights: how well the net sees each attribute at all, measured on people it never met.
+    weight_A = torch.tensor(trained.extra["weights"])
+    stranger_A = torch.tensor(trained.extra["stranger"])
+    error_BA = (seen_BA - true_BA).abs() / stranger_A[None]
+    error_B = (error_BA * weight_A[None]).sum(1)
     raw_B = (1 - error_B / weight_A.sum()).clamp(0, 1).double().numpy()
     return Column(raw_B, raw_B, [None] * len(raw_B))
 
 
 @torch.inference_mode()
 def motion(trained: Trained, c: Clips) -> Column:
+    """Measure the motion amplitude, in half heads a frame; see `amplitude`.
+
+    Raises:
+      ValueError: the clips have one frame.
+    """
     if c.x_BFCHW.shape[1] < 2:
         raise ValueError(f"needs 2 frames or more; got {c.x_BFCHW.shape[1]}")
     raw_B = amplitude(trained.net(c.x_BFCHW)).double().numpy()
@@ -244,13 +293,27 @@ def motion(trained: Trained, c: Clips) -> Column:
 
 
 def amplitude(landmarks_BFL: torch.Tensor) -> torch.Tensor:
-    """Mean over steps of the largest landmark displacement; L holds x, y of each landmark."""
+    """Return the mean over steps of the largest displacement of any landmark.
+
+    Args:
+      landmarks_BFL: x, y of each landmark in turn, in half heads.
+
+    Returns:
+      (B,) in half heads a frame.
+    """
     steps_BFL2 = landmarks_BFL.diff(dim=1).unflatten(2, (LANDMARKS, 2))
     return steps_BFL2.norm(dim=3).amax(2).mean(1)
 
 
 def visible(attributes_XA: torch.Tensor) -> torch.Tensor:
-    """What can be seen of the attributes: glasses and a beard are worn or not."""
+    """Return what can be seen of attributes: glasses and a beard are worn or not.
+
+    Args:
+      attributes_XA: in [0, 1], with any leading axes.
+
+    Returns:
+      The same float array with 0 or 1 for those two.
+    """
     planes = list(attributes_XA.float().unbind(-1))
     for name, threshold in (("glasses", GLASSES_FROM), ("beard", BEARD_FROM)):
         i = ATTRIBUTES.index(name)
@@ -259,7 +322,7 @@ def visible(attributes_XA: torch.Tensor) -> torch.Tensor:
 
 
 def column(trained: Trained, raw_B: torch.Tensor, reasons: list | None = None) -> Column:
-    """Map raw to [0, 1] by the file's low and high."""
+    """Map raw_B to scores in [0, 1] by the file's low and high."""
     raw_B = raw_B.double().numpy()
     score_B = np.clip((raw_B - trained.low) / (trained.high - trained.low), 0, 1)
     return Column(raw_B, score_B, reasons or [None] * len(raw_B))

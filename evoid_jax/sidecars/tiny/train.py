@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ def main() -> None:
         start = time.perf_counter()
         steps, batch = STEPS[name]
         steps = max(2, round(steps * args.minutes / 14))
+        # A seed per net, not per run: --only gives the net that the whole command gives.
         torch.manual_seed(seed)
         net = rewards.NETS[name]().to(memory_format=torch.channels_last)
         TRAIN[name](net, pool, steps, batch, torch.Generator().manual_seed(seed))
@@ -79,16 +81,14 @@ def note(file: Path, name: str, line: dict) -> None:
     file.write_text(json.dumps(report, indent=1) + "\n")
 
 
-# Batches
-
-
 def some_clips(pool: Pool, batch: int, g) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw clips without repetition: their rows in the pool, and float BFCHW in [0, 1]."""
     rows = torch.randperm(len(pool.prompts), generator=g)[:batch]
     return rows, floats(pool.video_NFHWC[rows])
 
 
 def some_faces(pool: Pool, batch: int, g) -> tuple[torch.Tensor, torch.Tensor]:
-    """Single frames that show the head, a fifth of them reference photos, and whose they are."""
+    """Draw softened frames that show the head, a fifth of them photos: BCHW, and whose they are."""
     frames = pool.seen_NF.nonzero()
     pick = frames[torch.randint(len(frames), (batch - batch // 5,), generator=g)]
     person_B = torch.randint(len(pool.reference_IHWC), (batch // 5,), generator=g)
@@ -99,7 +99,7 @@ def some_faces(pool: Pool, batch: int, g) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fit(parts: list[nn.Module], steps: int, loss: Callable[[int], torch.Tensor], rate=3e-3):
-    """Minimise with AdamW under a one-cycle rate."""
+    """Minimise `loss(step)` over the weights of all parts, with AdamW under a one-cycle rate."""
     weights = [p for part in parts for p in part.parameters()]
     adam = torch.optim.AdamW(weights, rate, weight_decay=0.01)
     cycle = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=steps, pct_start=0.15)
@@ -116,9 +116,6 @@ def fit(parts: list[nn.Module], steps: int, loss: Callable[[int], torch.Tensor],
             print(f"  {step:5d}  loss {value.item():.4f}", flush=True)
 
 
-# One function per net: what it learns from
-
-
 class Classes(nn.Module):
     """One direction per training person; cosines to them."""
 
@@ -127,19 +124,20 @@ class Classes(nn.Module):
         self.weight = nn.Parameter(torch.randn(classes, width) * 0.1)
 
     def forward(self, unit_BD):
+        # clamp: rounding may pass 1, where the margins take a square root of 1 - cos^2.
         return (unit_BD @ F.normalize(self.weight).T).clamp(-1, 1)
 
 
 def train_face(net, pool: Pool, steps: int, batch: int, g, curricular: bool):
     """Scale 32, margin growing to 0.35: fewer people and smaller nets than the papers'."""
-    classes = Classes(len(pool.reference_IHWC), 64)
+    classes = Classes(len(pool.reference_IHWC), 64)  # thrown away after training
     t = torch.zeros(())
 
     def loss(step):
         nonlocal t
         x_BCHW, who_B = some_faces(pool, batch, g)
         cos_BK = classes(net(x_BCHW))
-        margin = 0.35 * min(1.0, 2 * step / steps)
+        margin = 0.35 * min(1.0, 2 * step / steps)  # from 0: a fresh net tells nobody apart
         if not curricular:
             return margins.arcface(cos_BK, who_B, 32.0, margin)
         value, t = margins.curricularface(cos_BK, who_B, t, 32.0, margin)
@@ -160,8 +158,10 @@ def train_text(net, pool: Pool, steps: int, batch: int, g):
         video_BD = net.video(signed(corrupt.soften(x_BFCHW, g, 0.7)))
         text_BD = net.text(ids_NPS[rows, wording])
         logits_BB = video_BD @ text_BD.T * net.log_scale.exp().clamp(max=40)
+        # Every other prompt of the batch counts as wrong for a video, though two may say the same.
         here = torch.arange(batch)
         pair = (F.cross_entropy(logits_BB, here) + F.cross_entropy(logits_BB.T, here)) / 2
+        # Both towers must also name what the prompt is made of, each by itself.
         named = sum(
             F.cross_entropy(10 * namer(unit_BD), pool.label_NK[rows, k])
             for k, namer in enumerate(namers)
@@ -200,6 +200,8 @@ def train_clip(net, pool: Pool, steps: int, batch: int, g, kinds):
 
 
 def train_attributes(net, pool: Pool, steps: int, batch: int, g):
+    """Regression on the person's attributes, from one frame."""
+
     def loss(step):
         x_BCHW, who_B = some_faces(pool, batch, g)
         return F.smooth_l1_loss(net(x_BCHW), pool.attribute_IA[who_B], beta=0.1)
@@ -215,9 +217,9 @@ def train_pose(net, pool: Pool, steps: int, batch: int, g):
         guess_BFL = net(signed(corrupt.soften(x, g, 0.4)))
         true_BFL = pool.landmark_NFL[rows]
         place = F.smooth_l1_loss(guess_BFL, true_BFL, beta=0.1)
-        step = F.smooth_l1_loss(guess_BFL.diff(dim=1), true_BFL.diff(dim=1), beta=0.02)
+        change = F.smooth_l1_loss(guess_BFL.diff(dim=1), true_BFL.diff(dim=1), beta=0.02)
         total = F.smooth_l1_loss(rewards.amplitude(guess_BFL), pool.motion_N[rows], beta=0.02)
-        return place + 4 * step + total
+        return place + 4 * change + total
 
     fit([net], steps, loss)
 
@@ -228,19 +230,29 @@ def severities(batch: int, g) -> torch.Tensor:
 
 
 def ranked(guess_B, true_B) -> torch.Tensor:
-    """Squared error, plus a hinge on pairs whose order is wrong or too close."""
+    """Return the squared error, plus a hinge on pairs whose order is wrong or too close.
+
+    Args:
+      guess_B: what the net says.
+      true_B: quality in [0, 1].
+
+    Returns:
+      A scalar.
+    """
+    # Pairs more than 0.1 apart should be guessed at least half as far apart.
     gap_BB = true_B[:, None] - true_B[None]
     order = F.relu(0.5 * gap_BB - (guess_B[:, None] - guess_B[None]))[gap_BB > 0.1]
     return F.mse_loss(guess_B, true_B) + 0.3 * order.mean()
 
 
+# Name -> (net, pool, steps, batch, generator), what each net learns from.
 TRAIN = {
-    "arcface": lambda *a: train_face(*a, curricular=False),
-    "curricularface": lambda *a: train_face(*a, curricular=True),
+    "arcface": partial(train_face, curricular=False),
+    "curricularface": partial(train_face, curricular=True),
     "gme": train_text,
     "aesthetic": train_picture,
-    "qalign": lambda *a: train_clip(*a, corrupt.TIME),
-    "naturalness": lambda *a: train_clip(*a, corrupt.STRUCTURE),
+    "qalign": partial(train_clip, kinds=corrupt.TIME),
+    "naturalness": partial(train_clip, kinds=corrupt.STRUCTURE),
     "identity": train_attributes,
     "motion": train_pose,
 }
