@@ -7,6 +7,7 @@ NaN, and null in JSON.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def total(scores_BM, prior_M) -> np.ndarray:
         )
     if not (np.all(prior_M >= 0) and prior_M.sum() > 0):
         raise ValueError(f"expected non-negative priors, not all zero; got {prior_M.tolist()}")
+    # total = sum over present m of prior_m score_m / sum over present m of prior_m
     weight_BM = np.where(np.isfinite(scores_BM), prior_M[None, :], 0.0)
     mass_B = weight_BM.sum(1)
     sum_B = (weight_BM * np.nan_to_num(scores_BM, posinf=0.0, neginf=0.0)).sum(1)
@@ -87,6 +89,7 @@ def paired_bootstrap(
     rng, draws = np.random.default_rng(seed), []
     for first in range(0, resamples, 1000):  # blocks bound the memory for many identities
         pick = rng.integers(len(sum_C), size=(min(1000, resamples - first), len(sum_C)))
+        # A ratio of sums, as `delta` is: drawn clusters differ in size, and so does a draw's.
         draws.append(sum_C[pick].sum(1) / size_C[pick].sum(1))
     lo, hi = np.percentile(np.concatenate(draws), [2.5, 97.5])
     return delta, float(lo), float(hi)
@@ -121,50 +124,35 @@ def summary(
       seconds: by phase.
       heldout: what the videos are: UNSEEN, TRAINED or words of your own that fit after "on".
 
+    Returns:
+      What summary.json holds: plain numbers, null where a score or an interval is missing. Means
+      in "base" and "evolved" and differences in "delta" are in the unit of the scores, [0, 1].
+
     Raises:
       ValueError: shapes do not fit, a video has no identity, or a reward is called total.
     """
     base_BM, evolved_BM = np.asarray(base_BM, float), np.asarray(evolved_BM, float)
-    if base_BM.shape != evolved_BM.shape or base_BM.shape != (len(cluster_B), len(names)):
-        expected = f"({len(cluster_B)}, {len(names)})"
-        raise ValueError(f"expected scores {expected}; got {base_BM.shape}, {evolved_BM.shape}")
-    if "total" in names or len(set(names)) < len(names):
-        raise ValueError(f"rewards need names of their own, other than total; got {list(names)}")
-    if not all(isinstance(who, str | int | np.integer | np.str_) for who in cluster_B):
-        raise ValueError(f"expected an identity, str or int, for each video; got {cluster_B!r:.80}")
-    both_BM = np.isfinite(base_BM) & np.isfinite(evolved_BM)
-    compare = lambda base_B, evolved_B: _compare(base_B, evolved_B, cluster_B, resamples, seed)
-    rewards = {name: compare(base_BM[:, m], evolved_BM[:, m]) for m, name in enumerate(names)} | {
-        "total": compare(
-            total(np.where(both_BM, base_BM, np.nan), prior_M),
-            total(np.where(both_BM, evolved_BM, np.nan), prior_M),
-        )
-    }
-    monitors = {name: compare(monitor_base[name], monitor_evolved[name]) for name in monitor_base}
-    of_total = rewards["total"]
+    _check_arms(names, base_BM, evolved_BM, cluster_B)
+    comparing = partial(_compare, cluster_B=cluster_B, resamples=resamples, seed=seed)
+    rewards = {name: comparing(base_BM[:, m], evolved_BM[:, m]) for m, name in enumerate(names)}
+    total_base_B, total_evolved_B = _totals(base_BM, evolved_BM, prior_M)
+    rewards["total"] = comparing(total_base_B, total_evolved_B)
+    monitors = {name: comparing(monitor_base[name], monitor_evolved[name]) for name in monitor_base}
     made = {} if heldout is None else {"heldout": heldout}
-    return plain(
-        made
-        | {
-            "base": _pick(rewards, "base"),
-            "evolved": _pick(rewards, "evolved"),
-            "delta_total": of_total["delta"],
-            "delta_total_ci95": of_total["ci95"],
-            "monitor": {"base": _pick(monitors, "base"), "evolved": _pick(monitors, "evolved")},
-            "steps": int(steps),
-            "seconds": dict(seconds),
-            "delta": _deltas(rewards),
-            "monitor_delta": _deltas(monitors),
-            "prior": dict(zip(names, np.asarray(prior_M, float).tolist(), strict=True)),
-            "failures": {
-                "base": dict(zip(names, (~np.isfinite(base_BM)).sum(0), strict=True)),
-                "evolved": dict(zip(names, (~np.isfinite(evolved_BM)).sum(0), strict=True)),
-            },
-            "pairs": of_total["pairs"],
-            "pairs_dropped": len(base_BM) - of_total["pairs"],
-            "identities": of_total["identities"],
-        }
-    )
+    failures = {"base": _failures(names, base_BM), "evolved": _failures(names, evolved_BM)}
+    made |= _headline(rewards, monitors)
+    made |= {
+        "steps": int(steps),
+        "seconds": dict(seconds),
+        "delta": _deltas(rewards),
+        "monitor_delta": _deltas(monitors),
+        "prior": dict(zip(names, np.asarray(prior_M, float).tolist(), strict=True)),
+        "failures": failures,
+        "pairs": rewards["total"]["pairs"],
+        "pairs_dropped": len(base_BM) - rewards["total"]["pairs"],
+        "identities": rewards["total"]["identities"],
+    }
+    return plain(made)
 
 
 def verdict(summary: Mapping) -> tuple[str, str]:
@@ -251,8 +239,33 @@ def write_json(file: str | Path, value) -> Path:
     return write_text(file, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
+def _check_arms(names, base_BM, evolved_BM, cluster_B) -> None:
+    """Raise a ValueError where the arguments of `summary` do not fit each other."""
+    if base_BM.shape != evolved_BM.shape or base_BM.shape != (len(cluster_B), len(names)):
+        expected = f"({len(cluster_B)}, {len(names)})"
+        raise ValueError(f"expected scores {expected}; got {base_BM.shape}, {evolved_BM.shape}")
+    if "total" in names or len(set(names)) < len(names):
+        raise ValueError(f"rewards need names of their own, other than total; got {list(names)}")
+    if not all(isinstance(who, str | int | np.integer | np.str_) for who in cluster_B):
+        raise ValueError(f"expected an identity, str or int, for each video; got {cluster_B!r:.80}")
+
+
+def _totals(base_BM, evolved_BM, prior_M) -> tuple[np.ndarray, np.ndarray]:
+    """Return both arms' totals (B,); a score that one arm lacks counts in neither.
+
+    Otherwise the two totals would be means over other rewards, and their difference no change.
+    """
+    both_BM = np.isfinite(base_BM) & np.isfinite(evolved_BM)
+    base_B = total(np.where(both_BM, base_BM, np.nan), prior_M)
+    return base_B, total(np.where(both_BM, evolved_BM, np.nan), prior_M)
+
+
 def _clusters(delta_B, cluster_B):
-    """Return each cluster's (sum, size), in an order that depends on the values alone."""
+    """Return each cluster's (sum, size), in an order that depends on the values alone.
+
+    Floating-point sums depend on their order, and the draws pick clusters by position: sorted by
+    values, the interval is the same for the same pairs in any order and by any names.
+    """
     order = np.lexsort((delta_B, cluster_B))
     _, first, size_C = np.unique(cluster_B[order], return_index=True, return_counts=True)
     sum_C = np.add.reduceat(delta_B[order], first)
@@ -260,11 +273,14 @@ def _clusters(delta_B, cluster_B):
     return sum_C[order], size_C[order]
 
 
-def _compare(base_B, evolved_B, cluster_B, resamples, seed):
+def _compare(base_B, evolved_B, cluster_B, resamples, seed) -> dict:
+    """Return one row of the comparison: means of both arms over the pairs that both have."""
     base_B, evolved_B = np.asarray(base_B, float), np.asarray(evolved_B, float)  # None -> NaN
     keep_B = np.isfinite(base_B) & np.isfinite(evolved_B)
     mean = lambda x_B: float(x_B[keep_B].mean()) if keep_B.any() else float("nan")
-    delta, lo, hi = paired_bootstrap(base_B, evolved_B, resamples, seed, cluster_B)
+    delta, lo, hi = paired_bootstrap(
+        base_B, evolved_B, resamples=resamples, seed=seed, cluster_B=cluster_B
+    )
     return {
         "base": mean(base_B),
         "evolved": mean(evolved_B),
@@ -273,6 +289,22 @@ def _compare(base_B, evolved_B, cluster_B, resamples, seed):
         "pairs": int(keep_B.sum()),
         "identities": len(np.unique(np.asarray(cluster_B)[keep_B])),
     }
+
+
+def _headline(rewards, monitors) -> dict:
+    """Return the means of both arms, and the change of the total with its interval."""
+    return {
+        "base": _pick(rewards, "base"),
+        "evolved": _pick(rewards, "evolved"),
+        "delta_total": rewards["total"]["delta"],
+        "delta_total_ci95": rewards["total"]["ci95"],
+        "monitor": {"base": _pick(monitors, "base"), "evolved": _pick(monitors, "evolved")},
+    }
+
+
+def _failures(names, scores_BM) -> dict:
+    """Return how many videos lack each reward."""
+    return dict(zip(names, (~np.isfinite(scores_BM)).sum(0), strict=True))
 
 
 def _pick(rows, key):

@@ -62,13 +62,15 @@ def measure(trace: Callable, at: programs.Setting, needed: float | None, repeats
       GiB are of one device, PFLOP of all; what only a whole program tells is None where the
       compiler gave up because it needs too much memory.
     """
-    executed = count.flops(traced := trace(at)) / repeats
+    traced = trace(at)
+    executed = count.flops(traced) / repeats
     began = time.perf_counter()
     try:
         compiled = traced.lower().compile()
         memory = count.memory_gib(compiled)
         traffic = round(sum(count.collective_gib(compiled.as_text()).values()) / repeats, 3)
     except jax.errors.JaxRuntimeError as error:
+        # TPU compilers refuse what does not fit, and say how much they would have needed.
         memory, traffic = count.asked_gib(str(error)), None
         if memory is None:
             raise
@@ -83,15 +85,16 @@ def measure(trace: Callable, at: programs.Setting, needed: float | None, repeats
 
 def resident_gib(at: programs.Setting) -> dict[str, float]:
     """Return what lies on the fullest device beside each program's own arguments."""
-    weights, gib = programs.base(at), lambda tree: programs.local_gib(tree)
-    state = programs.state(at, weights)
-    beside = programs.text_encoder_gib(at)
+    params, gib = programs.base(at), programs.local_gib
+    state = programs.state(at, params)
+    text_encoder = programs.text_encoder_gib(at)
     decoder = gib(programs.vae_params(at))
+    # The rollout's own arguments hold the stable adapter; evolving and optimizer stay beside it.
     others = gib(state) - gib(state.stable)
     return {
-        "train_step": beside + decoder,
-        "rollout_step": beside + decoder + others,
-        "vae_decode": beside + gib(weights) + gib(state),
+        "train_step": text_encoder + decoder,
+        "rollout_step": text_encoder + decoder + others,
+        "vae_decode": text_encoder + gib(params) + gib(state),
     }
 
 
@@ -114,18 +117,25 @@ def plan(cfg: config.Config, target: chips.Target) -> dict:
             print(f"{name}: {json.dumps(planned[name])}", file=sys.stderr)
     usable = USABLE * target.chip.hbm_gib
     planned["fits"] = all(
-        planned[n]["hbm_gib"] + planned[n]["resident_gib"] <= usable for n in TRACES
+        planned[name]["hbm_gib"] + planned[name]["resident_gib"] <= usable for name in TRACES
     )
     planned["run_model_pflop"] = run_pflop(at, planned)
-    peak = target.count * target.chip.peak_flops / flops.PETA
-    hours = lambda mfu: round(planned["run_model_pflop"] / (mfu * peak) / 3600, 1)
-    planned["hours_at_mfu"] = {str(mfu): hours(mfu) for mfu in MFU}
+    planned["hours_at_mfu"] = {
+        str(mfu): round(hours(planned["run_model_pflop"], target, mfu), 1) for mfu in MFU
+    }
     return planned
+
+
+def hours(pflop: float, target: chips.Target, mfu: float) -> float:
+    """Return how long the arithmetic takes at a share `mfu` of all chips' peak."""
+    peak = target.count * target.chip.peak_flops / flops.PETA
+    return pflop / (mfu * peak) / 3600
 
 
 def run_pflop(at: programs.Setting, planned: dict) -> float:
     """Return what a whole run needs: every step generates, decodes and trains."""
     parts, cfg = at.videos // at.together, at.cfg
+    # one part of a step's videos, as many as are generated at once
     part = cfg.rollout.steps * planned["rollout_step"]["model_pflop"]
     part += planned["vae_decode"]["model_pflop"]
     return cfg.steps * (planned["train_step"]["model_pflop"] + parts * part)
@@ -183,7 +193,10 @@ def configure(cfg: config.Config, asked) -> config.Config:
 
 @contextmanager
 def stdout_kept():
-    """Give the real stdout; whatever libraries print meanwhile goes to stderr."""
+    """Give the real stdout; whatever libraries print meanwhile goes to stderr.
+
+    Compilers write to file descriptor 1 from C++, which `contextlib.redirect_stdout` does not see.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)

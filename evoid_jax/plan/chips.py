@@ -31,12 +31,14 @@ class Chip:
     axes: int  # numbers in a topology
 
 
+# A GPU's memory is the `device_memory_size` of its description in assets/targets, which limits the
+# compiler too; a TPU's is what its compiler names when it refuses a program. Peaks: data sheets.
 CHIPS = {
-    "h100": Chip("cuda", 84942979072 / 2**30, 989e12, 1),
-    "h200": Chip("cuda", 150754820096 / 2**30, 989e12, 1),
-    "v5p": Chip("tpu", 95.74, 459e12, 3),
-    "v6e": Chip("tpu", 31.25, 918e12, 2),
-    "v5e": Chip("tpu", 15.75, 197e12, 2),
+    "h100": Chip(platform="cuda", hbm_gib=84942979072 / 2**30, peak_flops=989e12, axes=1),
+    "h200": Chip(platform="cuda", hbm_gib=150754820096 / 2**30, peak_flops=989e12, axes=1),
+    "v5p": Chip(platform="tpu", hbm_gib=95.74, peak_flops=459e12, axes=3),
+    "v6e": Chip(platform="tpu", hbm_gib=31.25, peak_flops=918e12, axes=2),
+    "v5e": Chip(platform="tpu", hbm_gib=15.75, peak_flops=197e12, axes=2),
 }
 
 
@@ -65,13 +67,13 @@ def parse(text: str) -> Target:
     Raises:
       ValueError: not of the form above.
     """
-    found = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
-    if not found or found[1] not in CHIPS:
+    name = re.fullmatch(r"(\w+):([1-9]\d*(?:x[1-9]\d*)*)", text)
+    if not name or name[1] not in CHIPS:
         raise ValueError(f"target {text!r}: expected {FORM}")
-    shape = tuple(map(int, found[2].split("x")))
-    if len(shape) != CHIPS[found[1]].axes:
+    kind, shape = name[1], tuple(map(int, name[2].split("x")))
+    if len(shape) != CHIPS[kind].axes:
         raise ValueError(f"target {text!r}: expected {FORM}")
-    return Target(found[1], shape)
+    return Target(kind, shape)
 
 
 def check_compiler(platform: str) -> None:
@@ -104,14 +106,13 @@ def devices(target: Target) -> list:
     try:
         if target.chip.platform == "tpu":
             return list(topologies.get_topology_desc(str(target), "tpu").devices)
-        described = (DESCRIPTIONS / f"{target.kind}.txtpb").read_text()
-        return list(
-            topologies.get_topology_desc(
-                target.kind,
-                "cuda",
-                target_config=described,
-                topology=f"1x1x{target.count}",
-            ).devices
+        description = (DESCRIPTIONS / f"{target.kind}.txtpb").read_text()
+        topology = topologies.get_topology_desc(
+            target.kind,
+            "cuda",
+            target_config=description,
+            topology=f"1x1x{target.count}",  # slices x hosts x GPUs: one machine
         )
+        return list(topology.devices)
     except Exception as error:  # the compilers raise what they like
         raise RuntimeError(f"target {target}: {error}") from error

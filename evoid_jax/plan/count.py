@@ -21,6 +21,7 @@ FLASH = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 5}
 def flops(traced) -> float:
     """Count the FLOPs of a `jax.jit(f).trace(...)`, over all devices; what is unused is free."""
     closed = traced.jaxpr
+    # What the compiler would throw away counts as nothing: all outputs are used, dead code is not.
     live, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     return _count(live)
 
@@ -36,13 +37,13 @@ def _equation(eqn) -> float:
         return _dot(eqn)
     if name == "conv_general_dilated":
         return _convolution(eqn)
-    flash = name.removesuffix("_wrapper")
+    flash = name.removesuffix("_wrapper")  # the one that partitions the kernel
     if flash in FLASH:
         return FLASH[flash] * _scores(eqn)
     if name == "while":
         raise ValueError("a loop without a known length cannot be counted; use scan")
     inner = [_count(jaxpr) for jaxpr in _inner(params)]
-    if name == "cond":
+    if name == "cond":  # one branch runs; the dearest is counted
         return max(inner)
     return _times(name, params) * sum(inner)
 
@@ -69,6 +70,7 @@ def _inner(params: dict) -> Iterator:
 
 
 def _dot(eqn) -> float:
+    """Count a matmul: 2 for each element of the result and each element that it sums over."""
     (contract, _), _ = eqn.params["dimension_numbers"]
     left = eqn.invars[0].aval.shape
     return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[i] for i in contract)
@@ -77,39 +79,54 @@ def _dot(eqn) -> float:
 def _convolution(eqn) -> float:
     kernel = eqn.invars[1].aval.shape
     out_axis = eqn.params["dimension_numbers"].rhs_spec[0]  # (out, in / groups, *space)
-    each = math.prod(kernel) // kernel[out_axis]
+    each = math.prod(kernel) // kernel[out_axis]  # multiply-adds for one element of the result
     return 2 * math.prod(eqn.outvars[0].aval.shape) * each
 
 
 def _scores(eqn) -> float:
-    """FLOPs of one matmul of all queries with all keys, q and k being BLNK."""
-    B, L, N, K = eqn.invars[0].aval.shape
-    return 2 * B * N * L * eqn.invars[1].aval.shape[1] * K
+    """Count one matmul of all queries with all keys, q and k being BLNK."""
+    q, k = eqn.invars[:2]
+    B, L, N, K = q.aval.shape
+    keys = k.aval.shape[1]
+    return 2 * B * N * L * keys * K
 
 
 def memory_gib(compiled) -> float:
     """Return what one device needs: arguments, results and temporaries, aliased ones once."""
     m = compiled.memory_analysis()
     total = m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+    # A donated argument and the result that takes its place are one buffer, listed twice.
     return (total - m.alias_size_in_bytes) / 2**30
 
 
 def asked_gib(message: str) -> float | None:
     """Return what a TPU compiler's refusal says that a program needs; None: another refusal."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
-    return found and float(found[1]) * 1024.0 ** ("KMGT".index(found[2]) - 2)
+    used = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    if used is None:
+        return None
+    number, unit = used.groups()
+    return float(number) * 1024.0 ** ("KMGT".index(unit) - 2)  # G is 1, since it is GiB
 
 
 # --- Collectives, in the compiled program's text.
+#
+# The compiled program (HLO) is a list of named computations, one instruction a line:
+#
+#     %body (p: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+#       %ag = bf16[8,4]{1,0} all-gather(%p1), channel_id=1, dimensions={0}
+#     }
+#     ENTRY %main (a: f32[4]) -> f32[4] {
+#       %w = (s32[], bf16[8,4]) while(%init), condition=%limit, body=%body, backend_config={..}
+#     }
 
-_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")  # a computation begins
 _CALL = re.compile(r"(?:calls|to_apply|body)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count[^}]*?"n":"(\d+)"')
 _CONDITION = re.compile(r"condition=%?([\w.-]+)")
 _BOUND = re.compile(r" = [su]32\[\]\S* constant\((\d+)\)")
-_OPERATION = re.compile(r" = (.*?) ([a-z][\w-]*)\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
+_OPERATION = re.compile(r" = (.*?) ([a-z][\w-]*)\(")  # what is returned, and the instruction
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")  # bf16[8,4], f8e4m3fn[2]
 
 
 def collective_gib(text: str) -> dict[str, float]:
@@ -125,7 +142,7 @@ def collective_gib(text: str) -> dict[str, float]:
     memo: dict[str, dict[str, float]] = {}
 
     def total(name: str) -> dict[str, float]:
-        if name not in memo:
+        if name not in memo:  # many instructions call the same computation
             memo[name] = {}
             for line in computations.get(name, ()):
                 times = _trips(line, computations)
@@ -137,16 +154,17 @@ def collective_gib(text: str) -> dict[str, float]:
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    found: dict[str, list[str]] = {}
+    """Return the lines of each computation by name, and the name of the one that is run."""
+    lines: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
         if head := _HEAD.match(line):
             name = head[1]
-            found[name] = []
+            lines[name] = []
             entry = name if line.startswith("ENTRY") else entry
-        elif name:
-            found[name].append(line)
-    return found, entry
+        elif name:  # before the first computation stands the module's own line
+            lines[name].append(line)
+    return lines, entry
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
@@ -154,11 +172,12 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
 
     GPU compilers write a loop's length; TPU compilers leave it to its condition, `i < constant`.
     """
-    if found := _TRIPS.search(line):
-        return int(found[1])
+    if trips := _TRIPS.search(line):
+        return int(trips[1])
     if not (condition := _CONDITION.search(line)):
         return 1
     bounds = [b for x in computations.get(condition[1], ()) for b in _BOUND.findall(x)]
+    # More constants than one: it cannot be told which of them is the bound.
     return int(bounds[0]) if len(bounds) == 1 else 1
 
 
@@ -167,11 +186,13 @@ def _line(line: str, trips: int, total) -> dict[str, float]:
     operation = _OPERATION.search(line)
     if not operation:
         return {}
+    # An asynchronous one is a pair, -start and -done: the first alone counts.
     kind = operation[2].removesuffix("-start")
     if kind in COLLECTIVES:
-        return {kind: max(map(_bytes, _ARRAY.findall(line.split(", channel_id")[0])))}
+        arrays = _ARRAY.findall(line.split(", channel_id")[0])  # results and arguments
+        return {kind: max(map(_bytes, arrays))}
     called = _CALL.findall(line)
-    for branches in _BRANCHES.findall(line):
+    for branches in _BRANCHES.findall(line):  # all of them: an upper bound
         called += [b.strip().lstrip("%") for b in branches.split(",")]
     sums: dict[str, float] = {}
     for name in called:
@@ -181,8 +202,9 @@ def _line(line: str, trips: int, total) -> dict[str, float]:
 
 
 def _bytes(array: tuple[str, str]) -> float:
+    """Return the bytes of an array written as ("bf16", "8,4"); a scalar's shape is ""."""
     kind, shape = array
-    names = {"bf16": 2, "pred": 1}
-    bits = re.search(r"\d+", kind)
-    each = names.get(kind, int(bits[0]) / 8 if bits else 0)
-    return each * math.prod(map(int, filter(None, shape.split(","))))
+    bits = re.search(r"\d+", kind)  # of f32, s8, f8e4m3fn; tokens have none and take no room
+    sized = {"bf16": 2, "pred": 1}
+    each = sized.get(kind, int(bits[0]) / 8 if bits else 0)
+    return each * math.prod(int(side) for side in shape.split(",") if side)

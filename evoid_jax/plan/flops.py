@@ -46,22 +46,35 @@ class Work(NamedTuple):
 
 def add(*works: Work) -> Work:
     """Add works part by part."""
-    return Work(*map(sum, zip(*works, strict=True)))
+    return Work(
+        linear=sum(work.linear for work in works),
+        text=sum(work.text for work in works),
+        score=sum(work.score for work in works),
+        adapter=sum(work.adapter for work in works),
+    )
 
 
 def blocks(c: WanConfig, count: int, tokens: int, text: int) -> Work:
     """Return the work of `count` blocks, VACE or main, without adapters."""
     d, f = c.dim, c.ffn_dim
+    # Six d x d layers see the video's tokens: q k v o of self-attention, q o of cross-attention.
     linear = tokens * (12 * d**2 + 4 * d * f)
+    # The text's k and v are constants of the prompt: no gradient passes through them.
+    constant = 4 * d**2 * text
+    # q k^T and its product with v, for self- and for cross-attention
     score = 4 * tokens**2 * d + 4 * tokens * text * d
-    return Work(count * linear, count * 4 * d**2 * text, count * score)
+    return Work(linear=count * linear, text=count * constant, score=count * score)
 
 
 def adapter(c: WanConfig, cfg: Config, tokens: int, text: int) -> Work:
-    """Return the work of the adapter on the main blocks."""
+    """Return the work of the adapter on the main blocks.
+
+    A pair of halves costs 2 r (in + out) for each row. Self- and cross-attention have layers of the
+    same names, so `rows` counts both; the text is what cross-attention's k and v see.
+    """
     r, d, f = cfg.lora.rank, c.dim, c.ffn_dim
     rows = {"to_k": tokens + text, "to_v": tokens + text, "to_q": 2 * tokens, "to_out": 2 * tokens}
-    wide = {name: 2 * d for name in rows}
+    wide = {name: 2 * d for name in rows}  # in + out
     rows |= dict.fromkeys(("ffn_up", "ffn_down"), tokens)
     wide |= dict.fromkeys(("ffn_up", "ffn_down"), d + f)
     each = sum(2 * r * rows[name] * wide[name] for name in cfg.lora.modules)
@@ -71,11 +84,12 @@ def adapter(c: WanConfig, cfg: Config, tokens: int, text: int) -> Work:
 def ends(c: WanConfig, tokens: int, text: int) -> Work:
     """Return the work around the blocks: patches, timestep, text, output."""
     patch = math.prod(c.patch_size)
+    # Only the output projection lies between the adapters and the loss.
     linear = 2 * tokens * c.dim * patch * c.out_channels
     constant = 2 * tokens * c.dim * patch * c.in_channels
     constant += 2 * text * c.dim * (c.text_dim + c.dim)
-    constant += 2 * c.dim * (c.freq_dim + c.dim + 6 * c.dim)
-    return Work(linear, constant)
+    constant += 2 * c.dim * (c.freq_dim + c.dim + 6 * c.dim)  # of the timestep, once a sample
+    return Work(linear=linear, text=constant)
 
 
 def main(c: WanConfig, tokens: int, text: int) -> Work:
@@ -86,10 +100,10 @@ def main(c: WanConfig, tokens: int, text: int) -> Work:
 def vace(c: WanConfig, tokens: int, text: int) -> Work:
     """Return the work of `wan.hints`, its own embeddings included."""
     count, d = len(c.vace_layers), c.dim
-    own = Work(text=2 * d**2 * tokens * (count + 1))
-    control = Work(text=2 * tokens * d * math.prod(c.patch_size) * c.vace_in_channels)
-    shared = ends(c, tokens, text)._replace(linear=0.0)
-    return add(blocks(c, count, tokens, text), own, control, shared)
+    projections = Work(text=2 * d**2 * tokens * (count + 1))  # one a hint, and proj_in
+    patches = Work(text=2 * tokens * d * math.prod(c.patch_size) * c.vace_in_channels)
+    embeddings = ends(c, tokens, text)._replace(linear=0.0)  # hints have no output projection
+    return add(blocks(c, count, tokens, text), projections, patches, embeddings)
 
 
 class Sizes(NamedTuple):
@@ -101,30 +115,44 @@ class Sizes(NamedTuple):
 
 
 def sizes(c: WanConfig, latent_THW: tuple[int, int, int], references: int) -> Sizes:
-    """Return the tokens of latents whose frames include the references."""
-    frames, *plane = (n // p for n, p in zip(latent_THW, c.patch_size, strict=True))
-    each = math.prod(plane)
-    return Sizes(frames * each, (frames - references) * each, c.text_len)
+    """Return how many tokens one sample has.
+
+    Args:
+      latent_THW: (T, H, W) of its latents, reference frames included; H and W are an eighth of the
+        pixels'.
+      references: R, how many of the T frames are references.
+
+    Returns:
+      Sizes in tokens, one for each patch of the transformer (1 x 2 x 2 in Wan2.1).
+    """
+    frames, height, width = (n // p for n, p in zip(latent_THW, c.patch_size, strict=True))
+    plane = height * width
+    return Sizes(tokens=frames * plane, video=(frames - references) * plane, text=c.text_len)
 
 
-def objective(c: WanConfig, cfg: Config, at: Sizes) -> dict[str, float]:
+def objective(c: WanConfig, cfg: Config, sample: Sizes) -> dict[str, float]:
     """Return the FLOPs of one video at one trained time: what is needed, what remat adds.
 
     model: hints once; evolving, stable and initial; the teacher; one backward pass.
     executed: and what is recomputed (config.train.remat), and a flash kernel's fifth matmul.
     """
-    evolving = add(main(c, at.tokens, at.text), adapter(c, cfg, at.tokens, at.text))
-    forward = vace(c, at.tokens, at.text).forward + 2 * evolving.forward
-    forward += main(c, at.tokens, at.text).forward + main(c, at.video, at.text).forward
-    again = add(blocks(c, c.num_layers, at.tokens, at.text), adapter(c, cfg, at.tokens, at.text))
-    kept = c.num_layers * 4 * at.tokens**2 * c.dim  # self-attention
+    tokens, text = sample.tokens, sample.text
+    thin = adapter(c, cfg, tokens, text)
+    initial, teacher = main(c, tokens, text), main(c, sample.video, text)
+    evolving = add(initial, thin)
+    # Four roles see the video: evolving and stable each through an adapter of its own.
+    forward = vace(c, tokens, text).forward + 2 * evolving.forward
+    forward += initial.forward + teacher.forward
+    # What is recomputed is the evolving role's blocks; saved attention spares self-attention's.
+    again = add(blocks(c, c.num_layers, tokens, text), thin)
+    kept = c.num_layers * 4 * tokens**2 * c.dim
     recomputed = {"full": again.forward, "attention": again.forward - kept, "none": 0.0}
     executed = forward + evolving.flash_backward + recomputed[cfg.train.remat]
     return {"model": forward + evolving.backward, "executed": executed}
 
 
-def solver_step(c: WanConfig, cfg: Config, at: Sizes) -> float:
+def solver_step(c: WanConfig, cfg: Config, sample: Sizes) -> float:
     """Return the FLOPs of one solver step for one video, both prompts of the guidance."""
-    once = add(vace(c, at.tokens, at.text), main(c, at.tokens, at.text))
-    once = add(once, adapter(c, cfg, at.tokens, at.text))
+    tokens, text = sample.tokens, sample.text
+    once = add(vace(c, tokens, text), main(c, tokens, text), adapter(c, cfg, tokens, text))
     return once.forward * (2 if cfg.rollout.guidance > 1 else 1)

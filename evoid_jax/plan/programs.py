@@ -23,10 +23,18 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # The released sizes, by the folder that a preset names; a folder that is there is read instead.
 RELEASED = {
     "Wan2.1-VACE-14B-diffusers": wan.WanConfig(
-        40, 128, 40, 13824, vace_layers=tuple(range(0, 40, 5))
+        num_attention_heads=40,
+        attention_head_dim=128,
+        num_layers=40,
+        ffn_dim=13824,
+        vace_layers=tuple(range(0, 40, 5)),
     ),
     "Wan2.1-VACE-1.3B-diffusers": wan.WanConfig(
-        12, 128, 30, 8960, vace_layers=tuple(range(0, 30, 2))
+        num_attention_heads=12,
+        attention_head_dim=128,
+        num_layers=30,
+        ffn_dim=8960,
+        vace_layers=tuple(range(0, 30, 2)),
     ),
 }
 
@@ -48,15 +56,15 @@ def models(folder: str) -> Models:
     if Path(folder).is_dir():
         read = lambda part: weights.read_config(Path(folder) / part)
         return Models(
-            wan.WanConfig.from_json(read("transformer")),
-            vae.VAEConfig.from_json(read("vae")),
-            umt5.UMT5Config.from_json(read("text_encoder")),
+            wan=wan.WanConfig.from_json(read("transformer")),
+            vae=vae.VAEConfig.from_json(read("vae")),
+            umt5=umt5.UMT5Config.from_json(read("text_encoder")),
         )
     name = Path(folder).name
     if name not in RELEASED:
         known = ", ".join(RELEASED)
         raise ValueError(f"config.model: {folder} is no folder, and none of {known}")
-    return Models(RELEASED[name], vae.VAEConfig(), umt5.UMT5Config())
+    return Models(wan=RELEASED[name], vae=vae.VAEConfig(), umt5=umt5.UMT5Config())
 
 
 class Setting(NamedTuple):
@@ -69,6 +77,7 @@ class Setting(NamedTuple):
 
     @property
     def wan(self) -> wan.Wan:
+        """The transformer as a run makes it, its adapter's strength included."""
         cfg = self.cfg
         return wan.Wan(
             self.models.wan,
@@ -83,6 +92,7 @@ class Setting(NamedTuple):
     def latent_THWC(self) -> tuple[int, int, int, int]:
         """One video's latents, reference frames included."""
         v, c = self.cfg.video, self.models.vae
+        # The VAE is causal: the first frame is a latent frame of its own, then stride_t share one.
         frames = self.references + (v.frames - 1) // c.stride_t + 1
         return frames, v.height // c.stride_s, v.width // c.stride_s, c.z_dim
 
@@ -104,7 +114,7 @@ def array(at: Setting, shape, dtype=jnp.float32, spec: P = sharding.REPLICATED):
 
 
 def base(at: Setting):
-    """Return the transformer's weights, as `rollout.load` places them."""
+    """Return the transformer's weights, as `rollout.load` places them: a tree of shapes."""
     module = wan.Wan(at.models.wan)  # float32: `wan_dtype` says what a file's weights become
     shapes = weights.shapes(lambda: wan.init(jax.random.key(0), module))
     dtype = DTYPES[at.cfg.dtype]
@@ -117,6 +127,7 @@ def base(at: Setting):
 
 
 def vae_params(at: Setting):
+    """Return the VAE's weights, float32 and whole on every device: a tree of shapes."""
     shapes = weights.shapes(lambda: vae.init(jax.random.key(0), at.models.vae))
     return traverse_util.unflatten_dict({path: array(at, s) for path, s in shapes.items()})
 
@@ -127,53 +138,60 @@ def text_encoder_gib(at: Setting) -> float:
     own = [d for d in devices if d.process_index == devices[0].process_index]
     mesh = sharding.make_mesh(fsdp=len(own), devices=own)
     shapes = weights.shapes(lambda: umt5.init(jax.random.key(0), at.models.umt5))
-    spec = lambda path, shape: sharding.text_spec("/".join(path), shape, mesh)
-    piece = lambda path, shape: NamedSharding(mesh, spec(path, shape)).shard_shape(shape)
+
+    def piece(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+        spec = sharding.text_spec("/".join(path), shape, mesh)
+        return NamedSharding(mesh, spec).shard_shape(shape)
+
     count = sum(math.prod(piece(path, shape)) for path, shape in shapes.items())
     return count * jnp.dtype(DTYPES[at.cfg.dtype]).itemsize / 2**30
 
 
-def state(at: Setting, base) -> evolve.State:
-    """Return the state, as `train.begin` places it."""
-    made = jax.eval_shape(lambda: evolve.init(at.cfg, base, at.models.wan))
+def state(at: Setting, weights) -> evolve.State:
+    """Return the state on `base(at)`, as `session.begin` places it: whole on every device."""
+    made = jax.eval_shape(lambda: evolve.init(at.cfg, weights, at.models.wan))
     return jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
 
 
 def texts(at: Setting, count: int, spec: P = sharding.REPLICATED):
+    """Return the shape of `count` encoded prompts, (count, S, E), padded as long as they can be."""
     shape = count, at.models.wan.text_len, at.models.wan.text_dim
     return array(at, shape, DTYPES[at.cfg.dtype], spec)
 
 
 def control(at: Setting, count: int, spec: P = sharding.REPLICATED):
+    """Return the shape of `count` VACE controls, BTHWC, reference frames included."""
     frames, height, width, _ = at.latent_THWC
     return array(at, (count, frames, height, width, at.models.wan.vace_in_channels), spec=spec)
 
 
 def train_step(at: Setting):
     """Trace the update on all videos of a step."""
-    weights_, videos, pairs = base(at), at.videos, at.cfg.data.pairs
-    of_video = lambda *shape, dtype=jnp.float32: array(at, (videos, *shape), dtype, sharding.BATCH)
+    params, videos, pairs = base(at), at.videos, at.cfg.data.pairs
+    number = array(at, (videos,), spec=sharding.BATCH)
     scored = evolve.Scored(
-        of_video(*at.latent_THWC),
-        of_video(dtype=jnp.int32),
-        of_video(),
-        of_video(),
-        texts(at, pairs),
-        control(at, pairs),
+        clean_BTHWC=array(at, (videos, *at.latent_THWC), spec=sharding.BATCH),
+        pair_B=array(at, (videos,), jnp.int32, sharding.BATCH),
+        reward_B=number,
+        valid_B=number,
+        text_PSE=texts(at, pairs),
+        control_PTHWC=control(at, pairs),
     )
     setup = evolve.Setup(at.cfg, at.wan, at.mesh, at.references)
-    return evolve.train_step.trace(state(at, weights_), weights_, scored, None, setup=setup)
+    no_teacher = None  # the base's main blocks are one
+    return evolve.train_step.trace(state(at, params), params, scored, no_teacher, setup=setup)
 
 
 def rollout_step(at: Setting):
     """Trace the generation of one part's videos, all solver steps; the loop holds them all."""
-    r, weights_, count = at.cfg.rollout, base(at), at.together
+    r, params, count = at.cfg.rollout, base(at), at.together
     made = jax.eval_shape(lambda: flow.schedule(r.scheduler, r.steps, r.shift))
     table = jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+    # In the order of `session.sample`: text, negative prompt, control, noise.
     return rollout.sample.trace(
         at.wan,
-        weights_,
-        state(at, weights_).stable,
+        params,
+        state(at, params).stable,
         texts(at, count, sharding.BATCH),
         texts(at, 1),
         control(at, count, sharding.BATCH),
@@ -186,15 +204,14 @@ def rollout_step(at: Setting):
 
 def vae_decode(at: Setting):
     """Trace the decoding of one part's videos."""
-    frames, *plane = at.latent_THWC
-    shape = (at.together, frames - at.references, *plane)
+    frames, height, width, channels = at.latent_THWC
+    shape = at.together, frames - at.references, height, width, channels
     z = array(at, shape, spec=sharding.BATCH)
     return rollout.decode_on.trace(vae_params(at), at.models.vae, z, at.mesh)
 
 
 def local_gib(tree) -> float:
     """Return what one device holds of a tree of shapes."""
-    sizes = (
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+    leaves = jax.tree.leaves(tree)
+    sizes = (math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
     return sum(sizes) / 2**30

@@ -46,8 +46,25 @@ class Latents(NamedTuple):
     null_SE: np.ndarray  # the empty prompt
 
 
+class TextBatch(NamedTuple):
+    """What a step of the text encoder's training sees."""
+
+    ids_BS: jax.Array
+    mask_BS: jax.Array  # 1 on tokens, 0 on padding
+    labels_BK: jax.Array
+    targets_BK: jax.Array
+
+
+class LatentBatch(NamedTuple):
+    """What a step of the transformer's training sees."""
+
+    video_BTHWC: jax.Array
+    reference_BTHWC: jax.Array  # T = 1
+    text_BSE: jax.Array
+
+
 def unit(pixels: np.ndarray) -> np.ndarray:
-    """Map uint8 pixels to float32 in [-1, 1]."""
+    """Map uint8 pixels of any shape to float32 in [-1, 1]."""
     return pixels.astype(np.float32) / 127.5 - 1
 
 
@@ -62,42 +79,61 @@ def optimizer(train) -> optax.GradientTransformation:
     """
 
     def cosine(lr: float):
-        return optax.warmup_cosine_decay_schedule(0.0, lr, train.warmup, train.steps, lr * 0.02)
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=lr,
+            warmup_steps=train.warmup,
+            decay_steps=train.steps,
+            end_value=lr * 0.02,
+        )
 
     tx = optax.contrib.muon(
         cosine(train.muon_lr),
         weight_decay=1e-4,
         adam_weight_decay=1e-4,
         adam_learning_rate=cosine(train.lr),
-        muon_weight_dimension_numbers=lambda p: jax.tree_util.tree_map_with_path(_matrix, p),
+        muon_weight_dimension_numbers=_matrices,
     )
     return optax.chain(optax.clip_by_global_norm(1.0), tx)
+
+
+def _matrices(params):
+    """Return for each leaf which axes make a matrix for Muon, None where AdamW has it."""
+    return jax.tree_util.tree_map_with_path(_matrix, params)
 
 
 def _matrix(path, x) -> optax.contrib.MuonDimensionNumbers | None:
     """Tell which axes of a leaf make a matrix: the last is the output, a stack's first is none."""
     names = [entry.key for entry in path]
+    # Muon is for hidden layers; the VAE's last one, of 3 colours, is AdamW's as biases are.
     if names[-1] != "kernel" or x.shape[-1] < 8:
         return None
-    first = 1 if names[0].endswith("blocks") else 0
-    return optax.contrib.MuonDimensionNumbers(tuple(range(first, x.ndim - 1)), x.ndim - 1)
+    first = 1 if names[0].endswith("blocks") else 0  # scanned layers lead
+    inputs = tuple(range(first, x.ndim - 1))
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=x.ndim - 1)
 
 
 def fit(name: str, loss_fn, params, batch_fn, train, seed: int):
-    """Minimise `loss_fn(params, key, *batch)`; return the averaged parameters.
+    """Minimise a loss.
 
     Args:
-      batch_fn: step -> tuple of arrays.
+      name: of the progress bar.
+      loss_fn: (params, key, batch) -> scalar; the key differs at every step.
+      batch_fn: step -> batch, any tree of arrays.
       train: has steps and what `optimizer` needs.
+
+    Returns:
+      The exponential moving average of the parameters, on the host.
     """
     tx = optimizer(train)
 
     @jax.jit
     def update(params, ema, opt, step, batch):
         key = jax.random.fold_in(jax.random.key(seed), step)
-        loss, grads = jax.value_and_grad(loss_fn)(params, key, *batch)
+        loss, grads = jax.value_and_grad(loss_fn)(params, key, batch)
         updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
+        # A short memory at first, or the random start would stay in the average.
         decay = jnp.minimum((1.0 + step) / (10.0 + step), 0.99)
         ema = optax.incremental_update(params, ema, 1 - decay)
         return params, ema, opt, loss
@@ -118,33 +154,46 @@ def train_text(cfg, world: World, folder: Path):
     """Train the text encoder to tell from a prompt what the scene holds.
 
     The heads (action, background, camera, amplitude, attributes) are thrown away afterwards.
+
+    Args:
+      folder: of the tokenizer.
+
+    Returns:
+      The parameters of `umt5.encode`.
     """
     tokenizer = umt5.load_tokenizer(folder)
     config = text_config(cfg, len(tokenizer))
     ids_BS, mask_BS = umt5.tokenize(tokenizer, world.prompts)
+    # Both prompts of a scene have its labels.
     labels_BK, targets_BK = (np.repeat(x, 2, axis=0) for x in (world.labels_BK, world.targets_BK))
     counts = [len(portraits.ACTIONS), len(portraits.BACKGROUNDS), len(portraits.CAMERAS)]
     keys = jax.random.split(jax.random.key(cfg.seed + 1), 5)
-    widths = [*counts, targets_BK.shape[1]]
+    widths = [*counts, targets_BK.shape[1]]  # three choices, and one head for all numbers
     heads = {
         f"head_{i}": jax.random.normal(keys[i], (config.d_model, width)) * config.d_model**-0.5
         for i, width in enumerate(widths)
     }
 
-    def loss_fn(params, key, ids_BS, mask_BS, labels_BK, targets_BK):
-        x_BSE = umt5.encode(params["umt5"], config, ids_BS, mask_BS)
-        x_BE = x_BSE.sum(1) / mask_BS.sum(1, keepdims=True)
+    def loss_fn(params, key, batch: TextBatch):
+        x_BSE = umt5.encode(params["umt5"], config, batch.ids_BS, batch.mask_BS)
+        # Padding encodes to zeros, so the mean is over the prompt's own tokens.
+        x_BE = x_BSE.sum(1) / batch.mask_BS.sum(1, keepdims=True)
         out = [x_BE @ params["heads"][f"head_{i}"] for i in range(4)]
-        loss = jnp.mean((out[3] - targets_BK) ** 2)
+        loss = jnp.mean((out[3] - batch.targets_BK) ** 2)
         for i in range(3):
-            picked = optax.softmax_cross_entropy_with_integer_labels(out[i], labels_BK[:, i])
-            loss += picked.mean()
+            labels_B = batch.labels_BK[:, i]
+            loss += optax.softmax_cross_entropy_with_integer_labels(out[i], labels_B).mean()
         return loss
 
-    def batch_fn(step):
+    def batch_fn(step) -> TextBatch:
         rng = np.random.default_rng((cfg.seed, step))
         i = rng.integers(0, len(ids_BS), cfg.text_train.batch)
-        return ids_BS[i], mask_BS[i], labels_BK[i], targets_BK[i]
+        return TextBatch(
+            ids_BS=ids_BS[i],
+            mask_BS=mask_BS[i],
+            labels_BK=labels_BK[i],
+            targets_BK=targets_BK[i],
+        )
 
     params = {"umt5": umt5.init(keys[4], config), "heads": heads}
     return fit("text", loss_fn, params, batch_fn, cfg.text_train, cfg.seed)["umt5"]
@@ -159,32 +208,44 @@ def text_config(cfg, vocab_size: int) -> umt5.UMT5Config:
 
 
 def train_vae(cfg, world: World, config: vae.VAEConfig):
-    """Train the VAE: absolute and squared error of the pixels, and a small KL."""
+    """Train the VAE: absolute and squared error of the pixels, and a small KL.
+
+    Args:
+      config: of `vae_config`, its latent statistics not yet measured.
+
+    Returns:
+      The parameters of `vae.encode` and `vae.decode`.
+    """
     train = cfg.vae_train
 
     def loss_fn(params, key, video_BFHWC):
         mean, logvar = vae.moments(params, config, video_BFHWC)
         noise = jax.random.normal(key, mean.shape)
         shift, scale = (jnp.asarray(x).reshape(1, 1, 1, 1, -1) for x in latent_scale(config))
+        # drawn from the encoder's normal distribution, then normalised as `raw_decode` expects
         z = (mean + jnp.exp(0.5 * logvar) * noise - shift) / scale
         error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
+        # KL(N(mean, var) || N(0, 1))
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
         return jnp.abs(error).mean() + 2 * (error**2).mean() + train.kl * kl.mean()
 
     def batch_fn(step):
         rng = np.random.default_rng((cfg.seed, step))
+        # Crops are cheap; the last steps see whole frames, half as many.
         whole = step >= train.steps - train.whole_steps
         size, count = (cfg.size, train.batch // 2) if whole else (train.crop, train.batch)
         top, left = rng.integers(0, cfg.size - size + 1, 2)
         window = np.s_[..., top : top + size, left : left + size, :]
         i = rng.integers(0, len(world.video_BFHWC), count)
         if step % 4 == 0 and not whole:  # reference faces are encoded as videos of one frame
-            return (unit(world.reference_BHWC[i][:, None][window]),)
-        return (unit(world.video_BFHWC[i][window]),)
+            return unit(world.reference_BHWC[i][:, None][window])
+        return unit(world.video_BFHWC[i][window])
 
     params = vae.init(jax.random.key(cfg.seed + 2), config)
-    bias = params["quant_conv"]["bias"]  # latents start nearly without noise, or the decoder learns
-    params["quant_conv"]["bias"] = bias.at[config.z_dim :].set(-6.0)  # to do without them
+    # The second half of the bias is the log variance. Latents start nearly without noise: behind
+    # much of it the decoder would learn to do without them.
+    bias = params["quant_conv"]["bias"]
+    params["quant_conv"]["bias"] = bias.at[config.z_dim :].set(-6.0)
     return fit("vae", loss_fn, params, batch_fn, train, cfg.seed)
 
 
@@ -206,14 +267,23 @@ def vae_config(cfg, mean=None, std=None) -> vae.VAEConfig:
 # --- transformer
 
 
-def noisy(key, x0, shift: float):
-    """Noise `x0` at shifted uniform times; return (x_t, velocity, t in [0, 1])."""
+def noisy(key, clean_BTHWC, shift: float):
+    """Noise latents at shifted uniform times, one for each video.
+
+    Args:
+      clean_BTHWC: normalised latents.
+      shift: above 1 it moves times towards the noise.
+
+    Returns:
+      (x_BTHWC, v_BTHWC, t_B): the noisy latents, their velocity (noise minus clean), and the times
+      in [0, 1), 0 being clean.
+    """
     k_t, k_noise = jax.random.split(key)
-    u_B = jax.random.uniform(k_t, x0.shape[:1])
+    u_B = jax.random.uniform(k_t, clean_BTHWC.shape[:1])
     t_B = shift * u_B / (1 + (shift - 1) * u_B)
-    noise = jax.random.normal(k_noise, x0.shape)
+    noise = jax.random.normal(k_noise, clean_BTHWC.shape)
     t = t_B.reshape(-1, 1, 1, 1, 1)
-    return flow.add_noise(x0, noise, t), flow.velocity(x0, noise), t_B
+    return flow.add_noise(clean_BTHWC, noise, t), flow.velocity(clean_BTHWC, noise), t_B
 
 
 def wan_config(cfg) -> wan_model.WanConfig:
@@ -242,15 +312,22 @@ def split(params) -> tuple[dict, dict]:
 
 
 def latent_batches(cfg, data: Latents, train):
-    """Return step -> (video, reference, text): random videos, some with the empty prompt."""
+    """Return step -> LatentBatch: random videos, some with the empty prompt.
 
-    def batch_fn(step):
+    Guidance needs a model that has seen the empty prompt.
+    """
+
+    def batch_fn(step) -> LatentBatch:
         rng = np.random.default_rng((cfg.seed, step))
         i = rng.integers(0, len(data.video_BTHWC), train.batch)
-        text_BSE = data.text_BSE[2 * i + rng.integers(0, 2, train.batch)]
+        text_BSE = data.text_BSE[2 * i + rng.integers(0, 2, train.batch)]  # one of its two prompts
         dropped = rng.random(train.batch) < train.text_dropout
         text_BSE[dropped] = data.null_SE
-        return data.video_BTHWC[i], data.reference_BTHWC[i], text_BSE
+        return LatentBatch(
+            video_BTHWC=data.video_BTHWC[i],
+            reference_BTHWC=data.reference_BTHWC[i],
+            text_BSE=text_BSE,
+        )
 
     return batch_fn
 
@@ -260,18 +337,25 @@ def train_t2v(cfg, data: Latents, wan):
 
     VACE puts reference frames before the video; sequences of that kind must not be new to the main
     blocks when they are frozen.
+
+    Returns:
+      Parameters of `wan.velocity` and, untrained, those of `wan.hints`.
     """
 
-    def loss_fn(params, key, video, reference, text):
+    def matching(params, key, clean_BTHWC, text_BSE):
+        """Return the flow matching loss: the mean of (prediction - velocity)^2."""
+        x_t, v, t_B = noisy(key, clean_BTHWC, cfg.t2v_train.shift)
+        v_pred = wan_model.velocity(wan, params, None, x_t, flow.TIMESTEPS * t_B, text_BSE)
+        return jnp.mean((v_pred - v) ** 2)
+
+    def loss_fn(params, key, batch: LatentBatch):
         k_plain, k_led = jax.random.split(key)
+        video, text_BSE = batch.video_BTHWC, batch.text_BSE
         half = video.shape[0] // 2
-        led = jnp.concatenate([reference[half:], video[half:]], axis=1)
-        loss = 0.0
-        for k, x0, t in ((k_plain, video[:half], text[:half]), (k_led, led, text[half:])):
-            x_t, v, t_B = noisy(k, x0, cfg.t2v_train.shift)
-            pred = wan_model.velocity(wan, params, None, x_t, 1000 * t_B, t)
-            loss += 0.5 * jnp.mean((pred - v) ** 2)
-        return loss
+        led = jnp.concatenate([batch.reference_BTHWC[half:], video[half:]], axis=1)
+        # Two passes, since the portrait makes the second half a frame longer.
+        plain = matching(params, k_plain, video[:half], text_BSE[:half])
+        return 0.5 * plain + 0.5 * matching(params, k_led, led, text_BSE[half:])
 
     params, vace = split(wan_model.init(jax.random.key(cfg.seed + 3), wan))
     batch_fn = latent_batches(cfg, data, cfg.t2v_train)
@@ -279,27 +363,46 @@ def train_t2v(cfg, data: Latents, wan):
 
 
 def control_of(data: Latents, reference_BTHWC):
-    """Return VACE's control for one reference: [z_ref, 0, 0 x 64], then [Z0, Z0, 1 x 64]."""
+    """Return VACE's control for one reference image and no other condition.
+
+    Its channels are [inactive latents, reactive latents, 64 of the mask]: [z_ref, 0, 0] in the
+    reference's frame, then [Z0, Z0, 1] in the video's, Z0 being the encoding of the grey video.
+
+    Args:
+      reference_BTHWC: latents of one image for each video, T = 1.
+
+    Returns:
+      control_BTHWC: T is 1 + the video's, C is 2 z_dim + 64.
+    """
     b, _, h, w, _ = reference_BTHWC.shape
     blank = jnp.broadcast_to(data.blank_THWC[None], (b, *data.blank_THWC.shape))
     zeros, ones = jnp.zeros_like(reference_BTHWC), jnp.ones((b, blank.shape[1], h, w, 64))
     head = jnp.concatenate([reference_BTHWC, zeros, jnp.zeros((b, 1, h, w, 64))], axis=-1)
-    return jnp.concatenate([head, jnp.concatenate([blank, blank, ones], axis=-1)], axis=1)
+    body = jnp.concatenate([blank, blank, ones], axis=-1)
+    return jnp.concatenate([head, body], axis=1)
 
 
 def train_vace(cfg, data: Latents, wan, params):
-    """Train the VACE blocks by flow matching from copies of main blocks, all else frozen."""
+    """Train the VACE blocks by flow matching from copies of main blocks, all else frozen.
+
+    Args:
+      params: of `train_t2v`; its main half comes back unchanged.
+
+    Returns:
+      Parameters of `wan.velocity` and `wan.hints`.
+    """
     layers = np.array(wan.config.vace_layers)
     params["vace_blocks"] |= jax.tree.map(lambda x: x[layers], params["blocks"])
     main, vace = split(params)
 
-    def loss_fn(vace, key, video, reference, text):
-        x0 = jnp.concatenate([reference, video], axis=1)
-        x_t, v, t_B = noisy(key, x0, cfg.vace_train.shift)
-        whole, control = main | vace, control_of(data, reference)
-        hints = wan_model.hints(wan, whole, None, x_t, 1000 * t_B, text, control)
-        pred = wan_model.velocity(wan, whole, None, x_t, 1000 * t_B, text, hints)
-        return jnp.mean((pred - v) ** 2)
+    def loss_fn(vace, key, batch: LatentBatch):
+        whole, text_BSE = main | vace, batch.text_BSE
+        clean = jnp.concatenate([batch.reference_BTHWC, batch.video_BTHWC], axis=1)
+        x_t, v, t_B = noisy(key, clean, cfg.vace_train.shift)
+        step_B, control = flow.TIMESTEPS * t_B, control_of(data, batch.reference_BTHWC)
+        hints = wan_model.hints(wan, whole, None, x_t, step_B, text_BSE, control)
+        v_pred = wan_model.velocity(wan, whole, None, x_t, step_B, text_BSE, hints)
+        return jnp.mean((v_pred - v) ** 2)
 
     batch_fn = latent_batches(cfg, data, cfg.vace_train)
     return main | fit("vace", loss_fn, vace, batch_fn, cfg.vace_train, cfg.seed)

@@ -49,6 +49,7 @@ def train(texts: list[str], folder: str | Path, vocab_size: int) -> int:
     count = Counter(merges.get_vocab().keys())  # one each, so that no score is -inf
     for encoding in merges.encode_batch(texts):
         count.update(encoding.tokens)
+    # A piece's cost is its negative log frequency; Unigram spells a text at the least total cost.
     total = math.log(sum(count.values()))
     pieces = sorted((total - math.log(n), piece) for piece, n in count.items())
     # A low score keeps the text "<0x41>" from being read as the byte it names.
@@ -72,14 +73,20 @@ def _save_tokenizer(vocab: list[tuple[str, float]], folder: str | Path) -> int:
         [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
     )
     tokenizer.add_special_tokens([PAD, EOS, UNK])
+    # As T5 does: EOS at the end, nothing at the start.
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, 1)]
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
-    settings |= {"pad_token": PAD, "eos_token": EOS, "unk_token": UNK}
-    settings |= {"clean_up_tokenization_spaces": False}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 512,
+        "pad_token": PAD,
+        "eos_token": EOS,
+        "unk_token": UNK,
+        "clean_up_tokenization_spaces": False,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     return tokenizer.get_vocab_size()

@@ -43,10 +43,12 @@ class Frame(NamedTuple):
     high: float
 
     def x(self, step):
+        """Return a step's place in user units; a lone step stands in the middle."""
         share = (step - self.first) / (self.last - self.first) if self.last > self.first else 0.5
         return LEFT + share * (self.width - LEFT - RIGHT)
 
     def y(self, value):
+        """Return a value's place in user units; SVG counts from the top."""
         share = (value - self.low) / (self.high - self.low)
         return self.height - BOTTOM - share * (self.height - TOP - BOTTOM)
 
@@ -97,6 +99,7 @@ def interval(label, delta, low, high, span, kind="flat") -> str:
     interval over too few identities must not be green.
     """
     width, height, mid = 180, 22, 90
+    # What lies outside of [-span, span] is drawn at the edge.
     x = lambda value: mid + max(-1.0, min(1.0, value / span)) * (mid - 6)
     body = f'<line class="zero" x1="{mid}" x2="{mid}" y1="1" y2="{height - 1}"/>'
     if delta is not None:
@@ -128,19 +131,23 @@ def ticks(low, high, count=4) -> list[float]:
     rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = min((1, 2, 5, 10), key=lambda k: abs(k * unit - rough)) * unit
-    return [
-        i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    ]
+    # 1e-9: an end that is a multiple of the step, but for rounding, has a tick
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def _frame(steps, values, width, height, low, high):
     least = min(values, default=0.0) if low is None else low
     most = max(values, default=1.0) if high is None else high
+    # A little air above and below, unless the caller fixed the end; a flat curve needs a range too.
     pad = (most - least) * 0.06 or max(abs(most) * 0.1, 1e-6)
-    least, most = least - pad * (low is None), most + pad * (high is None)
+    if low is None:
+        least -= pad
+    if high is None:
+        most += pad
     if most <= least:
         most = least + 1.0
-    return Frame(width, height, steps[0], steps[-1], least, most)
+    return Frame(width, height, first=steps[0], last=steps[-1], low=least, high=most)
 
 
 def _axes(frame):

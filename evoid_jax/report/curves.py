@@ -57,6 +57,7 @@ def rewards(steps, hues) -> str:
     if not steps:
         return fmt.section("rewards", "Rewards", "<p class='empty'>No step is logged yet.</p>")
     names = _names(steps, "reward", "score")
+    # One set of weights for the whole curve: with each step's own it would move with the judge.
     mean = {name: _average(_column(steps, "weights", name)) or 0.0 for name in names}
     overall = [weighted(get(record, "reward", "score") or {}, mean) for record in steps]
     unified = _column(steps, "reward", "unified")
@@ -65,7 +66,8 @@ def rewards(steps, hues) -> str:
         steps,
         [Series("score", INK, overall)],
         "All rewards, each with its average weight over the run.",
-    ) + _panel(
+    )
+    pair += _panel(
         "Unified reward",
         steps,
         [Series("unified", INK, unified)],
@@ -185,7 +187,7 @@ def _training(steps) -> list[tuple[str, list]]:
 
 def _small(title, steps, values, hue):
     known = [value for value in values if value is not None]
-    fifth = max(1, len(known) // 5)
+    fifth = max(1, len(known) // 5)  # single steps are too noisy to compare
     ends = [_average(known[:fifth]), _average(known[-fifth:])]
     form = fmt.score if known and 0.1 <= max(map(abs, ends)) < 10 else fmt.number
     change = f"{form(ends[0])} → {form(ends[1])}" if known else "none"
@@ -219,4 +221,5 @@ def _average(values):
 
 
 def _window(steps):
+    """Return the length of the running mean: odd, a sixth of the run; 1 for a very short one."""
     return max(3, len(steps) // 6 | 1) if len(steps) >= 8 else 1

@@ -15,7 +15,7 @@ from evoid_jax import metrics, provenance
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds")
 
 
-class Sample(NamedTuple):
+class HeldoutSample(NamedTuple):
     """One shown triple: its entry in heldout.json and the bytes of its files (or None)."""
 
     entry: dict
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     reference: bytes | None
 
 
-class Reward(NamedTuple):
+class RewardRow(NamedTuple):
     """What is known of one reward; None and () where it is not recorded."""
 
     name: str
@@ -42,9 +42,9 @@ class RunFolder(NamedTuple):
     digest: str | None  # of the config, as training wrote it
     steps: list[dict]
     starts: list[dict]  # see provenance.py; [] where it is not recorded
-    rewards: tuple[Reward, ...]
+    rewards: tuple[RewardRow, ...]
     summary: dict | None
-    samples: list[Sample]
+    samples: list[HeldoutSample]
     samples_total: int
     adapter: str | None  # relative to the folder; None where there is none yet
 
@@ -85,20 +85,22 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
 
 def rewards_of(
     config: Mapping, starts: list[dict], steps: list[dict], summary: Mapping
-) -> tuple[Reward, ...]:
+) -> tuple[RewardRow, ...]:
     """Return the run's rewards in the order of its own table; names are whatever it used.
 
     The newest start in run.json knows most; without it the config's table, the summary's priors
     and the names in the record have to do.
     """
     of_start = starts[-1].get("rewards") if starts else None
+    # Of two rows with one name the later stands: what the start recorded wins over the config.
     known = {row["name"]: row for row in (*_table(config), *_dicts(of_start)) if "name" in row}
     prior = summary.get("prior") or {}
     logged = [metrics.get(record, "reward", "score") or {} for record in steps]
     logged += [record.get("weights") or {} for record in steps]
+    # The order decides the page's order and colours: the run's own table first.
     names = [*known, *prior, *(name for scores in logged for name in scores)]
     return tuple(
-        Reward(
+        RewardRow(
             name=name,
             group=known.get(name, {}).get("group"),
             prior=_number(prior.get(name, known.get(name, {}).get("prior"))),
@@ -165,11 +167,17 @@ def _sample(folder, entry):
         raise ValueError(
             f"{folder / 'heldout.json'}: expected entries with a number k, got {entry!r:.80}"
         )
-    read = lambda name: (folder / name).read_bytes() if (folder / name).exists() else None
     name = f"heldout_{entry['k']:02d}"
-    return Sample(
-        entry, read(f"{name}_base.mp4"), read(f"{name}_evolved.mp4"), read(f"{name}_reference.png")
+    return HeldoutSample(
+        entry=entry,
+        base=_bytes(folder / f"{name}_base.mp4"),
+        evolved=_bytes(folder / f"{name}_evolved.mp4"),
+        reference=_bytes(folder / f"{name}_reference.png"),
     )
+
+
+def _bytes(file: Path) -> bytes | None:
+    return file.read_bytes() if file.exists() else None
 
 
 def _check_summary(file: Path, summary: dict) -> None:
@@ -180,13 +188,12 @@ def _check_summary(file: Path, summary: dict) -> None:
     for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities"):
         _check_number(file, part, summary.get(part))
     _check_interval(file, "delta_total_ci95", summary.get("delta_total_ci95"))
-    tables = [(part,) for part in ("base", "evolved", "prior", "seconds")]
-    tables += [(part, arm) for part in ("monitor", "failures") for arm in ("base", "evolved")]
-    for keys in tables:
-        _check_dict(file, keys[0], summary.get(keys[0]))
-        path = "/".join(keys)
-        for name, value in _check_dict(file, path, metrics.get(summary, *keys)).items():
-            _check_number(file, f"{path}/{name}", value)
+    for part in ("base", "evolved", "prior", "seconds"):
+        _check_numbers(file, part, summary.get(part))
+    for part in ("monitor", "failures"):
+        arms = _check_dict(file, part, summary.get(part))
+        for arm in ("base", "evolved"):
+            _check_numbers(file, f"{part}/{arm}", arms.get(arm))
     for part in ("delta", "monitor_delta"):
         for name, row in _check_dict(file, part, summary.get(part)).items():
             row = _check_dict(file, f"{part}/{name}", row)
@@ -209,6 +216,11 @@ def _check_dict(file, part: str, value) -> dict:
     if not isinstance(value, dict | None):
         raise ValueError(f"{file}: expected {part} to be an object, got {value!r:.60}")
     return value or {}
+
+
+def _check_numbers(file, part: str, table) -> None:
+    for name, value in _check_dict(file, part, table).items():
+        _check_number(file, f"{part}/{name}", value)
 
 
 def _check_number(file, part: str, value) -> None:

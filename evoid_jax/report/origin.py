@@ -12,7 +12,7 @@ from evoid_jax import proof, provenance
 from evoid_jax.metrics import get
 from evoid_jax.report import folder
 from evoid_jax.report import text as fmt
-from evoid_jax.report.folder import Reward, RunFolder
+from evoid_jax.report.folder import RewardRow, RunFolder
 
 UNKNOWN = "unknown"
 JUDGED = "vqscore"  # the reward that no sidecar gives but the judge
@@ -102,7 +102,7 @@ def _is_stand_in(source) -> bool:
     return source.get("preset") == "tiny"
 
 
-def _reward_row(reward: Reward, mass: float, hues, run) -> str:
+def _reward_row(reward: RewardRow, mass: float, hues, run) -> str:
     share = UNKNOWN if reward.prior is None or not mass else f"{reward.prior / mass:.0%}"
     if reward.sources:
         models = "; ".join(_source(source) for source in reward.sources)

@@ -37,7 +37,9 @@ def write(workdir: str | Path, videos: int = 12) -> Path:
 def page(run: RunFolder) -> str:
     """Return the whole page."""
     template = resources.files("evoid_jax").joinpath("assets/report.html").read_text("utf-8")
-    script = template[template.index("<script>") + 8 : template.index("</script>")]
+    # The page's policy names its one script by the digest of the text between the tags.
+    start = template.index("<script>") + len("<script>")
+    script = template[start : template.index("</script>")]
     hues = curves.palette(reward.name for reward in run.rewards)
     sections = (
         videos(run),
@@ -56,6 +58,7 @@ def page(run: RunFolder) -> str:
         "SCRIPT_DIGEST": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "BODY": f"{_links(body)}{header(run)}{body}",
     }
+    # One pass: what is filled in is not searched again, whatever a prompt contains.
     return re.sub(r"@@([A-Z_]+)@@", lambda match: fill[match[1]], template)
 
 
@@ -90,9 +93,11 @@ def _digest(run):
 
 
 def _headline(summary):
-    delta, (low, high) = summary.get("delta_total"), summary.get("delta_total_ci95") or (None, None)
+    delta = summary.get("delta_total")
+    low, high = summary.get("delta_total_ci95") or (None, None)
     kind, verdict = proof.verdict(summary)
-    span = max([abs(x) for x in (delta, low, high) if x is not None], default=0.0) * 1.25 or 1.0
+    widest = max((abs(x) for x in (delta, low, high) if x is not None), default=0.0)
+    span = widest * 1.25 or 1.0  # of the picture on each side of zero
     interval = fmt.interval(low, high)
     label = f"total changed by {fmt.signed(delta)}, 95 % interval {interval}"
     measured = fmt.escape(proof.measured_on(summary))
@@ -185,7 +190,7 @@ def _video(data, arm, prompt):
     )
 
 
-class Row(NamedTuple):
+class NumbersRow(NamedTuple):
     """One line of the table of numbers."""
 
     name: str
@@ -211,6 +216,7 @@ def numbers(summary, hues) -> str:
     watched = [
         _row_of(summary, name, "monitor_delta") for name in get(summary, "monitor", "base") or {}
     ]
+    # One span for all rows, so that their pictures compare.
     ends = [x for row in (*rows, total, *watched) for x in (row.delta, row.low, row.high) if x]
     span = max(map(abs, ends), default=1.0)
     body = "".join(_row(row, span, summary, hues) for row in rows)
@@ -232,7 +238,7 @@ def numbers(summary, hues) -> str:
 HEADS = ("base", "evolved", "change", "95 % interval", "", "failed")
 
 
-def _row_of(summary, name, part) -> Row:
+def _row_of(summary, name, part) -> NumbersRow:
     """Return a reward's row (part "delta") or a monitor's (part "monitor_delta")."""
     arms = summary if part == "delta" else summary.get("monitor") or {}
     base, evolved = (get(arms, arm, name) for arm in ("base", "evolved"))
@@ -241,18 +247,35 @@ def _row_of(summary, name, part) -> Row:
     missing = [get(summary, "failures", arm, name) for arm in ("base", "evolved")]
     failed = "" if None in missing else f"{missing[0]} / {missing[1]}"
     delta = known.get("mean", None if None in (base, evolved) else evolved - base)
-    kind = proof.direction_of(summary, part, name)
-    return Row(name, base, evolved, delta, low, high, kind, failed)
+    return NumbersRow(
+        name=name,
+        base=base,
+        evolved=evolved,
+        delta=delta,
+        low=low,
+        high=high,
+        kind=proof.direction_of(summary, part, name),
+        failed=failed,
+    )
 
 
-def _total(summary) -> Row:
+def _total(summary) -> NumbersRow:
     base, evolved = (get(summary, arm, "total") for arm in ("base", "evolved"))
     low, high = summary.get("delta_total_ci95") or (None, None)
     kind, _ = proof.verdict(summary)
-    return Row("total", base, evolved, summary.get("delta_total"), low, high, kind, "")
+    return NumbersRow(
+        name="total",
+        base=base,
+        evolved=evolved,
+        delta=summary.get("delta_total"),
+        low=low,
+        high=high,
+        kind=kind,
+        failed="",
+    )
 
 
-def _row(row: Row, span, summary, hues, style="") -> str:
+def _row(row: NumbersRow, span, summary, hues, style="") -> str:
     priors = summary.get("prior") or {}
     share, mass = priors.get(row.name), sum(value or 0.0 for value in priors.values())
     prior = f" <small>prior {share / mass:.0%}</small>" if share is not None and mass else ""

@@ -11,6 +11,7 @@ def number(value, digits=3) -> str:
     if value is None:
         return NONE
     if value == 0 or 1e-3 <= abs(value) < 1e6:
+        # digits after the point: all that are asked for, less those before it
         exponent = math.floor(math.log10(abs(value))) if value else 0
         text = f"{value:.{max(0, digits - 1 - exponent)}f}"
         return _trim(text) if "." in text else text

@@ -48,7 +48,7 @@ class Options(NamedTuple):
 DEFAULTS = Options()
 
 
-class Judge(Protocol):
+class Grader(Protocol):
     """Whoever fills the column `JUDGE`; see rewards/judge.py."""
 
     def vqscore(
@@ -83,7 +83,7 @@ def score(
     attributes: list | None = None,
     monitors: bool = False,
     options: Options = DEFAULTS,
-    judge: Judge | None = None,
+    judge: Grader | None = None,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
 
@@ -95,6 +95,10 @@ def score(
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
 
+    Returns:
+      Scores of the B videos: tables (B, M) with raw values in each reward's own unit and scores in
+      [0, 1], and a reason wherever one is not valid.
+
     Raises:
       ValueError: the arguments do not fit each other. Servers' failures never raise.
     """
@@ -103,9 +107,9 @@ def score(
     _check(video_BFHWC, reference_BHWC, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, failed = _plan(urls, names, count, monitors, options)
+    jobs, missing, dead = _plan(urls, names, count, monitors, options)
     out = _empty(names, count, missing)
-    for url, why in failed.items():
+    for url, why in dead.items():
         log.warning("sidecar %s: %s", url, why)
 
     def ask(job: _Job) -> dict | SidecarError:
@@ -119,8 +123,8 @@ def score(
             options=options,
         )
 
-    lost = len(failed)
-    with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:
+    lost = len(dead)
+    with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
         graded = pool.submit(_grade, judge, video_BFHWC, reference_BHWC, prompts) if judge else None
         for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
             lost += isinstance(reply, SidecarError)
@@ -164,32 +168,52 @@ def _plan(
     urls: tuple[str, ...], wanted: tuple[str, ...], count: int, monitors: bool, options: Options
 ) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
-    known, failed = {}, {}
-    with ThreadPoolExecutor(min(32, len(urls) or 1)) as pool:
-        for url, reply in zip(urls, pool.map(lambda u: _known(u, options), urls), strict=True):
-            (failed if isinstance(reply, str) else known)[url] = reply
-    teams: dict[tuple, list[str]] = {}  # sidecars with the same rewards are replicas
-    for url, reply in known.items():
-        key = (tuple(n for n in wanted if n in reply["names"]), bool(reply["monitors"]))
-        teams.setdefault(key, []).append(url)
+    alive, dead = _known(urls, options)
     jobs, taken, watched = [], set(), not monitors
-    for (offered, monitored), team in teams.items():
-        names = tuple(n for n in offered if n not in taken)
+    for (offered, monitored), team in _teams(alive, wanted).items():
+        # A reward that two teams offer is asked of the first alone, and so are the monitors.
+        names = tuple(name for name in offered if name not in taken)
         watch = monitored and not watched
         if names or watch:
             jobs += _split(team, names, count, watch, options.batch)
         taken |= set(names)
         watched |= watch
-    dead = "; ".join(f"{url}: {why}" for url, why in failed.items())
-    why = f"no sidecar answers for it ({dead})" if dead else "no sidecar offers it"
-    return jobs, {n: why for n in wanted if n not in taken}, failed
+    each = "; ".join(f"{url}: {why}" for url, why in dead.items())
+    why = f"no sidecar answers for it ({each})" if dead else "no sidecar offers it"
+    return jobs, {name: why for name in wanted if name not in taken}, dead
 
 
-def _known(url: str, options: Options) -> dict | str:
-    try:
-        return _info(url, options)
-    except SidecarError as error:
-        return str(error)
+def _known(urls: tuple[str, ...], options: Options) -> tuple[dict[str, dict], dict[str, str]]:
+    """Ask all sidecars what they are; return the answers, and why others gave none, by url."""
+
+    def ask(url: str) -> dict | SidecarError:
+        try:
+            return _info(url, options)
+        except SidecarError as error:
+            return error
+
+    alive, dead = {}, {}
+    with ThreadPoolExecutor(min(32, len(urls) or 1)) as pool:
+        for url, reply in zip(urls, pool.map(ask, urls), strict=True):
+            if isinstance(reply, SidecarError):
+                dead[url] = str(reply)
+            else:
+                alive[url] = reply
+    return alive, dead
+
+
+def _teams(
+    alive: dict[str, dict], wanted: tuple[str, ...]
+) -> dict[tuple[tuple[str, ...], bool], list[str]]:
+    """Return (wanted rewards, whether it monitors) -> sidecars: those that offer the same.
+
+    Sidecars of a team are replicas: any of them can answer for any other.
+    """
+    teams: dict[tuple[tuple[str, ...], bool], list[str]] = {}
+    for url, reply in alive.items():
+        offered = tuple(name for name in wanted if name in reply["names"])
+        teams.setdefault((offered, bool(reply["monitors"])), []).append(url)
+    return teams
 
 
 def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) -> list[_Job]:
@@ -198,7 +222,7 @@ def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) ->
     jobs = []
     for i, start in enumerate(range(0, count, size)):
         turn = i % len(team)
-        urls = (*team[turn:], *team[:turn])
+        urls = (*team[turn:], *team[:turn])  # its own replica first, then the others in turn
         jobs.append(_Job(urls, names, start, min(start + size, count), watch))
     return jobs
 
@@ -237,7 +261,7 @@ def _retry(urls: tuple[str, ...], method: str, path: str, options: Options, body
         reraise=True,
     )
     for attempt in tries:
-        with attempt:
+        with attempt:  # swallows a _Busy, and raises what came of the last try
             number = attempt.retry_state.attempt_number
             return _once(urls[(number - 1) % len(urls)] + path, method, options.timeout, body)
     raise AssertionError("tenacity either returns or raises")
@@ -251,6 +275,7 @@ def _once(url: str, method: str, timeout: float, body: bytes | None) -> dict:
     except httpx2.InvalidURL as error:
         raise SidecarError(f"{url}: {error}") from error
     if reply.status_code != 200:
+        # 429 and 5xx may pass; any other refusal would be the same the next time.
         kind = _Busy if reply.status_code >= 500 or reply.status_code == 429 else SidecarError
         raise kind(f"{url}: HTTP {reply.status_code}: {reply.text[:300]}")
     try:
@@ -290,8 +315,15 @@ def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
         except SidecarError as error:
             for b in range(job.start, job.stop):
                 out.reasons[b][name] = str(error)
-    monitor = reply.get("monitor") if job.monitors and isinstance(reply, dict) else None
-    for name, values in monitor.items() if isinstance(monitor, dict) else ():
+    if job.monitors and isinstance(reply, dict):
+        _fill_monitors(out, job, reply.get("monitor"))
+
+
+def _fill_monitors(out: Scores, job: _Job, monitor) -> None:
+    """Enter one reply's monitors; a malformed one stays unknown, since nothing hangs on it."""
+    if not isinstance(monitor, dict):
+        return
+    for name, values in monitor.items():
         column = out.monitor.setdefault(name, np.full(len(out.reasons), np.nan, np.float32))
         try:
             column[job.start : job.stop] = _numbers(values, f"monitor {name}", job.stop - job.start)
@@ -318,6 +350,7 @@ def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def _numbers(values, what: str, count: int) -> np.ndarray:
+    """Return float32 (count,), NaN for null; `what` names them in the SidecarError."""
     good = isinstance(values, list) and all(
         v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values
     )
@@ -331,6 +364,7 @@ def _numbers(values, what: str, count: int) -> np.ndarray:
 
 
 def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) -> None:
+    """Enter one reward's scores of the videos from `start` on, each with its own check."""
     m = out.names.index(name)
     for i, (raw, value, reason) in enumerate(zip(raw_b, score_b, reasons, strict=True)):
         b = start + i
@@ -345,7 +379,8 @@ def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) ->
             out.reasons[b].pop(name, None)
 
 
-def _grade(judge: Judge, video_BFHWC, reference_BHWC, prompts):
+def _grade(judge: Grader, video_BFHWC, reference_BHWC, prompts):
+    """Return the judge's (raw_B, score_B, valid_B), or why there are none."""
     try:
         return judge.vqscore(video_BFHWC, reference_BHWC, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
@@ -354,11 +389,12 @@ def _grade(judge: Judge, video_BFHWC, reference_BHWC, prompts):
 
 
 def _fill_judge(out: Scores, graded) -> None:
+    """Enter what `_grade` returned."""
     count = len(out.reasons)
     if isinstance(graded, str):
         for reasons in out.reasons:
             reasons[JUDGE] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
-    score_B = np.where(valid_B, score_B, np.nan)
+    score_B = np.where(valid_B, score_B, np.nan)  # NaN is what `_enter` takes for missing
     _enter(out, JUDGE, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)
