@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import commandline, config, files, flow, media, rollout, train
+from evoid_jax import canvas, commandline, config, files, flow, media, rollout, train
 from evoid_jax import generate as generation
 from evoid_jax.models import lora
 from evoid_jax.models.scheduler import solver_of
@@ -175,5 +175,5 @@ def _photo(image: str | Path | np.ndarray) -> np.ndarray:
 
 def _faces(images: Sequence, size: tuple[int, int]) -> np.ndarray:
     """Return the photos as the scorers of a run see them: on a canvas of the videos' size."""
-    canvases = [rollout.on_canvas(_photo(image), size[0], size[1]) for image in images]
-    return np.round((np.stack(canvases) + 1) * 127.5).astype(np.uint8)
+    height, width = size
+    return np.stack([canvas.seen(_photo(image), height, width) for image in images])

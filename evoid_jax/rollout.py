@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
-from PIL import Image
 
 from evoid_jax import flow, sharding
+from evoid_jax.canvas import on_canvas
 from evoid_jax.models import loading, pipeline, umt5, vae, wan
 from evoid_jax.models.folder import VACE
 
@@ -100,10 +100,18 @@ def wan_dtype(dtype, path: tuple[str, ...]):
 
 
 def encode_text(frozen: Frozen, prompts: list[str], length: int | None = None) -> jax.Array:
-    """Encode prompts: BSE, zero past each prompt's end.
+    """Encode prompts.
 
-    length: S; None is the longest prompt's (a multiple of 8). A fixed one keeps programs that take
-      the text from being compiled again, and changes no number.
+    Args:
+      prompts: B; what is longer than the model reads is cut, as in diffusers.
+      length: S; None is the longest prompt's (a multiple of 8). A fixed one keeps programs that
+        take the text from being compiled again, and changes no number.
+
+    Returns:
+      BSE, zero past each prompt's end.
+
+    Raises:
+      ValueError: a prompt is longer than `length`.
     """
     ids_BS, mask_BS = umt5.tokenize(frozen.tokenizer, prompts, frozen.wan.config.text_len)
     if length is not None:
@@ -173,6 +181,7 @@ def control(
     if order not in ORDERS:
         raise ValueError(f"reference order {order!r}; expected one of {ORDERS}")
     B, R = len(images), counts.pop()
+    # T counts the references; the mask has one channel for each pixel that a latent stands for.
     T, H, W, C = latent_shape(frozen, frames, height, width, R)
     mask = frozen.vae_config.stride_s**2
     blank_BTHWC = jnp.repeat(_blank(frozen, frames, height, width), B, axis=0)
@@ -183,54 +192,24 @@ def control(
     stride = frozen.vae_config.stride_s
     step = -1 if order == "diffusers" else 1
     canvases = [on_canvas(i, height, width, stride) for v in images for i in v[::step]]
+    # Each photo is a video of one frame. Its place says "keep this": mask 0, and nothing to fill.
     z = _encode(frozen.vae_params, frozen.vae_config, np.stack(canvases)[:, None])
     head_BTHWC = jnp.pad(z.reshape(B, R, H, W, C), ((0, 0),) * 4 + ((0, C + mask),))
     return jnp.concatenate([head_BTHWC, video_BTHWC], axis=1)
 
 
-def on_canvas(image_HWC: np.ndarray, height: int, width: int, stride: int = 8) -> np.ndarray:
-    """Fit a uint8 RGB image, centred on white: float32 (height, width, 3) in [-1, 1].
-
-    As `preprocess_conditions` of the pipeline: Lanczos to multiples of `stride`, then bilinear
-    without antialiasing to the largest size that fits.
-    """
-    if image_HWC.dtype != np.uint8 or image_HWC.ndim != 3 or image_HWC.shape[2] != 3:
-        raise ValueError(f"expected uint8 (h, w, 3), got {image_HWC.dtype} {image_HWC.shape}")
-    new_h, new_w = fitted(image_HWC.shape[:2], (height, width), stride)
-    h, w = (side - side % stride for side in image_HWC.shape[:2])
-    resized = Image.fromarray(image_HWC).resize((w, h), Image.Resampling.LANCZOS)
-    x = 2 * (np.asarray(resized).astype(np.float32) / np.float32(255)) - 1
-    top, left = (height - new_h) // 2, (width - new_w) // 2
-    canvas = np.ones((height, width, 3), np.float32)
-    canvas[top : top + new_h, left : left + new_w] = _bilinear(_bilinear(x, new_h, 0), new_w, 1)
-    return canvas
-
-
-def fitted(size: tuple[int, int], canvas: tuple[int, int], stride: int = 8) -> tuple[int, int]:
-    """Return the (height, width) in pixels that an image of a size takes on a canvas.
-
-    Raises:
-      ValueError: the image is too small or too narrow to be seen there.
-    """
-    if min(size) < stride:
-        raise ValueError(
-            f"a reference image is {size[0]}x{size[1]}; expected at least {stride}x{stride}"
-        )
-    h, w = (side - side % stride for side in size)
-    scale = min(canvas[0] / h, canvas[1] / w)
-    new_h, new_w = int(h * scale), int(w * scale)
-    if not (new_h and new_w):
-        raise ValueError(
-            f"a reference image of {h}x{w} vanishes when fitted in {canvas[0]}x{canvas[1]}"
-        )
-    return new_h, new_w
-
-
 @partial(jax.jit, static_argnames="shape")
 def noise(seeds_B, shape: tuple[int, ...]) -> jax.Array:
-    """Draw standard normal latents for integer seeds: (B, *shape) float32.
+    """Draw standard normal latents.
 
     A video's noise depends on its own seed alone, not on the batch it is in.
+
+    Args:
+      seeds_B: (B,) whole numbers.
+      shape: of one video's latents, THWC.
+
+    Returns:
+      (B, T, H, W, C) float32.
     """
     draw = lambda seed: jax.random.normal(jax.random.key(seed), shape)
     return jax.vmap(draw)(jnp.asarray(seeds_B))
@@ -279,13 +258,19 @@ def denoise(
     guidance: float,
     split: bool = False,
 ) -> flow.SolverState:
-    """Run only some rows of a table from a solver state, to show progress; else as `sample`."""
+    """Run only some rows of a table from a solver state, to show progress.
+
+    Args: as `sample`, but for the state: of `flow.start`, or as this function returned it.
+
+    Returns:
+      the state after those rows, all BTHWC; its x is the sample.
+    """
     velocity_fn = guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split)
     return flow.advance(table, velocity_fn, state)
 
 
 def guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split=False):
-    """Return the guided velocity as a function of (x_BTHWC, timestep); see `sample`."""
+    """Return the guided velocity of (x_BTHWC, timestep 0..1000), BTHWC. Args: as `sample`."""
 
     def velocity(x_BTHWC, timestep, text_BSE, control_BTHWC):
         t_B = jnp.full(x_BTHWC.shape[:1], timestep)
@@ -316,20 +301,27 @@ def guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split
 
 
 def decode(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
-    """Decode latents without reference frames (`latents[:, R:]`) to uint8 BFHWC.
+    """Decode latents to pixels.
 
     Truncates rather than rounds, as diffusers' `export_to_video` of the pipeline's frames does.
+
+    Args:
+      latents_BTHWC: without reference frames, `latents[:, R:]`.
+
+    Returns:
+      BFHWC uint8, F = 1 + 4 (T - 1).
     """
     return to_uint8(decode_float(frozen, latents_BTHWC))
 
 
 def decode_float(frozen: Frozen, latents_BTHWC: jax.Array) -> jax.Array:
-    """Decode latents without reference frames to float32 BFHWC in [0, 1], the pipeline's "np"."""
+    """Decode latents to float32 in [0, 1], the pipeline's output_type="np". Args: as `decode`."""
     return decode_on(frozen.vae_params, frozen.vae_config, latents_BTHWC, frozen.wan.mesh)
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"))
 def decode_on(params, config, latents_BTHWC, mesh):
+    """Decode on a mesh, each device its videos or its piece of their planes. See `decode_float`."""
     pixels = math.prod(latents_BTHWC.shape[:4]) * config.stride_t * config.stride_s**2
     in_turn = pixels * sharding.share(latents_BTHWC.shape, mesh) > WHOLE
     decode = lambda params, x: vae.decode(params, config, x, in_turn) * 0.5 + 0.5
@@ -338,6 +330,7 @@ def decode_on(params, config, latents_BTHWC, mesh):
 
 @jax.jit
 def to_uint8(video_BFHWC):
+    """Return float32 pixels in [0, 1] as uint8, truncated."""
     return (video_BFHWC * 255).astype(jnp.uint8)
 
 
@@ -368,13 +361,3 @@ def _pair(text_BSE: jax.Array, null_BSE: jax.Array) -> jax.Array:
     S = max(text_BSE.shape[1], null_BSE.shape[1])
     both = [jnp.pad(x, ((0, 0), (0, S - x.shape[1]), (0, 0))) for x in (text_BSE, null_BSE)]
     return jnp.stack([both[0], jnp.broadcast_to(both[1], both[0].shape)])
-
-
-def _bilinear(x_HWC: np.ndarray, size: int, axis: int) -> np.ndarray:
-    """Resize one axis as torch's bilinear interpolate: align_corners=False, no antialiasing."""
-    old = x_HWC.shape[axis]
-    at = np.maximum((np.arange(size) + 0.5) * (old / size) - 0.5, 0)
-    low = at.astype(int)
-    high = np.minimum(low + 1, old - 1)
-    part = (at - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-    return x_HWC.take(low, axis) * (1 - part) + x_HWC.take(high, axis) * part

@@ -20,7 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from evoid_jax import checkpoint, config, distributed, evolve, flow, rollout, sharding, teacher
+from evoid_jax import (
+    canvas,
+    checkpoint,
+    config,
+    distributed,
+    evolve,
+    flow,
+    rollout,
+    sharding,
+    teacher,
+)
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
@@ -128,7 +138,7 @@ def check_photos(splits: pairs.Splits, video: config.Video) -> None:
     """Raise a ValueError, with its line, where a photo cannot be put on the videos' canvas."""
 
     def fits(height: int, width: int) -> None:
-        rollout.fitted((height, width), (video.height, video.width))
+        canvas.fitted((height, width), (video.height, video.width))
 
     for data in splits:
         pairs.check_images(data, fits)
@@ -238,8 +248,8 @@ def request(
     batch: pairs.PairBatch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
 ) -> Request:
     """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
-    canvases = [rollout.on_canvas(images[0], *size) for images in batch.images]
-    face_PHWC = np.round((np.stack(canvases) + 1) * 127.5).astype(np.uint8)
+    height, width = size
+    face_PHWC = np.stack([canvas.seen(images[0], height, width) for images in batch.images])
     truth = batch.attributes
     return Request(
         face_PHWC[pair_B],

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from small_run import SMALL, lines, settings
 
-from evoid_jax import distributed, train
+from evoid_jax import distributed, sharding, train
 from evoid_jax.distributed import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -70,11 +71,13 @@ def test_one_process_is_left_alone():
 @pytest.mark.parametrize("leads", [True, False])
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys, leads):
     monkeypatch.setattr(distributed, "leads", lambda: leads)
-    run = SimpleNamespace(cfg=settings("unused", 4), workdir=tmp_path)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    panel = SimpleNamespace(infos=[{"rewards": [], "monitors": []}])
+    run = SimpleNamespace(cfg=settings("unused", 4), workdir=tmp_path, mesh=mesh, panel=panel)
     with train.open_log(run, 0) as writer:
         assert (writer is not None) == leads
     distributed.say("hello")
-    names = ["config.json", "metrics.jsonl"] if leads else []
+    names = ["config.json", "metrics.jsonl", "run.json"] if leads else []
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert capsys.readouterr().out == ("hello\n" if leads else "")
 

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, NEGATIVE, PROMPTS, WIDTH, photo
 
-from evoid_jax import flow, rollout
+from evoid_jax import canvas, flow, rollout
 from evoid_jax.models import scheduler
 
 SIZE = FRAMES, HEIGHT, WIDTH
@@ -89,15 +89,15 @@ def test_vace_order_keeps_and_diffusers_order_reverses(frozen):
 
 
 def test_canvas_is_white_around_the_image():
-    canvas = rollout.on_canvas(np.zeros((16, 16, 3), np.uint8), 32, 48)
-    assert (canvas[:, :8] == 1).all()
-    assert (canvas[:, 40:] == 1).all()
-    assert (canvas[:, 8:40] == -1).all()
+    white = canvas.on_canvas(np.zeros((16, 16, 3), np.uint8), 32, 48)
+    assert (white[:, :8] == 1).all()
+    assert (white[:, 40:] == 1).all()
+    assert (white[:, 8:40] == -1).all()
 
 
 def test_image_of_the_right_size_is_only_rescaled():
     image = photo(32, 48, 5)
-    np.testing.assert_allclose(rollout.on_canvas(image, 32, 48), image / 127.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(canvas.on_canvas(image, 32, 48), image / 127.5 - 1, atol=1e-6)
 
 
 @torch.no_grad()
