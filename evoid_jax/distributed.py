@@ -174,6 +174,9 @@ def _complain(who: str, error: BaseException) -> None:
     if isinstance(error, EXPECTED):
         print(f"error: {who}: {error}", file=sys.stderr)
         return
+    if isinstance(error, KeyboardInterrupt):  # its text says what is saved, where there is one
+        print(f"{who}: {error or 'stopped'}", file=sys.stderr)
+        return
     # Of many processes' logs only one holds the cause; the others hold its consequences.
     traceback.print_exception(error)
     print(
