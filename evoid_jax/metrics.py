@@ -300,7 +300,8 @@ def _columns(record, steps) -> list[Column]:
 def _training(record) -> list[Column]:
     """Return the columns that stand right of the rewards, for what the record has of them."""
     columns = []
-    for group, preferred in (("loss", "total"), ("drift", "")):
+    # Of the drifts the one between evolving and stable: at zero nothing is being learnt.
+    for group, preferred in (("loss", "total"), ("drift", "evo_stb")):
         values = record.get(group)
         if isinstance(values, Mapping) and values:
             name = preferred if preferred in values else next(iter(values))
