@@ -29,11 +29,19 @@ def row(scorers, scenes, video_BFHWC: np.ndarray) -> dict[str, float]:
     photos = np.stack([portraits.reference(scene.identity) for scene in scenes])
     prompts = [portraits.prompt(scene) for scene in scenes]
     truth = [scene.identity for scene in scenes]
-    reasons = [None] * len(scenes)
-    batch = wire.Batch(list(video_BFHWC), reasons, photos, prompts, truth, 8.0, None, True)
-    found = preset.answer(scorers, batch)
-    scores = {name: column["score"] for name, column in found["scores"].items()} | found["monitor"]
-    return {name: float(np.mean(column)) for name, column in scores.items()}
+    batch = wire.Batch(
+        videos=list(video_BFHWC),
+        reasons=[None] * len(scenes),
+        references=photos,
+        prompts=prompts,
+        attributes=truth,
+        fps=8.0,
+        rewards=None,  # all of them
+        monitors=True,
+    )
+    reply = preset.answer(scorers, batch)
+    columns = {name: entry["score"] for name, entry in reply["scores"].items()} | reply["monitor"]
+    return {name: float(np.mean(column)) for name, column in columns.items()}
 
 
 def main():
@@ -48,6 +56,7 @@ def main():
     for name, video in (("true", true), ("through the VAE", back)):
         print(f"{name}:", {k: round(x, 3) for k, x in row(scorers, scenes, video).items()})
     mse_B = np.square((true / 255.0) - (back / 255.0)).mean((1, 2, 3, 4))
+    # PSNR = 10 log10(peak^2 / mse), the peak being 1
     print(f"PSNR {np.mean(-10 * np.log10(mse_B)):.2f} dB")
 
 
