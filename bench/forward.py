@@ -8,6 +8,8 @@ below 1e-5, gradients 1e-4) before anything is timed. Prints medians in millisec
 diffusers / ours, the median over pairs of neighbouring runs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import made_up
@@ -21,39 +23,46 @@ from evoid_jax.models import wan, weights
 class Ours:
     """Hints and velocity, as a step computes them."""
 
-    def __init__(self, c, base, given):
+    def __init__(self, c: wan.WanConfig, base, inputs: made_up.Latents, t_B: np.ndarray):
         model = wan.Wan(c, remat="none")
 
-        def forward(base, x, t, text, control):
-            hints = wan.hints(model, base, None, x, t, text, control)
-            return wan.velocity(model, base, None, x, t, text, hints)
+        def forward(base, inputs, t_B):
+            x, text = inputs.video_BTHWC, inputs.text_BSE
+            hints = wan.hints(model, base, None, x, t_B, text, inputs.control_BTHWC)
+            return wan.velocity(model, base, None, x, t_B, text, hints)
 
-        self.config, self.given = c, jax.device_put((base, *given))
-        self.run = jax.jit(forward)
-        self.grad = jax.jit(jax.grad(lambda *given: jnp.square(forward(*given)).mean()))
+        def loss(base, inputs, t_B):
+            return jnp.square(forward(base, inputs, t_B)).mean()
+
+        self.config = c
+        self.base, self.inputs, self.t_B = jax.device_put((base, inputs, t_B))
+        self.run, self.grad = jax.jit(forward), jax.jit(jax.grad(loss))
 
     def forward(self) -> np.ndarray:
-        return np.asarray(self.run(*self.given))
+        return np.asarray(self.run(self.base, self.inputs, self.t_B))
 
     def backward(self) -> None:
-        jax.block_until_ready(self.grad(*self.given))
+        jax.block_until_ready(self.grad(self.base, self.inputs, self.t_B))
 
     def gradients(self) -> dict[str, np.ndarray]:
-        gradient = jax.device_get(self.grad(*self.given))
+        gradient = jax.device_get(self.grad(self.base, self.inputs, self.t_B))
         return weights.to_tensors(gradient, wan.rules(self.config))
 
 
 class Theirs:
     """diffusers' model."""
 
-    def __init__(self, c, base, given):
+    def __init__(self, c: wan.WanConfig, base, inputs: made_up.Latents, t_B: np.ndarray):
         self.model = made_up.torch_model(c, base)
-        x, t, text, control = given
-        self.args = made_up.channels_first(x), torch.from_numpy(t), made_up.all_rows(text, c)
-        self.control = made_up.channels_first(control)
+        self.inputs = {
+            "hidden_states": made_up.channels_first(inputs.video_BTHWC),
+            "timestep": torch.from_numpy(t_B),
+            "encoder_hidden_states": made_up.all_rows(inputs.text_BSE, c),
+            "control_hidden_states": made_up.channels_first(inputs.control_BTHWC),
+        }
 
     def see(self) -> torch.Tensor:
-        return self.model(*self.args, control_hidden_states=self.control).sample
+        return self.model(**self.inputs).sample
 
     @torch.inference_mode()
     def forward(self) -> np.ndarray:
@@ -82,10 +91,14 @@ def check(ours: timing.Side, theirs: timing.Side) -> None:
 def main():
     args = made_up.arguments(__doc__, runs=9).parse_args()
     c = made_up.sizes(args)
-    base, (x, control, text) = jax.device_get(made_up.base(c)), made_up.latents(args, c)
-    given = x, np.linspace(900, 100, args.videos, dtype=np.float32), text, control
-    ours, theirs = (timing.Side(side, c, base, given) for side in (Ours, Theirs))
-    print(made_up.about(args, c))
+    problem = {
+        "c": c,
+        "base": jax.device_get(made_up.base(c)),
+        "inputs": made_up.latents(args, c),
+        "t_B": np.linspace(900, 100, args.videos, dtype=np.float32),
+    }
+    ours, theirs = timing.Side(partial(Ours, **problem)), timing.Side(partial(Theirs, **problem))
+    print(made_up.named(args, c))
     check(ours, theirs)
     for name, method in (("forward", "forward"), ("forward and backward", "backward")):
         our, their, ratio = timing.in_turn(ours, theirs, method, args.runs)

@@ -12,6 +12,7 @@ import argparse
 import os
 import resource
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -36,6 +37,7 @@ def ours(folder: str, dtype, mesh) -> int:
 
 
 def timed(function, cold: bool) -> float:
+    """Return how many seconds a call takes; cold: after the page cache was emptied."""
     if cold:
         os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -55,12 +57,14 @@ def main():
     files = [f for part in PARTS for f in sorted((Path(args.model) / part).glob("*.safetensors"))]
     size = sum(f.stat().st_size for f in files) / 1e9
     mesh = sharding.make_mesh(fsdp=args.fsdp)
-    a = lambda: ours(args.model, jnp.dtype(args.dtype), mesh)
-    b = lambda: plain(files)
-    arrays = a() / 1e9  # before the plain read, whose memory would count too
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    b()
-    rows = np.array([(timed(a, args.cold), timed(b, args.cold)) for _ in range(args.runs)])
+    load_all = partial(ours, args.model, jnp.dtype(args.dtype), mesh)
+    read_all = partial(plain, files)
+    arrays = load_all() / 1e9  # before the plain read, whose memory would count too
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    read_all()
+    rows = np.array(
+        [(timed(load_all, args.cold), timed(read_all, args.cold)) for _ in range(args.runs)]
+    )
     load, read = np.median(rows, axis=0)
     print(f"{args.model}: {size:.3f} GB in {len(files)} files, {args.runs} runs, {args.dtype}")
     print(f"ours {load:.3f} s ({size / load:.2f} GB/s), plain read {read:.3f} s", end=" ")

@@ -1,6 +1,7 @@
 """A VACE model with random weights and inputs for it, on both sides: JAX and diffusers."""
 
 import argparse
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,9 +13,17 @@ from evoid_jax.models import wan, weights
 DEFAULTS = {"layers": 8, "heads": 4, "frames": 6, "size": 32, "words": 24, "videos": 1, "runs": 5}
 
 
-def arguments(about: str, **defaults: int) -> argparse.ArgumentParser:
+class Latents(NamedTuple):
+    """What a transformer sees of some videos, beside the time."""
+
+    video_BTHWC: np.ndarray
+    control_BTHWC: np.ndarray
+    text_BSE: np.ndarray  # without padding
+
+
+def arguments(description: str, **defaults: int) -> argparse.ArgumentParser:
     """Return a parser of the sizes: frames and size of the latents, words of the text."""
-    parser = argparse.ArgumentParser(description=about)
+    parser = argparse.ArgumentParser(description=description)
     for name, value in (DEFAULTS | defaults).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser
@@ -24,24 +33,32 @@ def sizes(args) -> wan.WanConfig:
     """Return a model whose every other block has a hint, as in VACE-1.3B."""
     hinted = tuple(range(0, args.layers, 2))
     width = 128 * args.heads
-    return wan.WanConfig(args.heads, 128, args.layers, 4 * width, text_dim=512, vace_layers=hinted)
+    return wan.WanConfig(
+        num_attention_heads=args.heads,
+        attention_head_dim=128,
+        num_layers=args.layers,
+        ffn_dim=4 * width,
+        text_dim=512,
+        vace_layers=hinted,
+    )
 
 
-def about(args, c: wan.WanConfig) -> str:
+def named(args, c: wan.WanConfig) -> str:
     """Name the sizes in a line."""
     tokens = args.frames * (args.size // 2) ** 2
     blocks = f"{args.layers} + {len(c.vace_layers)} blocks"
     return f"{args.videos} x {tokens} tokens, width {c.dim}, {blocks}, {args.runs} runs"
 
 
-def draw(seed: int, *shape: int) -> np.ndarray:
+def draw(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return standard normal float32 numbers, the same on every machine."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def shaken(tree, seed: int):
     """Move every weight, so that nothing is zero or one."""
     leaves, kind = jax.tree.flatten(tree)
-    moved = [x + 0.02 * draw(seed + i, *x.shape) for i, x in enumerate(leaves)]
+    moved = [x + 0.02 * draw(seed + i, x.shape) for i, x in enumerate(leaves)]
     return jax.tree.unflatten(kind, moved)
 
 
@@ -50,11 +67,14 @@ def base(c: wan.WanConfig):
     return shaken(wan.init(jax.random.key(0), wan.Wan(c)), 0)
 
 
-def latents(args, c: wan.WanConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return random video latents, control, and text without padding."""
+def latents(args, c: wan.WanConfig) -> Latents:
+    """Return random latents, control and text of `args.videos` videos."""
     shape = args.videos, args.frames, args.size, args.size
-    video, control = draw(1, *shape, c.in_channels), draw(2, *shape, c.vace_in_channels)
-    return video, control, draw(3, args.videos, args.words, c.text_dim)
+    return Latents(
+        video_BTHWC=draw(1, (*shape, c.in_channels)),
+        control_BTHWC=draw(2, (*shape, c.vace_in_channels)),
+        text_BSE=draw(3, (args.videos, args.words, c.text_dim)),
+    )
 
 
 def torch_model(c: wan.WanConfig, base, vace: bool = True) -> torch.nn.Module:
@@ -68,6 +88,7 @@ def torch_model(c: wan.WanConfig, base, vace: bool = True) -> torch.nn.Module:
 
 
 def channels_first(x_BTHWC) -> torch.Tensor:
+    """Return BCTHW, as PyTorch's convolutions want it."""
     return torch.from_numpy(np.moveaxis(np.asarray(x_BTHWC), -1, 1).copy())
 
 

@@ -10,6 +10,8 @@ over pairs of neighbours.
 """
 
 import argparse
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import timing
@@ -24,35 +26,68 @@ from evoid_jax.world import portraits
 GUIDANCE, NEGATIVE = 5.0, ""
 
 
+class Start(NamedTuple):
+    """What both sides start from."""
+
+    frames: int
+    height: int
+    width: int
+    photo_HWC: np.ndarray
+    prompt: str
+    noise_BTHWC: np.ndarray
+
+
 class Ours:
     """Prompt and photo to pixels, all seeds at once."""
 
     def __init__(self, args):
         scene = portraits.scene(portraits.SPLITS["heldout"][0], 0)
         sizes = generate.settings(args.model, dict.fromkeys(generate.DEFAULTS))
-        self.size = sizes["frames"], sizes["height"], sizes["width"]
+        frames, height, width = sizes["frames"], sizes["height"], sizes["width"]
         self.frozen = rollout.load(args.model, remat="none")
-        shape = rollout.latent_shape(self.frozen, *self.size, 1)
-        self.noise = rollout.noise(np.arange(args.seeds, dtype=np.int32), shape)
-        self.table = flow.schedule("unipc", args.steps, solver_of(self.frozen.scheduler)[1])
-        self.photo = portraits.reference(scene.identity)
-        self.prompt = portraits.prompt(scene)
+        shape = rollout.latent_shape(self.frozen, frames, height, width, references=1)
+        _, shift = solver_of(self.frozen.scheduler)
+        self.table = flow.schedule("unipc", args.steps, shift)
+        self.start = Start(
+            frames=frames,
+            height=height,
+            width=width,
+            photo_HWC=portraits.reference(scene.identity),
+            prompt=portraits.prompt(scene),
+            noise_BTHWC=rollout.noise(np.arange(args.seeds, dtype=np.int32), shape),
+        )
 
-    def given(self) -> tuple:
-        """Return what the other side starts from: sizes, photo, prompt, noise."""
-        return self.size, self.photo, self.prompt, np.asarray(self.noise)
+    def start_values(self) -> Start:
+        """Return what the other side starts from, as NumPy arrays."""
+        return self.start._replace(noise_BTHWC=np.asarray(self.start.noise_BTHWC))
 
     def latents(self) -> np.ndarray:
         return np.asarray(self._sampled())
 
     def _sampled(self):
-        text = rollout.encode_text(self.frozen, [self.prompt])
-        null = rollout.encode_text(self.frozen, [NEGATIVE], text.shape[1])
-        control = rollout.control(self.frozen, [[self.photo]], *self.size, "diffusers")
-        rows = np.zeros(len(self.noise), np.int32)
-        wan, params = self.frozen.wan, self.frozen.wan_params
-        given = text[rows], null, control[rows], self.noise, self.table, GUIDANCE
-        return rollout.sample(wan, params, None, *given)
+        frozen, start = self.frozen, self.start
+        text = rollout.encode_text(frozen, [start.prompt])
+        null = rollout.encode_text(frozen, [NEGATIVE], text.shape[1])
+        control = rollout.control(
+            frozen,
+            [[start.photo_HWC]],
+            start.frames,
+            start.height,
+            start.width,
+            order="diffusers",
+        )
+        rows = np.zeros(len(start.noise_BTHWC), np.int32)  # one face and prompt for every seed
+        return rollout.sample(
+            frozen.wan,
+            frozen.wan_params,
+            None,
+            text[rows],
+            null,
+            control[rows],
+            start.noise_BTHWC,
+            self.table,
+            guidance=GUIDANCE,
+        )
 
     def frames(self) -> np.ndarray:
         return np.asarray(rollout.decode(self.frozen, self._sampled()[:, 1:])) / 255.0
@@ -61,14 +96,20 @@ class Ours:
 class Theirs:
     """The pipeline, once a seed."""
 
-    def __init__(self, args, size, photo, prompt, noise):
+    def __init__(self, args, start: Start):
         self.pipe = WanVACEPipeline.from_pretrained(args.model)
         self.pipe.set_progress_bar_config(disable=True)
-        frames, height, width = size
-        self.call = dict(num_frames=frames, height=height, width=width, guidance_scale=GUIDANCE)
-        self.call |= dict(num_inference_steps=args.steps, prompt=prompt)
-        self.call |= dict(negative_prompt=NEGATIVE, reference_images=[Image.fromarray(photo)])
-        first = np.moveaxis(noise, -1, 1)
+        self.call = dict(
+            num_frames=start.frames,
+            height=start.height,
+            width=start.width,
+            guidance_scale=GUIDANCE,
+            num_inference_steps=args.steps,
+            prompt=start.prompt,
+            negative_prompt=NEGATIVE,
+            reference_images=[Image.fromarray(start.photo_HWC)],
+        )
+        first = np.moveaxis(start.noise_BTHWC, -1, 1)  # BCTHW
         self.noise = [torch.from_numpy(x[None].copy()) for x in first]
 
     def latents(self) -> np.ndarray:
@@ -86,8 +127,8 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
-    ours = timing.Side(Ours, args)
-    theirs = timing.Side(Theirs, args, *ours.get("given"))
+    ours = timing.Side(partial(Ours, args))
+    theirs = timing.Side(partial(Theirs, args, start=ours.get("start_values")))
     a, b = ours.get("latents"), theirs.get("latents")
     error = np.linalg.norm(a - b) / np.linalg.norm(b)
     apart = np.abs(ours.get("frames") - theirs.get("frames")).max() * 255

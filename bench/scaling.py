@@ -27,6 +27,7 @@ def layout(devices: int, videos: int) -> dict[str, int]:
 
 
 def row(cfg: config.Config, target: chips.Target) -> dict[str, float]:
+    """Return GiB and PFLOP of one device, and the GiB that it exchanges."""
     at = plan.setting(cfg, target)
     with platform.compiling_for(target.chip.platform):
         traced = programs.train_step(at)
@@ -51,12 +52,12 @@ def main():
     while devices <= args.most:
         preset.mesh.update(layout(devices, videos))
         target = chips.parse(f"{args.chip}:{devices}")
-        found = row(config.from_dict(preset.to_dict()), target)
-        whole = whole or found["pflop"]
+        one = row(config.from_dict(preset.to_dict()), target)
+        whole = whole or one["pflop"]  # the first count is one device, which does everything
         mesh = " x ".join(str(n) for n in layout(devices, videos).values())
         print(
-            f"{devices:7}{mesh:>23}{found['gib']:10.1f}{found['pflop']:12.2f}"
-            f"{found['exchanged']:20.1f}{found['pflop'] * devices / whole:14.3f}",
+            f"{devices:7}{mesh:>23}{one['gib']:10.1f}{one['pflop']:12.2f}"
+            f"{one['exchanged']:20.1f}{one['pflop'] * devices / whole:14.3f}",
             flush=True,
         )
         devices *= 2

@@ -10,6 +10,8 @@ medians in seconds, where PyTorch's time goes, and the ratio PyTorch / ours, the
 of neighbouring runs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import made_up
@@ -22,17 +24,21 @@ from evoid_jax import config, evolve, sharding
 from evoid_jax.models import adapters, lora, wan
 
 MODULES = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
-TERMS = ("policy", "t2v", "self")
 
 
 def problem(args, c: wan.WanConfig, cfg: config.Config):
     """Return (base, state, scored) of our side: random weights, adapters apart, random videos."""
-    base, (clean, control, text) = made_up.base(c), made_up.latents(args, c)
+    base, inputs = made_up.base(c), made_up.latents(args, c)
     state = evolve.init(cfg, base, c)
     evolving, stable = (made_up.shaken(state.evolving, 1000 * i) for i in (1, 2))
-    pair, one = jnp.arange(args.videos), jnp.ones(args.videos)
-    reward = jax.random.uniform(jax.random.key(0), (args.videos,))
-    scored = evolve.Scored(clean, pair, reward, one, text, control)
+    scored = evolve.Scored(
+        clean_BTHWC=inputs.video_BTHWC,
+        pair_B=jnp.arange(args.videos),
+        reward_B=jax.random.uniform(jax.random.key(0), (args.videos,)),
+        valid_B=jnp.ones(args.videos),
+        text_PSE=inputs.text_BSE,
+        control_PTHWC=inputs.control_BTHWC,
+    )
     state = state._replace(evolving=evolving, stable=stable)
     return jax.device_get((base, state, scored))
 
@@ -41,11 +47,14 @@ def draws(cfg: config.Config, scored: evolve.Scored):
     """Return the (time, noise) that our first update draws for every video; K is 1."""
     key = jax.random.fold_in(jax.random.key(cfg.seed), 0)
     t_B = evolve.times(jax.random.fold_in(key, evolve.TIMES), len(scored.pair_B), cfg)[:, 0]
-    noise = jax.random.fold_in(key, evolve.NOISE)
-    one = lambda i: jax.random.normal(
-        jax.random.fold_in(jax.random.fold_in(noise, i), 0), scored.clean_BTHWC.shape[1:]
-    )
-    return np.asarray(t_B), np.asarray(jax.vmap(one)(jnp.arange(len(t_B))))
+    noise_key = jax.random.fold_in(key, evolve.NOISE)
+
+    def noise(video):
+        """Draw as `evolve.accumulate` does: by the video's place, and by the time's, here 0."""
+        of_time = jax.random.fold_in(jax.random.fold_in(noise_key, video), 0)
+        return jax.random.normal(of_time, scored.clean_BTHWC.shape[1:])
+
+    return np.asarray(t_B), np.asarray(jax.vmap(noise)(jnp.arange(len(t_B))))
 
 
 class Plain:
@@ -62,7 +71,11 @@ class Plain:
         }
         t, self.cfg = cfg.train, cfg
         self.adam = torch.optim.AdamW(
-            self.adapters["evolving"].values(), t.lr, (t.b1, t.b2), t.eps, t.weight_decay
+            self.adapters["evolving"].values(),
+            lr=t.lr,
+            betas=(t.b1, t.b2),
+            eps=t.eps,
+            weight_decay=t.weight_decay,
         )
         t_B, noise = drawn
         self.t_B = torch.from_numpy(t_B.copy())
@@ -74,8 +87,8 @@ class Plain:
 
     def _adapter(self, name: str, tree, cfg) -> dict:
         rank = cfg.lora.rank
-        settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=MODULES)
-        self.model.add_adapter(settings, name)
+        shape = LoraConfig(r=rank, lora_alpha=rank, target_modules=MODULES)
+        self.model.add_adapter(shape, name)
         held = {
             key.replace(f".{name}.weight", ".weight"): p
             for key, p in self.model.named_parameters()
@@ -87,10 +100,11 @@ class Plain:
         return held
 
     def see(self, x_t, hints: bool = True):
-        if not hints:
-            return self.teacher(x_t[:, :, 1:], 1000 * self.t_B, self.text).sample
-        given = x_t, 1000 * self.t_B, self.text
-        return self.model(*given, control_hidden_states=self.control).sample[:, :, 1:]
+        step, text = 1000 * self.t_B, self.text
+        if not hints:  # the teacher sees no reference frame
+            return self.teacher(x_t[:, :, 1:], step, text).sample
+        seen = self.model(x_t, step, text, control_hidden_states=self.control)
+        return seen.sample[:, :, 1:]
 
     def forwards(self):
         """Return the true velocity and those of the four roles."""
@@ -108,11 +122,13 @@ class Plain:
     def update(self) -> dict[str, float]:
         v, stable, initial, teacher, evolving = self.forwards()
         loss, away = self.cfg.loss, self.cfg.loss.beta * (evolving - stable)
-        toward = (
-            self.reward * (stable + away - v) ** 2 + (1 - self.reward) * (stable - away - v) ** 2
-        )
-        anchors = (evolving - teacher) ** 2, (evolving - initial) ** 2
-        terms = {n: x.mean() for n, x in zip(TERMS, (toward, *anchors), strict=True)}
+        # A good video pulls v_stb + beta (v_evo - v_stb) to the truth, a bad one its mirror image.
+        good, bad = (stable + away - v) ** 2, (stable - away - v) ** 2
+        terms = {
+            "policy": (self.reward * good + (1 - self.reward) * bad).mean(),
+            "t2v": ((evolving - teacher) ** 2).mean(),
+            "self": ((evolving - initial) ** 2).mean(),
+        }
         total = terms["policy"] + loss.lambda_t2v * terms["t2v"] + loss.lambda_self * terms["self"]
         self.adam.zero_grad(set_to_none=True)
         total.backward()
@@ -149,11 +165,12 @@ def main():
     train = config.Train(timesteps=1, remat="none", videos_per_device=args.videos)
     cfg = config.Config(train=train)
     base, state, scored = problem(args, c, cfg)
-    plain = timing.Side(Plain, c, base, state, scored, draws(cfg, scored), cfg)
-    ours = timing.Side(Ours, wan.Wan(c, remat="none"), base, state, scored, cfg)
+    inputs = {"base": base, "state": state, "scored": scored, "cfg": cfg}
+    plain = timing.Side(partial(Plain, c, drawn=draws(cfg, scored), **inputs))
+    ours = timing.Side(partial(Ours, wan.Wan(c, remat="none"), **inputs))
     a, b = ours.get("update"), plain.get("update")
     worst = max(abs(a[name] - b[name]) / abs(b[name]) for name in b)
-    print(made_up.about(args, c))
+    print(made_up.named(args, c))
     print(f"loss terms and gradient norm agree to {worst:.1e}")
     if worst > 1e-3:
         raise SystemExit(f"the two sides differ, nothing to compare: {a} {b}")

@@ -12,11 +12,11 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 SIDE = "side"
-HELD = {}
+HELD = {}  # in a side's own process: the object that stays there between calls
 
 
-def _hold(make: Callable, *given) -> None:
-    HELD[SIDE] = make(*given)
+def _hold(make: Callable[[], object]) -> None:
+    HELD[SIDE] = make()
 
 
 def _call(name: str):
@@ -30,11 +30,14 @@ def _seconds(name: str) -> float:
 
 
 class Side:
-    """An object made in a new process by `make(*given)`, with methods to call by name there."""
+    """An object made in a new process by `make()`, with methods to call by name there.
 
-    def __init__(self, make: Callable, *given):
-        new = multiprocessing.get_context("spawn")
-        self.process = ProcessPoolExecutor(1, new, _hold, (make, *given))
+    make: a `functools.partial`, which unlike a lambda can be sent to a process.
+    """
+
+    def __init__(self, make: Callable[[], object]):
+        new = multiprocessing.get_context("spawn")  # a fork would inherit JAX's threads, and hang
+        self.process = ProcessPoolExecutor(1, new, _hold, (make,))
 
     def get(self, name: str):
         """Return what the method returns, NumPy arrays or plain numbers."""
@@ -48,4 +51,6 @@ class Side:
 def in_turn(ours: Side, theirs: Side, name: str, runs: int) -> tuple[float, float, float]:
     """Return medians of both, in seconds, and the median of theirs / ours over neighbours."""
     rows = np.array([(ours.seconds(name), theirs.seconds(name)) for _ in range(runs)])
-    return *np.median(rows, axis=0), float(np.median(rows[:, 1] / rows[:, 0]))
+    our, their = np.median(rows, axis=0)
+    # The ratio is taken within each pair: a machine that slows down slows both.
+    return our, their, float(np.median(rows[:, 1] / rows[:, 0]))

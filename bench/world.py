@@ -36,12 +36,12 @@ def row(scorers, scenes, video_BFHWC: np.ndarray) -> dict[str, float]:
         prompts=prompts,
         attributes=truth,
         fps=8.0,
-        rewards=None,
+        rewards=None,  # all of them
         monitors=True,
     )
     reply = preset.answer(scorers, request)
-    scores = {name: column["score"] for name, column in reply["scores"].items()} | reply["monitor"]
-    return {name: float(np.mean(column)) for name, column in scores.items()}
+    columns = {name: entry["score"] for name, entry in reply["scores"].items()} | reply["monitor"]
+    return {name: float(np.mean(column)) for name, column in columns.items()}
 
 
 def main():
@@ -56,6 +56,7 @@ def main():
     for name, video in (("true", true), ("through the VAE", back)):
         print(f"{name}:", {k: round(x, 3) for k, x in row(scorers, scenes, video).items()})
     mse_B = np.square((true / 255.0) - (back / 255.0)).mean((1, 2, 3, 4))
+    # PSNR = 10 log10(peak^2 / mse), the peak being 1
     print(f"PSNR {np.mean(-10 * np.log10(mse_B)):.2f} dB")
 
 

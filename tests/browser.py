@@ -6,8 +6,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
+
+START = Path(__file__).with_name("start_with_pipes.py")
 
 
 class Browser:
@@ -18,9 +21,6 @@ class Browser:
         "--disable-background-networking --disable-component-update --window-size=1280,900 "
         "--autoplay-policy=no-user-gesture-required --remote-debugging-pipe"
     )
-    # DevTools reads descriptor 3 and writes 4.
-    START = "import os, sys; r, w = map(int, sys.argv[1:3]); os.dup2(r, 3); os.dup2(w, 4); "
-    START += "os.execv(sys.argv[3], sys.argv[3:])"
 
     def __init__(self, file, *flags):
         names = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -34,7 +34,7 @@ class Browser:
         self.profile = tempfile.mkdtemp()
         (read_far, self.write_end), (self.read_end, write_far) = os.pipe(), os.pipe()
         far = [os.dup(fd) for fd in (read_far, write_far)]  # well above 3 and 4
-        start = [sys.executable, "-c", self.START, *map(str, far), *self.command]
+        start = [sys.executable, str(START), *map(str, far), *self.command]
         self.process = subprocess.Popen(
             [*start, f"--user-data-dir={self.profile}", "about:blank"],
             pass_fds=far,

@@ -7,6 +7,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
+import pytest
 import torch
 
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
@@ -18,3 +19,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 torch.set_num_threads(1)  # on a busy machine its threads wait for each other
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a made-up finished run with its report; copy it before you change it."""
+    import made_up
+
+    from evoid_jax.report import page
+
+    workdir = made_up.fill(tmp_path_factory.mktemp("tiny-seed0"))
+    assert page.write(workdir) == workdir / "report.html"
+    return workdir

@@ -38,11 +38,11 @@ def build(folder: Path, seed: int = 0) -> Path:
 
 def _random(name: str, part: pipeline.Part, seed: int) -> dict[str, Tensor]:
     """Describe tensors that are drawn when they are written, each from its own seed."""
-    dtype, found = np.dtype(DTYPES[name]), {}
+    dtype, tensors = np.dtype(DTYPES[name]), {}
     for i, (key, shape) in enumerate(pipeline.wanted(part).items()):
         draw = lambda key=key, shape=shape, i=i: _draw(key, shape, (seed, i)).astype(dtype)
-        found[key] = Tensor(dtype, shape, draw, f"tensor {key}")
-    return found
+        tensors[key] = Tensor(dtype, shape, draw, f"tensor {key}")
+    return tensors
 
 
 def _draw(key: str, shape: tuple[int, ...], seed: tuple[int, int]) -> np.ndarray:

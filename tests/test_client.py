@@ -7,6 +7,7 @@ import time
 
 import httpx2
 import numpy as np
+import programs
 import pytest
 from fake_sidecar import NAMES, SEVEN, Fake
 from servers import dead_url, serve
@@ -22,10 +23,15 @@ def running(*fakes):
         yield [stack.enter_context(serve(fake.app())) for fake in fakes]
 
 
-def batch(count=4):
+def batch(count=4) -> dict:
+    """Return `client.score`'s arguments for videos whose pixels are 10, 20, ..."""
     video_BFHWC = np.zeros((count, 3, 16, 16, 3), np.uint8)
     video_BFHWC[:] = (10 * np.arange(1, count + 1, dtype=np.uint8)).reshape(-1, 1, 1, 1, 1)
-    return video_BFHWC, np.full((count, 8, 8, 3), 7, np.uint8), [f"video {b}" for b in range(count)]
+    return {
+        "video_BFHWC": video_BFHWC,
+        "reference_BHWC": np.full((count, 8, 8, 3), 7, np.uint8),
+        "prompts": [f"video {b}" for b in range(count)],
+    }
 
 
 def check_all_valid(scores, count=4):
@@ -49,7 +55,9 @@ def test_scores_stand_in_the_columns_of_the_table():
     fake = Fake(names=reversed(SEVEN))
     truth = [[0.5, 1.0], None, [0.1, 0.2], None]
     with running(fake) as urls:
-        scores = client.score(urls, NAMES, *batch(), truth, monitors=True, options=QUICK)
+        scores = client.score(
+            urls, NAMES, **batch(), attributes=truth, monitors=True, options=QUICK
+        )
     check_all_valid(scores)
     assert (
         scores.table.raw_BM.dtype == scores.table.score_BM.dtype == np.float32
@@ -59,8 +67,8 @@ def test_scores_stand_in_the_columns_of_the_table():
     assert all(r == {"vqscore": "no sidecar offers it"} for r in scores.reasons)
     np.testing.assert_array_equal(scores.monitor["truth"], [20, 40, 60, 80])
     sent = fake.batches[0]
-    assert sent.prompts == batch()[2] and sent.monitors and sent.fps == 8
-    np.testing.assert_array_equal(sent.references, batch()[1])
+    assert sent.prompts == batch()["prompts"] and sent.monitors and sent.fps == 8
+    np.testing.assert_array_equal(sent.references, batch()["reference_BHWC"])
     np.testing.assert_allclose(sent.attributes[2], [0.1, 0.2], rtol=1e-6)
     assert sent.attributes[1] is None
 
@@ -69,7 +77,7 @@ def test_a_batch_is_shared_out_among_replicas():
     one, two = Fake(), Fake()
     with running(one, two) as urls:
         options = QUICK._replace(batch=3)
-        check_all_valid(client.score(urls, NAMES, *batch(10), options=options), 10)
+        check_all_valid(client.score(urls, NAMES, **batch(10), options=options), 10)
     sizes = [[len(b.videos) for b in fake.batches] for fake in (one, two)]
     assert sorted(sizes) == [[3, 1], [3, 3]] or sorted(map(sorted, sizes)) == [[1, 3], [3, 3]]
 
@@ -77,7 +85,7 @@ def test_a_batch_is_shared_out_among_replicas():
 def test_each_sidecar_is_asked_for_its_own_rewards():
     faces, rest = Fake(SEVEN[:2], monitors=()), Fake(SEVEN[1:])
     with running(faces, rest) as urls:
-        scores = client.score(urls, NAMES, *batch(), monitors=True, options=QUICK)
+        scores = client.score(urls, NAMES, **batch(), monitors=True, options=QUICK)
     check_all_valid(scores)
     assert [b.rewards for b in faces.batches] == [list(SEVEN[:2])]
     assert [b.rewards for b in rest.batches] == [list(SEVEN[2:])]
@@ -90,7 +98,7 @@ def test_each_sidecar_is_asked_for_its_own_rewards():
 def test_trouble_that_passes_is_tried_again(before):
     fake = Fake(before=before)
     with running(fake) as urls:
-        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(timeout=3.0))
+        scores = client.score(urls, NAMES, **batch(), options=QUICK._replace(timeout=3.0))
     check_all_valid(scores)
     assert scores.failed == 0 and fake.posts == len(before) + 1
 
@@ -110,7 +118,7 @@ def test_trouble_that_passes_is_tried_again(before):
 def test_what_does_not_pass_makes_scores_invalid(early, tries, words):
     fake = Fake(before=[early] * 3)
     with running(fake) as urls:
-        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(timeout=1.5))
+        scores = client.score(urls, NAMES, **batch(), options=QUICK._replace(timeout=1.5))
     check_all_invalid(scores, words)
     assert fake.posts == tries
     assert scores.failed == (0 if words.startswith("no scores") else 1)
@@ -118,7 +126,7 @@ def test_what_does_not_pass_makes_scores_invalid(early, tries, words):
 
 def test_a_dead_sidecar():
     url = dead_url()
-    scores = client.score([url], NAMES, *batch(), options=QUICK)
+    scores = client.score([url], NAMES, **batch(), options=QUICK)
     check_all_invalid(scores, url)
     assert scores.failed == 1
     with pytest.raises(client.SidecarError, match=url):
@@ -129,17 +137,17 @@ def test_a_dead_sidecar_is_asked_again_and_spares_the_others():
     rest, late = Fake(SEVEN[2:]), Fake(SEVEN[:2])
     url = dead_url()
     with running(rest) as urls:
-        scores = client.score([url, *urls], NAMES, *batch(), options=QUICK)
+        scores = client.score([url, *urls], NAMES, **batch(), options=QUICK)
         assert np.all(scores.table.valid_BM[:, 2:7]) and not np.any(scores.table.valid_BM[:, :2])
         assert scores.failed == 1 and url in scores.reasons[0]["arcface"]
         with running(late) as more:
-            check_all_valid(client.score([*more, *urls], NAMES, *batch(), options=QUICK))
+            check_all_valid(client.score([*more, *urls], NAMES, **batch(), options=QUICK))
 
 
 def test_a_replica_stands_in():
     good, bad = Fake(), Fake(before=[(500, "")] * 9)
     with running(bad, good) as urls:
-        scores = client.score(urls, NAMES, *batch(), options=QUICK._replace(batch=1))
+        scores = client.score(urls, NAMES, **batch(), options=QUICK._replace(batch=1))
     check_all_valid(scores)
     assert bad.posts > 0 and scores.failed == 0
 
@@ -170,7 +178,7 @@ def altered(name, **fields):
 def test_a_bad_column_is_invalid_alone(fields, bad, words):
     fake = Fake(change=altered("gme", **fields))
     with running(fake) as urls:
-        scores = client.score(urls, NAMES, *batch(), options=QUICK)
+        scores = client.score(urls, NAMES, **batch(), options=QUICK)
     want = np.ones((4, 8), bool)
     want[bad, 2] = want[:, 7] = False
     np.testing.assert_array_equal(scores.table.valid_BM, want)
@@ -181,7 +189,7 @@ def test_a_bad_column_is_invalid_alone(fields, bad, words):
 def test_bad_monitors_do_not_matter():
     fake = Fake(change=lambda reply: reply | {"monitor": {"truth": [1], "other": [1, None, 2, 3]}})
     with running(fake) as urls:
-        scores = client.score(urls, NAMES, *batch(), monitors=True, options=QUICK)
+        scores = client.score(urls, NAMES, **batch(), monitors=True, options=QUICK)
     check_all_valid(scores)
     np.testing.assert_array_equal(scores.monitor["truth"], [np.nan] * 4)
     np.testing.assert_array_equal(scores.monitor["other"], [1, np.nan, 2, 3])
@@ -201,8 +209,8 @@ def test_the_judge_fills_its_column():
     raw_B = np.array([1, 5.5, np.nan, 10], np.float32)
     answer = (raw_B, (raw_B - 1) / 9, np.isfinite(raw_B))
     with running(Fake()) as urls:
-        scores = client.score(urls, NAMES, *batch(), options=QUICK, judge=Grader(answer))
-        failed = client.score(urls, NAMES, *batch(), options=QUICK, judge=Grader(None))
+        scores = client.score(urls, NAMES, **batch(), options=QUICK, judge=Grader(answer))
+        failed = client.score(urls, NAMES, **batch(), options=QUICK, judge=Grader(None))
     check_all_valid(scores)
     np.testing.assert_array_equal(scores.table.valid_BM[:, 7], [True, True, False, True])
     np.testing.assert_allclose(scores.table.score_BM[:, 7], [0, 0.5, np.nan, 1])
@@ -212,18 +220,18 @@ def test_the_judge_fills_its_column():
 
 
 def test_arguments_are_checked():
-    video, reference, prompts = batch()
-    for args, words in [
-        ((video.astype(np.float32), reference, prompts), "uint8"),
-        ((video[0], reference, prompts), "rank 5"),
-        ((video, reference[:2], prompts), "reference"),
-        ((video, reference, prompts[:3]), "3 first"),
-        ((video, reference, prompts, [None]), "4 attributes"),
+    good = batch()
+    for change, words in [
+        ({"video_BFHWC": good["video_BFHWC"].astype(np.float32)}, "uint8"),
+        ({"video_BFHWC": good["video_BFHWC"][0]}, "rank 5"),
+        ({"reference_BHWC": good["reference_BHWC"][:2]}, "reference"),
+        ({"prompts": good["prompts"][:3]}, "3 first"),
+        ({"attributes": [None]}, "4 attributes"),
     ]:
         with pytest.raises(ValueError, match=words):
-            client.score([], NAMES, *args)
+            client.score([], NAMES, **(good | change))
     with pytest.raises(ValueError, match="list of addresses"):
-        client.score("http://127.0.0.1:1", NAMES, *batch())
+        client.score("http://127.0.0.1:1", NAMES, **batch())
 
 
 def gone(pid):
@@ -249,33 +257,26 @@ def test_a_local_server_lives_and_ends(tmp_path):
     server.stop()  # twice is fine
 
 
-MODULES = {
-    "ends_at_once": "import sys\nprint('no such weights: face.pt')\nsys.exit(3)\n",
-    "never_ready": "import time\nprint('still loading', flush=True)\ntime.sleep(600)\n",
-}
-
-
 @pytest.mark.parametrize(
-    "module,words",
-    [("ends_at_once", "status 3.*\n.*no such weights"), ("never_ready", "not ready.*\n.*still lo")],
+    "how,words",
+    [("ends", "status 3.*\n.*no such weights"), ("never ready", "not ready.*\n.*still lo")],
 )
-def test_a_local_server_that_fails_shows_its_log(tmp_path, monkeypatch, module, words):
-    for name, text in MODULES.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_a_local_server_that_fails_shows_its_log(tmp_path, monkeypatch, how, words):
+    monkeypatch.setenv("PYTHONPATH", programs.environment()["PYTHONPATH"])
     with pytest.raises(ConnectionError, match=words):
-        local.start_local(module, [], tmp_path / "logs", timeout=5.0)
+        local.start_local("failing_server", [how], tmp_path / "logs", timeout=5.0)
 
 
 def test_a_local_server_ends_with_its_parent(tmp_path):
     """Even when the parent is killed and runs no exit handlers."""
-    script = (
-        "import sys, time\n"
-        "from evoid_jax.rewards import local\n"
-        f"print(local.start_judge({str(tmp_path)!r}).pid, flush=True)\n"
-        "time.sleep(600)\n"
+    command = [sys.executable, "tests/parent_of_judge.py", str(tmp_path)]
+    parent = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=programs.environment(),
+        cwd=programs.ROOT,
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         pid = int(parent.stdout.readline())
         os.kill(pid, 0)

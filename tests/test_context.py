@@ -1,65 +1,57 @@
 """Tokens in pieces: on any mesh of eight devices the numbers are those of one device."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import python
 
 from evoid_jax.models import attention, splash
 from evoid_jax.models import wan as wan_model
 
-ROOT = Path(__file__).parents[1]
 MESHES = ["(8, 1, 1)", "(1, 8, 1)", "(2, 2, 2)", "(1, 2, 4)", "(1, 1, 8)"]  # data, fsdp, context
 
 
 @pytest.fixture(scope="module")
-def results():
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "eight_devices.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=850, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+def measured():
+    return json.loads(python("tests/eight_devices.py", timeout=850))
 
 
 @pytest.mark.parametrize("heads", [8, 3])  # Ulysses, ring
-def test_attention_of_pieces_is_that_of_the_whole_and_never_sees_padding(results, heads):
+def test_attention_of_pieces_is_that_of_the_whole_and_never_sees_padding(measured, heads):
     """Output and gradients; the padded keys and values are NaN, some devices hold nothing else."""
-    apart = [x for name, x in results.items() if name.startswith(f"attention {heads} heads")]
+    apart = [x for name, x in measured.items() if name.startswith(f"attention {heads} heads")]
     assert len(apart) == {8: 6, 3: 18}[heads]
     assert max(apart) < 1e-6
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_training_agrees_with_one_device(results, mesh):
+def test_training_agrees_with_one_device(measured, mesh):
     """Three steps; 9 tokens and the teacher's 6 in up to 8 pieces."""
-    assert results["gradient is not zero"] > 1e-6
-    assert results[f"terms {mesh}"] < 1e-5
-    assert results[f"whole gradient {mesh}"] < 1e-5
-    assert results[f"gradient {mesh}"] < 1e-4  # of each leaf: the smallest are differences of sums
-    assert results[f"adapters {mesh}"] < 1e-5
+    assert measured["gradient is not zero"] > 1e-6
+    assert measured[f"terms {mesh}"] < 1e-5
+    assert measured[f"whole gradient {mesh}"] < 1e-5
+    assert measured[f"gradient {mesh}"] < 1e-4  # of each leaf: the smallest are differences of sums
+    assert measured[f"adapters {mesh}"] < 1e-5
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_each_device_holds_its_share_of_a_kernel(results, mesh):
-    assert results[f"weights {mesh}"] == 1
+def test_each_device_holds_its_share_of_a_kernel(measured, mesh):
+    assert measured[f"weights {mesh}"] == 1
 
 
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_step_leaves_the_state_where_it_was(results, mesh):
+def test_a_step_leaves_the_state_where_it_was(measured, mesh):
     """Elsewhere its buffers could not be donated, and every step would be compiled twice."""
-    assert results[f"state {mesh}"] == 1
+    assert measured[f"state {mesh}"] == 1
 
 
-def test_generation_and_decoding_agree_with_one_device(results):
-    assert results["rollout"] < 1e-5
-    apart = [x for name, x in results.items() if name.startswith("decode")]
+def test_generation_and_decoding_agree_with_one_device(measured):
+    assert measured["rollout"] < 1e-5
+    apart = [x for name, x in measured.items() if name.startswith("decode")]
     assert len(apart) == 4 and max(apart) <= 1  # of 255
 
 
@@ -136,7 +128,7 @@ def test_splash_is_exact_attention_to_the_first_keys(length):
         out, pull = jax.vjp(attend, q, k, v)
         return out, *pull(g)
 
-    got = both(lambda *qkv: splash.attention(*qkv, length, "TPU v5", interpret=True))
+    got = both(lambda q, k, v: splash.attention(q, k, v, length, "TPU v5", interpret=True))
     want = both(lambda q, k, v: attention.exact(q, k[:, :length], v[:, :length]))
     for a, b in zip(got, want, strict=True):
         assert jnp.linalg.norm(a - b) < 2e-6 * jnp.linalg.norm(b)

@@ -1,13 +1,12 @@
 """Pairs: the tiny world's prepared set and a user's folder give the same batches at every step."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from picture_files import encoded, photo
 from PIL import Image
+from programs import python
 
 from evoid_jax import media
 from evoid_jax.data.pairs import batch, check_images, open_pairs, open_splits, order, spread
@@ -345,11 +344,4 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
 
 
 def test_tensorflow_and_torch_are_never_imported(cache_dir, evolution):
-    code = (
-        "import sys; from evoid_jax.data.pairs import open_pairs, batch;"
-        "assert 'tensorflow_datasets' not in sys.modules;"
-        f"batch(open_pairs('portraits', cache_dir={cache_dir!r}), 0, 4);"
-        "assert 'tensorflow_datasets' in sys.modules;"
-        "assert not {'tensorflow', 'torch'} & sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python("tests/imports_of_pairs.py", cache_dir)

@@ -1,11 +1,10 @@
 """The tiny world: who, what and where are fixed by integers, and the pixels say what truth says."""
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from programs import python
 
 from evoid_jax.world import portraits
 from evoid_jax.world.people import ATTRIBUTES, pose, wording
@@ -30,12 +29,7 @@ def where_red(video_FHWC):
 
 
 def test_only_numpy_is_needed():
-    code = (
-        "import sys; import evoid_jax.world.portraits as p; p.prompt(p.scene(0, 0));"
-        "p.render(p.scene(0, 0)); bad = {'jax', 'flax', 'torch', 'tensorflow', 'PIL', 'scipy'};"
-        "assert not bad & sys.modules.keys(), bad & sys.modules.keys()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python("tests/imports_of_world.py")
 
 
 def test_the_same_integers_give_the_same_world():

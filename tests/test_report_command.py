@@ -1,0 +1,86 @@
+"""The report's command: it prints the page's path, and a user's mistake is one line."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+
+import pytest
+from report_page import read
+
+from evoid_jax.report import page as report
+
+
+def test_errors_name_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--workdir"):
+        report.write(tmp_path / "nowhere")
+    (tmp_path / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json is not JSON"):
+        report.write(tmp_path)
+    (tmp_path / "summary.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"summary\.json: expected a JSON dict, got list"):
+        report.write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("summary.json", "{}", "'base'"),
+        ("summary.json", '{"base": 3, "evolved": {}}', "base"),
+        ("summary.json", '{"base": {"a": "x"}, "evolved": {}}', "base/a"),
+        ("summary.json", '{"base": {}, "evolved": {}, "delta_total_ci95": [1]}', "two numbers"),
+        ("summary.json", '{"base": {}, "evolved": {}, "delta": {"a": 1}}', "delta/a"),
+        ("summary.json", '{"base": {}, "evolved": {}, "monitor": 1}', "monitor"),
+        ("summary.json", '{"base": {}, "evolved": {}, "identities": "8"}', "identities"),
+        ("metrics.jsonl", '{"step": 0, "loss": 3}', "step 0: expected loss"),
+        ("metrics.jsonl", '{"step": 0, "reward": {"score": {"a": "x"}}}', "reward/score/a"),
+        ("metrics.jsonl", "x\n{}", ":1"),
+        ("config.json", "\ufffe", "config"),
+        ("run.json", "[]", "starts"),
+        ("samples/heldout.json", '[{"k": "0"}]', "number k"),
+        ("samples/heldout.json", "[", "not JSON"),
+    ],
+)
+def test_a_malformed_file_is_an_error_that_names_it(tmp_path, name, text, part):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=re.escape(name)) as caught:
+        report.write(tmp_path)
+    assert part in str(caught.value)
+
+
+def test_user_errors_end_without_a_traceback(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text("{")
+    (tmp_path / "locked/report.html").mkdir(parents=True)  # as good as no permission, for root too
+    for name, words in (
+        ("nowhere", "is not a folder: give the --workdir"),
+        ("broken", "config.json is not JSON"),
+        ("locked", "cannot write"),
+    ):
+        message = leave(monkeypatch, f"--workdir={tmp_path / name}")
+        assert message.startswith("error: ") and "\n" not in message
+        assert words in message and str(tmp_path / name) in message
+    assert leave(monkeypatch, f"--workdir={tmp_path}", "--videos=-1") == 2
+    assert leave(monkeypatch, "--help") == 0
+    assert leave(monkeypatch) == 2
+    said = capsys.readouterr()
+    assert "--videos" in said.out and "whole number" in said.err
+
+
+def leave(monkeypatch, *words):
+    """Run the command in this process; return what it leaves with: a message or a status."""
+    monkeypatch.setattr(sys, "argv", ["report", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("evoid_jax.report", run_name="__main__")
+    return left.value.code
+
+
+def test_command_line(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "copy")
+    (workdir / "report.html").unlink()
+    command = [sys.executable, "-m", "evoid_jax.report", f"--workdir={workdir}", "--videos=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == (str(workdir / "report.html"), 0)
+    assert len(read(workdir).all("video")) == 2
