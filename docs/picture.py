@@ -2,8 +2,8 @@
 
     python docs/picture.py RUN docs/base_and_evolved.webp
 
-The people are the first ones of the run's list of held-out pairs, each with its first seed, as in the
-report; nobody is chosen. Every second frame is shown.
+The people are the first ones of the run's list of held-out pairs, each with its first seed, as in
+the report; nobody is chosen. Every second frame is shown.
 """
 
 import sys
