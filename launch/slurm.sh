@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Train on several GPU nodes under Slurm, one process a node with all of its GPUs.
 #   CONFIG=configs/evoid.py:vace_14b sbatch --nodes=4 launch/slurm.sh WORKDIR [--config.model=... ...]
-# WORKDIR, the model and this repository lie on a file system that all nodes share. Every node starts
-# its own reward sidecar; a judge for all is given as --config.reward.judge=http://HOST:8200/v1.
+# WORKDIR, the model and this repository lie on a file system that all nodes share. Reward sidecars and
+# the judge run elsewhere and are given as --config.reward.sidecars=http://HOST:8101 and
+# --config.reward.judge=http://HOST:8200/v1; with --config.reward.sidecars=local every node starts its
+# own, of the set that --config.reward.preset names.
 # The processes find each other by themselves (JAX reads Slurm's variables). When one ends with an
 # error all end, and a job that is submitted again goes on from the last checkpoint.
 #SBATCH --job-name=evoid

@@ -70,3 +70,10 @@ def test_the_settings_add_one_row_to_the_table():
     assert cfg.reward.table[:-1] == config.METRICS
     assert cfg.reward.table[-1] == config.Metric("sharpness", "quality", 0.1, 0.01)
     assert cfg.reward.sidecars == ("local", "http://127.0.0.1:8101")
+
+
+def test_the_settings_for_photographs_ask_for_what_is_served():
+    values = commandline.load(f"{EXAMPLES / 'faces.py'}:vace_14b").to_dict()
+    cfg = config.from_dict(values)
+    assert [metric.name for metric in cfg.reward.table] == ["vqscore", "sharpness"]
+    assert cfg.model == "Wan2.1-VACE-14B-diffusers" and cfg.data.source == ""

@@ -1,0 +1,16 @@
+"""Settings for photographs with the rewards that there are today; README has the command.
+
+Only what somebody serves stands in the table: a reward that nobody has would be missing in every
+video. Add a row for each reward of your own sidecars, a face similarity (group identity) first.
+"""
+
+from evoid_jax import commandline
+
+
+def get_config(preset: str = "vace_14b"):
+    cfg = commandline.load(f"configs/evoid.py:{preset}")
+    cfg.reward.table = {
+        "vqscore": {"group": "quality", "prior": 0.3, "floor": 0.01},  # the judge
+        "sharpness": {"group": "quality", "prior": 0.1, "floor": 0.01},  # examples/sidecar.py
+    }
+    return cfg
