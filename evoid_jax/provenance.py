@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from evoid_jax import files
 from evoid_jax.metrics import plain, without_secrets, write_text
 
 FILE = "run.json"
@@ -108,10 +109,10 @@ def read(workdir: str | Path) -> dict | None:
     if not file.exists():
         return None
     try:
-        made = json.loads(file.read_text(encoding="utf-8-sig"))
+        made = files.read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}; remove it to go on without it") from error
-    starts = made.get("starts") if isinstance(made, dict) else None
+        raise ValueError(f"{error}; remove it to go on without it") from error
+    starts = made.get("starts")
     if not _are_dicts(starts):
         raise ValueError(f'{file}: expected {{"starts": [{{..}}]}}; remove it to go on without it')
     for start in starts:

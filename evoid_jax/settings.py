@@ -12,7 +12,7 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
-from evoid_jax import config, fields
+from evoid_jax import config, fields, files
 from evoid_jax.config import Config
 
 FILE = "config.json"
@@ -70,16 +70,7 @@ def stored(workdir: str | Path) -> dict[str, Any]:
       FileNotFoundError: no such file.
       ValueError: not a JSON object; names the file.
     """
-    file = Path(workdir) / FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; expected the --workdir of a training run")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {type(values).__name__}")
-    return values
+    return files.read_json(Path(workdir) / FILE, hint="expected the --workdir of a training run")
 
 
 def read(workdir: str | Path) -> Config:

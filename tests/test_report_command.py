@@ -19,7 +19,7 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"summary\.json is not JSON"):
         report.write(tmp_path)
     (tmp_path / "summary.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"summary\.json: expected a JSON dict, got list"):
+    with pytest.raises(ValueError, match=r"summary\.json holds a list .*; expected an object"):
         report.write(tmp_path)
 
 
@@ -37,7 +37,8 @@ def test_errors_name_the_file(tmp_path):
         ("metrics.jsonl", '{"step": 0, "reward": {"score": {"a": "x"}}}', "reward/score/a"),
         ("metrics.jsonl", "x\n{}", ":1"),
         ("config.json", "\ufffe", "config"),
-        ("run.json", "[]", "starts"),
+        ("run.json", "[]", "expected an object"),
+        ("run.json", "{}", "starts"),
         ("samples/heldout.json", '[{"k": "0"}]', "number k"),
         ("samples/heldout.json", "[", "not JSON"),
     ],

@@ -78,7 +78,7 @@ def test_a_run_reads_back_the_settings_that_it_wrote(tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
-        ("[1]", "must hold a JSON object, got list"),
+        ("[1]", "holds a list \\[...\\]; expected an object"),
         (
             '{"steps": 3}',
             "lacks config.model, .* and [0-9]+ more: another",

@@ -4,13 +4,12 @@ Files are config.json, metrics.jsonl, run.json, summary.json, samples/ and expor
 missing, since the run may have only begun, or may be older than the file.
 """
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import metrics, provenance
+from evoid_jax import files, metrics, provenance
 
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds")
 
@@ -153,13 +152,8 @@ def _dicts(rows) -> list[dict]:
 def _read_json(file, kind):
     if not file.exists():
         return None
-    try:
-        value = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise ValueError(f"{file}: expected a JSON {kind.__name__}, got {type(value).__name__}")
-    return metrics.plain(value)  # Python's json reads NaN, which no chart can show
+    # Python's json reads NaN, which no chart can show.
+    return metrics.plain(files.read_json(file, kind))
 
 
 def _sample(folder, entry):
