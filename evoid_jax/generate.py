@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from evoid_jax import commandline, files, flow, media, rollout
-from evoid_jax.models import lora, pipeline, umt5
+from evoid_jax.models import adapters, lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
 
@@ -53,7 +53,7 @@ def define_flags(values: flags.FlagValues):
         )
     )
     string("model", str(TINY), "Folder of a diffusers WanVACEPipeline.")
-    string("lora", None, "Adapter to use: a pytorch_lora_weights.safetensors.")
+    string("lora", None, "Adapter to use: a file or folder of diffusers, PEFT, ComfyUI and others.")
     string("image", None, "Reference photos, separated by commas.", required=True)
     string("prompt", None, "What happens in the video.", required=True)
     string("output", None, "The mp4 to write.", required=True)
@@ -253,13 +253,13 @@ def check(args) -> Inputs:
     for prompt in (args.prompt, args.negative_prompt):
         umt5.check_text(prompt)
     model, photos = files.user_path(args.model), image_files(args.image)
-    hints = {"lora": "expected an adapter file", "noise": "expected an npy file of noise"}
-    named = {"lora": args.lora, "noise": args.noise}
-    read = {
-        flag: files.require_file(files.user_path(name), hints[flag])
-        for flag, name in named.items()
-        if name is not None
-    }
+    read = {}
+    if args.lora is not None:
+        adapter = adapters.locate(files.user_path(args.lora))  # a folder stands for the file in it
+        read["lora"] = files.require_file(adapter, "expected an adapter's file or folder")
+    if args.noise is not None:
+        noise = files.user_path(args.noise)
+        read["noise"] = files.require_file(noise, "expected an npy file of noise")
     return Inputs(
         model=model,
         images=[media.read_image(file) for file in photos],
