@@ -14,51 +14,51 @@ def state(value: float):
 
 
 def folder_with(tmp_path, values):
-    found = checkpoint.open_folder(tmp_path / "ck", keep=3)
+    checkpoints = checkpoint.open_folder(tmp_path / "ck", keep=3)
     for step, value in values.items():
-        checkpoint.save(found, step, state(value), {"attention": [1.0, value]})
-    found.manager.wait_until_finished()
-    return found
+        checkpoint.save(checkpoints, step, state(value), {"attention": [1.0, value]})
+    checkpoints.manager.wait_until_finished()
+    return checkpoints
 
 
 def test_restores_the_newest(tmp_path):
-    found = folder_with(tmp_path, {1: 1.5, 2: 2.5})
-    back, host = checkpoint.restore(found, state(0.0))
+    checkpoints = folder_with(tmp_path, {1: 1.5, 2: 2.5})
+    back, host = checkpoint.restore(checkpoints, state(0.0))
     np.testing.assert_array_equal(back["a"], state(2.5)["a"])
     np.testing.assert_array_equal(back["b"]["c"], np.arange(5.0))
     assert int(back["step"]) == 3 and host == {"attention": [1.0, 2.5]}
-    checkpoint.close(found)
+    checkpoint.close(checkpoints)
 
 
 def test_empty_folder_is_a_fresh_start(tmp_path):
-    found = checkpoint.open_folder(tmp_path / "ck", keep=1)
-    assert checkpoint.restore(found, state(0.0)) is None
-    checkpoint.close(found)
+    checkpoints = checkpoint.open_folder(tmp_path / "ck", keep=1)
+    assert checkpoint.restore(checkpoints, state(0.0)) is None
+    checkpoint.close(checkpoints)
 
 
 def test_keeps_only_so_many(tmp_path):
-    found = folder_with(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})
-    assert list(found.manager.all_steps()) == [2, 3, 4]
-    checkpoint.close(found)
+    checkpoints = folder_with(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})
+    assert list(checkpoints.manager.all_steps()) == [2, 3, 4]
+    checkpoint.close(checkpoints)
 
 
 def test_damaged_step_is_skipped_and_all_damaged_is_an_error(tmp_path):
-    found = folder_with(tmp_path, {1: 1.5, 2: 2.5})
-    damage(found.folder / "2")
-    back, _ = checkpoint.restore(found, state(0.0))
+    checkpoints = folder_with(tmp_path, {1: 1.5, 2: 2.5})
+    damage(checkpoints.folder / "2")
+    back, _ = checkpoint.restore(checkpoints, state(0.0))
     np.testing.assert_array_equal(back["a"], state(1.5)["a"])
-    damage(found.folder / "1")
+    damage(checkpoints.folder / "1")
     with pytest.raises(OSError, match="move the folder away"):
-        checkpoint.restore(found, state(0.0))
-    checkpoint.close(found)
+        checkpoint.restore(checkpoints, state(0.0))
+    checkpoint.close(checkpoints)
 
 
 def test_another_shape_is_refused(tmp_path):
-    found = folder_with(tmp_path, {1: 1.5})
+    checkpoints = folder_with(tmp_path, {1: 1.5})
     other = state(0.0) | {"a": jnp.zeros((64, 32))}
     with pytest.raises(OSError, match="could be read"):
-        checkpoint.restore(found, other)
-    checkpoint.close(found)
+        checkpoint.restore(checkpoints, other)
+    checkpoint.close(checkpoints)
 
 
 def test_digests_tell_dtype_shape_and_value_apart():
