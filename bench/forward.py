@@ -36,9 +36,10 @@ class Ours:
 
         self.config = c
         self.base, self.inputs, self.t_B = jax.device_put((base, inputs, t_B))
+        # The gradient's program computes no value that is not needed for it.
         self.run, self.grad = jax.jit(forward), jax.jit(jax.grad(loss))
 
-    def forward(self) -> np.ndarray:
+    def forward(self) -> np.ndarray:  # a copy to the host: JAX returns before it has computed
         return np.asarray(self.run(self.base, self.inputs, self.t_B))
 
     def backward(self) -> None:
@@ -79,6 +80,7 @@ class Theirs:
 
 def check(ours: timing.Side, theirs: timing.Side) -> None:
     """Print how far the two sides are apart; stop where that is too far."""
+    # Named and laid out as diffusers' weights, so both are one vector in one order.
     a, b = ours.get("gradients"), theirs.get("gradients")
     flat = lambda tensors: np.concatenate([tensors[name].ravel() for name in b])
     error = made_up.apart(ours.get("forward"), theirs.get("forward"))

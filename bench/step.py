@@ -110,7 +110,7 @@ class Plain:
         """Return the true velocity and those of the four roles."""
         t = self.t_B[:, None, None, None, None]
         x_t = (1 - t) * self.x0 + t * self.noise
-        with torch.no_grad():
+        with torch.no_grad():  # one model, three roles: its adapters are switched
             self.model.set_adapter("stable")
             stable = self.see(x_t)
             self.model.disable_adapters()
@@ -135,7 +135,7 @@ class Plain:
         learnt = self.adapters["evolving"]
         norm = torch.nn.utils.clip_grad_norm_(learnt.values(), self.cfg.train.clip_norm)
         self.adam.step()
-        with torch.no_grad():
+        with torch.no_grad():  # stable <- decay stable + (1 - decay) evolving
             for key, p in self.adapters["stable"].items():
                 p.lerp_(learnt[key], 1 - self.cfg.train.ema_decay)
         return {name: x.item() for name, x in terms.items()} | {"grad_norm": norm.item()}
@@ -168,6 +168,7 @@ def main():
     inputs = {"base": base, "state": state, "scored": scored, "cfg": cfg}
     plain = timing.Side(partial(Plain, c, drawn=draws(cfg, scored), **inputs))
     ours = timing.Side(partial(Ours, wan.Wan(c, remat="none"), **inputs))
+    # Both make their first update, from one state with one noise, before anything is timed.
     a, b = ours.get("update"), plain.get("update")
     worst = max(abs(a[name] - b[name]) / abs(b[name]) for name in b)
     print(made_up.named(args, c))

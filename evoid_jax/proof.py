@@ -79,12 +79,12 @@ def paired_bootstrap(
     if not base_B.shape == evolved_B.shape == cluster_B.shape or base_B.ndim != 1:
         shapes = base_B.shape, evolved_B.shape, cluster_B.shape
         raise ValueError(f"expected base, evolved, cluster of one shape (B,); got {shapes}")
-    keep_B = np.isfinite(base_B) & np.isfinite(evolved_B)
+    keep_B = np.isfinite(base_B) & np.isfinite(evolved_B)  # only pairs can be compared
     if not keep_B.any():
         return (float("nan"),) * 3
     sum_C, size_C = _clusters((evolved_B - base_B)[keep_B], cluster_B[keep_B])
     delta = float(sum_C.sum() / size_C.sum())
-    if len(sum_C) == 1:
+    if len(sum_C) == 1:  # every draw would be the same cluster: an interval of no width
         return delta, float("nan"), float("nan")
     rng, draws = np.random.default_rng(seed), []
     for first in range(0, resamples, 1000):  # blocks bound the memory for many identities

@@ -17,20 +17,10 @@ import conftest  # noqa: F401  exact matmuls, compiled programs cached
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compare import apart, apart_whole
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from three_steps import (
-    GRID,
-    PAIRS,
-    VIDEOS,
-    WAN,
-    apart,
-    apart_whole,
-    inputs,
-    placed_base,
-    shaken_base,
-    trained,
-)
+from three_steps import GRID, PAIRS, VIDEOS, WAN, inputs, placed_base, shaken_base, trained
 
 from evoid_jax import flow, rollout, sharding
 from evoid_jax.models import attention as local
@@ -38,11 +28,12 @@ from evoid_jax.models import context, vae
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)]
 
-results = {}
+facts = {}
 
 
 def mesh_of(sizes, devices=None):
-    return sharding.make_mesh(*sizes, devices=devices)
+    data, fsdp, context = sizes
+    return sharding.make_mesh(data=data, fsdp=fsdp, context=context, devices=devices)
 
 
 ONE = mesh_of((1, 1, 1), jax.devices()[:1])
@@ -65,7 +56,8 @@ def attended(heads, mesh, length, rows, poison):
 
     spec = P() if mesh is None else sharding.token_spec(8, mesh)
     put = lambda x: x if mesh is None else jax.device_put(x, NamedSharding(mesh, spec))
-    return jax.device_get(jax.jit(both)(*map(put, (q, k, v, g))))
+    q, k, v, g = map(put, (q, k, v, g))
+    return jax.device_get(jax.jit(both)(q, k, v, g))
 
 
 def check_attention():
@@ -76,7 +68,7 @@ def check_attention():
             for blocks in (1, 2):
                 local.MAX_LOGITS = 2**27 if blocks == 1 else 8 // (sizes[0] * sizes[1]) * heads * 4
                 got = attended(heads, mesh_of(sizes), length, rows, jnp.nan)
-                results[f"attention {heads} heads {length} tokens {sizes} {blocks}"] = apart(
+                facts[f"attention {heads} heads {length} tokens {sizes} {blocks}"] = apart(
                     got, want
                 )
     local.MAX_LOGITS = 2**27
@@ -88,21 +80,21 @@ def check_attention():
 def check_training(base):
     want, _ = trained(base, ONE)
     largest = [float(abs(x).max()) for x in jax.tree.leaves(want["gradient"])]
-    results["gradient is not zero"] = min(largest)
+    facts["gradient is not zero"] = min(largest)
     for sizes in MESHES:
         got, state = trained(base, mesh_of(sizes))
         whole = [x.sharding.is_fully_replicated for x in jax.tree.leaves(state)]
-        results[f"state {sizes}"] = int(all(whole))
+        facts[f"state {sizes}"] = int(all(whole))
         for name, x in got.items():
-            results[f"{name} {sizes}"] = apart(x, want[name])
-        results[f"whole gradient {sizes}"] = apart_whole(got["gradient"], want["gradient"])
+            facts[f"{name} {sizes}"] = apart(x, want[name])
+        facts[f"whole gradient {sizes}"] = apart_whole(got["gradient"], want["gradient"])
 
 
 def check_weights(base):
     for sizes in MESHES:
         kernel = placed_base(base, mesh_of(sizes))["blocks"]["ffn_up"]["kernel"]
         shapes = {shard.data.shape for shard in kernel.addressable_shards}
-        results[f"weights {sizes}"] = int(shapes == {(2, 64 // sizes[1], 48)})
+        facts[f"weights {sizes}"] = int(shapes == {(2, 64 // sizes[1], 48)})
 
 
 def generated(base, mesh):
@@ -113,15 +105,23 @@ def generated(base, mesh):
     text, control, solver = sharding.replicate(
         (text, control, flow.schedule("unipc", 3, 3.0)), mesh
     )
-    cond = text[pair_B], text[:1], control[pair_B]
-    model, base = WAN.clone(mesh=mesh), placed_base(base, mesh)
-    return rollout.sample(model, base, None, *cond, noise_BTHWC, solver, 3.0)
+    return rollout.sample(
+        WAN.clone(mesh=mesh),
+        placed_base(base, mesh),
+        None,
+        text[pair_B],
+        text[:1],
+        control[pair_B],
+        noise_BTHWC,
+        solver,
+        guidance=3.0,
+    )
 
 
 def check_rollout(base):
     mesh = mesh_of((2, 2, 2))
     got = generated(base, mesh)
-    results["rollout"] = apart(jax.device_get(got), jax.device_get(generated(base, ONE)))
+    facts["rollout"] = apart(jax.device_get(got), jax.device_get(generated(base, ONE)))
     sizes = {"base_dim": 4, "z_dim": 4, "dim_mult": (1, 2), "num_res_blocks": 1}
     sizes |= {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
     small = vae.VAEConfig(**sizes, temperal_downsample=(True,))
@@ -135,7 +135,7 @@ def check_rollout(base):
         for whole in (2**22, 0):
             rollout.WHOLE, video = whole, sharding.place_batch(got[:count, 1:], mesh)
             video = np.asarray(rollout.decode(frozen(params, mesh), video), int)
-            results[f"decode {count} {whole}"] = int(abs(video - want[:count]).max())
+            facts[f"decode {count} {whole}"] = int(abs(video - want[:count]).max())
             jax.clear_caches()  # WHOLE is no argument
 
 
@@ -144,7 +144,7 @@ def main():
     check_attention()
     for check in (check_weights, check_rollout, check_training):
         check(base)
-    print(json.dumps(results))
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

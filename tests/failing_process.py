@@ -1,8 +1,8 @@
 """End one of two processes on purpose, for test_distributed.py, which starts both.
 
-    python failing_process.py HOW WHO WHERE      or      python failing_process.py alone
+    python failing_process.py HOW WHO MEANWHILE      or      python failing_process.py alone
 
-HOW process WHO ends (raise | vanish), and WHERE the other one is meanwhile (collective | asleep).
+HOW process WHO ends (raise | vanish), and what the other one does MEANWHILE (collective | asleep).
 It imports little, to be quick.
 """
 
@@ -16,7 +16,7 @@ import jax
 from evoid_jax import distributed
 
 
-def main(how: str, who: str = "", where: str = ""):
+def main(how: str, who: str = "", meanwhile: str = ""):
     if how == "alone":
         distributed.START = 5
     with distributed.together(distributed.settings(os.environ), silent=10):
@@ -25,7 +25,7 @@ def main(how: str, who: str = "", where: str = ""):
             if how == "raise":
                 raise ValueError("the sidecar burns")
             os.kill(os.getpid(), signal.SIGKILL)
-        if where == "asleep":
+        if meanwhile == "asleep":
             time.sleep(900)
         distributed.exchange(None)
         print("went on alone")

@@ -236,8 +236,8 @@ def test_preference_needs_the_judges_metric():
 def test_paths_are_usable_inside_and_portable_outside(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "anna"))
     monkeypatch.chdir(tmp_path)
-    given = {"teacher": "~/t2v", "lora": {"init": "~/a.safetensors"}, "data": {"dir": "~/faces"}}
-    c = config.from_dict(given)
+    typed = {"teacher": "~/t2v", "lora": {"init": "~/a.safetensors"}, "data": {"dir": "~/faces"}}
+    c = config.from_dict(typed)
     home = f"{tmp_path}/anna"
     assert (c.teacher, c.lora.init) == (f"{home}/t2v", f"{home}/a.safetensors")
     assert (c.data.dir, c.data.cache) == (f"{home}/faces", f"{home}/.cache/evoid_jax")

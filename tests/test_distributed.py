@@ -1,7 +1,6 @@
 """Two processes are one run: they agree with one process, and neither survives the other."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,37 +12,41 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from compare import relative
+from programs import ROOT, environment
 from safetensors.numpy import load_file
 from small_run import SMALL, lines, settings
 
 from evoid_jax import distributed, sharding, train
 from evoid_jax.distributed import Settings
 
-ROOT = Path(__file__).parents[1]
 SLURM = dict.fromkeys(distributed.SLURM, "0") | {"SLURM_NTASKS": "4"}
 COORDINATOR, PROCESSES, PROCESS = distributed.ENVIRONMENT
+NO_OPTIONS = (None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("environ", "arguments", "want"),
+    ("environ", "options", "want"),
     [
-        ({}, (), None),
+        ({}, NO_OPTIONS, None),
         ({}, ("h:1", 2, 0), Settings("h:1", 2, 0)),
-        ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, (), Settings("h:1", 2, 1)),
+        ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, NO_OPTIONS, Settings("h:1", 2, 1)),
         ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, ("g:2", None, 0), ("g:2", 2, 0)),
-        ({COORDINATOR: "auto"}, (), Settings()),
-        (SLURM, (), Settings()),
-        (SLURM | {"SLURM_NTASKS": "1"}, (), None),
-        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, (), None),  # salloc's shell: no step
+        ({COORDINATOR: "auto"}, NO_OPTIONS, Settings()),
+        (SLURM, NO_OPTIONS, Settings()),
+        (SLURM | {"SLURM_NTASKS": "1"}, NO_OPTIONS, None),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, NO_OPTIONS, None),  # salloc's shell: no step
         (SLURM, ("h:1", 2, 0), Settings("h:1", 2, 0)),
     ],
 )
-def test_who_belongs_together(environ, arguments, want):
-    assert distributed.settings(environ, *arguments) == want
+def test_who_belongs_together(environ, options, want):
+    address, processes, process = options
+    got = distributed.settings(environ, address=address, processes=processes, process=process)
+    assert got == want
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("options", "match"),
     [
         (("h:1", None, None), r"need --processes \(or \$JAX_NUM_PROCESSES\)"),
         ((None, 2, 0), "need --coordinator"),
@@ -52,9 +55,10 @@ def test_who_belongs_together(environ, arguments, want):
         (("h:1", "two", 0), "must be a whole number, got 'two'"),
     ],
 )
-def test_half_of_the_settings_is_an_error(arguments, match):
+def test_half_of_the_settings_is_an_error(options, match):
+    address, processes, process = options
     with pytest.raises(ValueError, match=match):
-        distributed.settings({}, *arguments)
+        distributed.settings({}, address=address, processes=processes, process=process)
 
 
 def test_one_process_is_left_alone():
@@ -94,14 +98,15 @@ class Ended(NamedTuple):
 
 
 def start(command, process: int, port: int, log, devices: int) -> subprocess.Popen:
-    known = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    known |= {"TF_CPP_MIN_LOG_LEVEL": "1"}
-    values = f"127.0.0.1:{port}", "2", str(process)
-    known |= dict(zip(distributed.ENVIRONMENT, values, strict=True))
-    known |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    args = [sys.executable, *map(str, command)]
-    out = {"stdout": log, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(args, cwd=ROOT, env=os.environ | known, **out)
+    known = {"JAX_NUM_CPU_DEVICES": str(devices), "TF_CPP_MIN_LOG_LEVEL": "1"}
+    known |= {COORDINATOR: f"127.0.0.1:{port}", PROCESSES: "2", PROCESS: str(process)}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        env=environment(**known),
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def free_port() -> int:
@@ -131,20 +136,20 @@ def run(command, folder: Path, which=(0, 1), devices=2, timeout=600) -> list[End
 
 
 def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
-    both = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
-    assert [ended.status for ended in both] == [0, 0], both
-    assert "two processes agree" in both[0].text and "two processes agree" not in both[1].text
+    ended = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
+    assert [one.status for one in ended] == [0, 0], ended
+    assert "two processes agree" in ended[0].text and "two processes agree" not in ended[1].text
 
 
 @pytest.mark.parametrize(
-    ("how", "who", "where"),
+    ("how", "who", "meanwhile"),
     [("raise", 1, "collective"), ("vanish", 1, "asleep"), ("raise", 0, "asleep")],
 )
-def test_no_process_survives_another(tmp_path, how, who, where):
+def test_no_process_survives_another(tmp_path, how, who, meanwhile):
     """Asleep it would stay for 900 s, and an exit that waits for the others takes 300 s."""
-    both = run(["tests/failing_process.py", how, who, where], tmp_path)
-    victim, survivor = both[who], both[1 - who]
-    assert victim.status != 0 and survivor.status != 0, both
+    ended = run(["tests/failing_process.py", how, who, meanwhile], tmp_path)
+    victim, survivor = ended[who], ended[1 - who]
+    assert victim.status != 0 and survivor.status != 0, ended
     assert survivor.at - victim.at < 120
     assert "went on alone" not in victim.text + survivor.text
     told = "another process ended first", "another task died"  # ours, JAX's
@@ -186,13 +191,13 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in ends:
-        both = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
-        assert [ended.status for ended in both] == [0, 0], both
-    for ended, resumed in zip(both, (len(ends) > 1, False), strict=True):
-        assert ("resuming after step" in ended.text) == resumed
-    alone = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(2 * devices)}
+        ended = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
+        assert [one.status for one in ended] == [0, 0], ended
+    for one_of_two, resumed in zip(ended, (len(ends) > 1, False), strict=True):
+        assert ("resuming after step" in one_of_two.text) == resumed
+    alone = environment(JAX_NUM_CPU_DEVICES=str(2 * devices))
     straight = [sys.executable, *command(one, cache, ends[-1])]
-    subprocess.run(straight, cwd=ROOT, env=os.environ | alone, check=True, timeout=1800)
+    subprocess.run(straight, cwd=ROOT, env=alone, check=True, timeout=1800)
     assert [row["step"] for row in lines(two)] == list(range(ends[-1]))
     for step, (a, b) in enumerate(zip(lines(two), lines(one), strict=True)):
         for (name, x), (_, y) in zip(flat(a), flat(b), strict=True):
@@ -200,12 +205,12 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
             np.testing.assert_allclose(x, y, **near)
     file = "export/pytorch_lora_weights.safetensors"
     a, b = (load_file(folder / file) for folder in (two, one))
-    apart = lambda x, y: np.linalg.norm(x - y) / np.linalg.norm(y)
-    whole = [np.concatenate([x[key].ravel() for key in sorted(b)]) for x in (a, b)]
-    assert apart(*whole) < 1e-6 and max(apart(a[key], b[key]) for key in b) < 1e-5
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (two, one)]
-    np.testing.assert_allclose(*(s["evolved"]["total"] for s in summaries), rtol=1e-4)
-    monitors = [list(s["monitor"]["evolved"].values()) for s in summaries]
-    np.testing.assert_allclose(*monitors, rtol=1e-3)
+    whole_a, whole_b = (np.concatenate([x[key].ravel() for key in sorted(b)]) for x in (a, b))
+    assert relative(whole_a, whole_b) < 1e-6
+    assert max(relative(a[key], b[key]) for key in b) < 1e-5
+    of_two, of_one = (json.loads((folder / "summary.json").read_text()) for folder in (two, one))
+    np.testing.assert_allclose(of_two["evolved"]["total"], of_one["evolved"]["total"], rtol=1e-4)
+    monitors = [list(summary["monitor"]["evolved"].values()) for summary in (of_two, of_one)]
+    np.testing.assert_allclose(monitors[0], monitors[1], rtol=1e-3)
     for name in ("samples/heldout_01_evolved.mp4", "report.html"):
         assert (two / name).stat().st_size > 500

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import close
 
 from evoid_jax import config, evolve, losses, sharding
 from evoid_jax.models import wan as wan_model
@@ -57,13 +58,6 @@ def scored(valid=(1, 1, 1, 1), reward=(0.9, 0.1, 0.6, 0.4)):
     )
 
 
-def close(a, b, tolerance=1e-5):
-    """Compare two trees leaf by leaf, in relative L2."""
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        assert np.linalg.norm(x - y) <= tolerance * max(np.linalg.norm(y), 1e-12)
-
-
 def setup(mesh, cfg=CFG):
     return evolve.Setup(cfg, WAN, mesh, references=1)
 
@@ -99,9 +93,8 @@ def test_gradient_is_that_of_the_four_terms(base, mesh):
         x_t, v = (1 - t) * data.clean_BTHWC + t * noise, (noise - data.clean_BTHWC)[:, 1:]
 
         def see(lora):
-            args = x_t, 1000 * t_B, text
-            hints = wan_model.hints(WAN, base, lora, *args, control)
-            return wan_model.velocity(WAN, base, lora, *args, hints)[:, 1:]
+            hints = wan_model.hints(WAN, base, lora, x_t, 1000 * t_B, text, control)
+            return wan_model.velocity(WAN, base, lora, x_t, 1000 * t_B, text, hints)[:, 1:]
 
         v_evo, v_stb, v_ini = see(evolving), see(state.stable), see(None)
         v_t2v = wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
@@ -141,10 +134,10 @@ def test_video_without_reward_trains_nothing(base, mesh):
     state = drifted(base)
     one = scored(valid=(1, 1, 0, 1), reward=(0.9, 0.1, 0.0, 0.4))
     other = scored(valid=(1, 1, 0, 1), reward=(0.9, 0.1, 1.0, 0.4))
-    found = accumulate(state, base, one, mesh)
-    close(found, accumulate(state, base, other, mesh), 1e-7)
+    summed = accumulate(state, base, one, mesh)
+    close(summed, accumulate(state, base, other, mesh), 1e-7)
     counted = accumulate(state, base, scored(reward=(0.9, 0.1, 0.0, 0.4)), mesh)
-    assert abs(float(found[1]["loss"]["policy"] - counted[1]["loss"]["policy"])) > 1e-4
+    assert abs(float(summed[1]["loss"]["policy"] - counted[1]["loss"]["policy"])) > 1e-4
 
 
 def test_nothing_valid_changes_nothing_but_the_step(base, mesh):
@@ -181,12 +174,12 @@ def test_reference_slot_is_not_trained_on(base, mesh):
     state, data = drifted(base), scored()
     t_B, noise = jnp.full(VIDEOS, 0.5), jnp.ones_like(data.clean_BTHWC)
 
-    def found(shift):  # x0 and noise move against each other: x_t stays, the target v moves
+    def objective(shift):  # x0 and noise move against each other: x_t stays, the target v moves
         at = jnp.zeros_like(noise).at[:, 0].set(shift)
         moved = sample(data, noise + at, t_B, clean_BTHWC=data.clean_BTHWC - at)
         return evolve.objective(state, base, moved, None, setup(mesh))
 
-    close(jax.jit(found)(1.0), jax.jit(found)(0.0), 1e-4)
+    close(jax.jit(objective)(1.0), jax.jit(objective)(0.0), 1e-4)
 
 
 def test_vace_blocks_learn_when_asked(base, mesh):

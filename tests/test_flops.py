@@ -20,11 +20,11 @@ TINY = wan.WanConfig(2, 12, 4, 40, text_dim=16, text_len=8, vace_layers=(0, 2))
 
 def petaflop(c: wan.WanConfig, tokens: int, vace: bool) -> float:
     """A forward pass as the public arithmetic has it: blocks and VACE's projections."""
-    found = flops.blocks(c, c.num_layers, tokens, 512)
+    work = flops.blocks(c, c.num_layers, tokens, 512)
     if vace:
-        found = flops.add(found, flops.blocks(c, len(c.vace_layers), tokens, 512))
+        work = flops.add(work, flops.blocks(c, len(c.vace_layers), tokens, 512))
     projections = (len(c.vace_layers) + 1) * 2 * c.dim**2 * tokens if vace else 0
-    return (found.forward + projections) / flops.PETA
+    return (work.forward + projections) / flops.PETA
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ ENTRY %main (a: f32[4]) -> f32[4] {
 
 
 def test_collectives_in_loops_are_multiplied():
-    found = count.collective_gib(HLO)
-    assert found == {
+    exchanged = count.collective_gib(HLO)
+    assert exchanged == {
         "reduce-scatter": 16 / 2**30,
         "all-gather": 40 * 64 / 2**30,
         "collective-permute": 7 * 24 / 2**30,  # the length stands in the condition alone

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from compare import relative
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from evoid_jax import flow
@@ -24,10 +25,6 @@ def scheduler(kind: str, shift: float):
 def velocity(xp, x, t):
     """Some smooth, nonlinear field that depends on time."""
     return xp.tanh(1.7 * x + 0.3) * (0.5 + t / 1000) - 0.2 * x**2 / (1 + x**2)
-
-
-def relative(ours, theirs) -> float:
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @pytest.mark.parametrize("kind", ["unipc", "euler"])

@@ -217,8 +217,11 @@ def test_under_jit_everything_is_the_same():
         weights_M = fuse.final_weights(P7, G7, attention_G, 1.0, 0.5)
         return fuse.unify(rewards_BM, valid_BM, weights_M, G7)
 
-    args = [jnp.asarray(x) for x in (scores_BM, valid_BM, group_B, [2.0, 3.0, 8.0])]
-    for plain, compiled in zip(whole(*args), jax.jit(whole)(*args), strict=True):
+    data = (scores_BM, valid_BM, group_B, np.array([2.0, 3.0, 8.0]))
+    scores_BM, valid_BM, group_B, attention_G = map(jnp.asarray, data)
+    outright = whole(scores_BM, valid_BM, group_B, attention_G)
+    jitted = jax.jit(whole)(scores_BM, valid_BM, group_B, attention_G)
+    for plain, compiled in zip(outright, jitted, strict=True):
         np.testing.assert_allclose(plain, compiled, atol=1e-6)
         assert np.all(np.isfinite(compiled))
 

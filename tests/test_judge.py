@@ -17,12 +17,16 @@ from evoid_jax.world import portraits
 SEVENS = dict.fromkeys(judge.DIMENSIONS, 7)
 
 
-def world(count=2, seed=0):
-    """Return true videos of the tiny world, their people's photos, and their prompts."""
+def world(count=2, seed=0) -> dict:
+    """Return what a judge grades: true videos of the tiny world, people's photos, prompts."""
     scenes = [portraits.scene(300 + b, seed + 7 * b) for b in range(count)]
     video_BFHWC = np.stack([portraits.render(s) for s in scenes])
     reference_BHWC = np.stack([portraits.reference(s.identity) for s in scenes])
-    return video_BFHWC, reference_BHWC, [portraits.prompt(s) for s in scenes]
+    return {
+        "video_BFHWC": video_BFHWC,
+        "reference_BHWC": reference_BHWC,
+        "prompts": [portraits.prompt(s) for s in scenes],
+    }
 
 
 class Fake:
@@ -63,7 +67,7 @@ def ask(fake, **options):
     options = {"model": "fake", "workers": 1, "max_retries": 0} | options
     with serve(fake.app()) as url:
         asker = judge.Judge(url + "/v1", **options)
-        return asker.vqscore(*world()), asker
+        return asker.vqscore(**world()), asker
 
 
 def test_vqscore_by_hand():
@@ -78,7 +82,7 @@ def test_vqscore_by_hand():
 def test_what_a_judge_is_shown():
     fake = Fake(SEVENS)
     ask(fake, frames=3, fps=4.0)
-    video_BFHWC, reference_BHWC, prompts = world()
+    video_BFHWC, reference_BHWC, prompts = world().values()
     photo, *frames = fake.pictures()
     assert np.abs(photo.astype(int) - reference_BHWC[0]).mean() < 4  # JPEG is lossy
     for frame, f in zip(frames, (0, 4, 8), strict=True):
@@ -101,7 +105,9 @@ def test_large_frames_are_scaled_down():
     fake = Fake(SEVENS)
     with serve(fake.app()) as url:
         asker = judge.Judge(url + "/v1", frames=2, side=100)
-        asker.vqscore(np.zeros((1, 5, 96, 200, 3), np.uint8), world(1)[1], ["a person"])
+        asker.vqscore(
+            np.zeros((1, 5, 96, 200, 3), np.uint8), world(1)["reference_BHWC"], ["a person"]
+        )
     assert [p.shape for p in fake.pictures()] == [(64, 64, 3), (48, 100, 3), (48, 100, 3)]
 
 
@@ -148,16 +154,16 @@ def test_a_server_that_recovers():
 
 def test_a_dead_judge():
     asker = judge.Judge(dead_url() + "/v1", max_retries=0, timeout=2.0)
-    _, _, valid_B = asker.vqscore(*world())
+    _, _, valid_B = asker.vqscore(**world())
     assert not np.any(valid_B) and asker.failures == 2
-    attention_G, ok = asker.attention(*world(), np.zeros(2), np.array([0.1, 0.9]))
+    attention_G, ok = asker.attention(**world(), group_B=np.zeros(2), reward_B=np.array([0.1, 0.9]))
     assert not ok and not np.any(attention_G)
     with pytest.raises(ConnectionError, match="no judge at"):
         asker.check()
 
 
 def test_attention_shows_best_and_worst_and_averages_pairs():
-    video_BFHWC, reference_BHWC, prompts = world(5)
+    video_BFHWC, reference_BHWC, prompts = world(5).values()
     group_B, reward_B = np.array([9, 9, 4, 4, 9]), np.array([0.2, 0.9, 0.6, np.nan, 0.5])
     fake = Fake({"identity": 1, "text": 2, "quality": 10}, {"identity": 4, "text": 0, "quality": 0})
     with serve(fake.app()) as url:
@@ -177,14 +183,17 @@ def test_attention_shows_best_and_worst_and_averages_pairs():
 
 
 def test_attention_leaves_out_what_failed():
-    args = (*world(4), np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4]))
+    asked = world(4) | {
+        "group_B": np.array([0, 0, 1, 1]),
+        "reward_B": np.array([0.1, 0.2, 0.3, 0.4]),
+    }
     good = {"identity": 3, "text": 2.5, "quality": 0}
     with serve(Fake("?", "?", good).app()) as url:
         asker = judge.Judge(url + "/v1", workers=1)
-        attention_G, ok = asker.attention(*args)
+        attention_G, ok = asker.attention(**asked)
         assert ok and asker.failures == 1
         np.testing.assert_allclose(attention_G, [3, 2.5, 0])
-        _, ok = asker.attention(*args, valid_B=np.zeros(4, bool))
+        _, ok = asker.attention(**asked, valid_B=np.zeros(4, bool))
         assert not ok
 
 
@@ -205,7 +214,10 @@ def test_the_heuristic_says_what_it_is(heuristic):
     models = heuristic._client.models.list()
     assert [m.id for m in models] == ["heuristic"]
     reply = heuristic._client.chat.completions.with_raw_response
-    parts = [*judge._photo(world(1)[1][0], 64), *heuristic._show(world(1)[0][0], 2, "")]
+    parts = [
+        *judge._photo(world(1)["reference_BHWC"][0], 64),
+        *heuristic._show(world(1)["video_BFHWC"][0], 2, ""),
+    ]
     parts.append({"type": "text", "text": "grade"})
     answer = reply.create(
         model="gpt", messages=[{"role": "user", "content": parts}], response_format=judge.GRADES
@@ -216,14 +228,14 @@ def test_the_heuristic_says_what_it_is(heuristic):
 
 
 def test_the_heuristic_is_deterministic(heuristic):
-    first, again = heuristic.vqscore(*world()), heuristic.vqscore(*world())
+    first, again = heuristic.vqscore(**world()), heuristic.vqscore(**world())
     assert np.all(first[2])
     np.testing.assert_array_equal(first[0], again[0])
 
 
 def test_the_heuristic_prefers_the_true_video(heuristic):
     """The truth beats, on average by a clear step, each way of spoiling it."""
-    video_BFHWC, reference_BHWC, prompts = world(12)
+    video_BFHWC, reference_BHWC, prompts = world(12).values()
     random = np.random.default_rng(0)
     noise = random.normal(0, 30, video_BFHWC.shape)
     spoilt = {
@@ -242,7 +254,7 @@ def test_the_heuristic_prefers_the_true_video(heuristic):
 
 
 def test_heuristic_attention_points_at_what_is_wrong(heuristic):
-    video_BFHWC, reference_BHWC, prompts = world(8)
+    video_BFHWC, reference_BHWC, prompts = world(8).values()
     group_B, reward_B = np.arange(8), np.ones(8)
     ask = lambda video, reference: dict(
         zip(
@@ -263,7 +275,7 @@ def test_heuristic_attention_points_at_what_is_wrong(heuristic):
 
 
 def test_the_heuristic_refuses_what_it_cannot_read():
-    photo = judge._photo(world(1)[1][0], 64)
+    photo = judge._photo(world(1)["reference_BHWC"][0], 64)
     body = lambda parts, schema=judge.GRADES: {
         "messages": [{"role": "user", "content": parts}],
         "response_format": schema,

@@ -29,7 +29,12 @@ def total(v_evo, v_stb, v_t2v, v_init, v, reward_B, beta):
     )
 
 
-total_slope = jax.jit(jax.grad(lambda *args: total(*args).sum()))
+def summed_total(v_evo, v_stb, v_t2v, v_init, v, reward_B, beta):
+    return total(v_evo, v_stb, v_t2v, v_init, v, reward_B, beta).sum()
+
+
+total_slope = jax.jit(jax.grad(summed_total))
+FROZEN = ("v_stb", "v_t2v", "v_init", "v")
 
 
 def draw(shape=(3, 2, 4, 4, 5), count=5, seed=0):
@@ -40,13 +45,14 @@ def draw(shape=(3, 2, 4, 4, 5), count=5, seed=0):
 @pytest.mark.parametrize("reward,beta,policy,summed,slope,v_star", CASES)
 def test_hand_arithmetic(reward, beta, policy, summed, slope, v_star):
     reward_B = np.array([reward], np.float32)
-    frozen = [one(x) for x in (V_STB, V_T2V, V_INIT, V)]
+    frozen = {"v_stb": one(V_STB), "v_t2v": one(V_T2V), "v_init": one(V_INIT), "v": one(V)}
+    frozen |= {"reward_B": reward_B, "beta": beta}
     got = losses.policy(one(V_EVO), one(V_STB), one(V), reward_B, beta)
     np.testing.assert_allclose(got, [policy], rtol=1e-6)
-    loss = total(one(V_EVO), *frozen, reward_B, beta)
+    loss = total(one(V_EVO), **frozen)
     np.testing.assert_allclose(loss, [summed], rtol=1e-6)
-    np.testing.assert_allclose(total_slope(one(V_EVO), *frozen, reward_B, beta), slope, atol=2e-7)
-    star, a = losses.target(*frozen, reward_B, beta, **LAMBDAS)
+    np.testing.assert_allclose(total_slope(one(V_EVO), **frozen), slope, atol=2e-7)
+    star, a = losses.target(**frozen, **LAMBDAS)
     np.testing.assert_allclose(star, [[v_star]], rtol=1e-6)
     np.testing.assert_allclose(a, beta**2 + 0.21, rtol=1e-6)
 
@@ -60,16 +66,17 @@ def test_anchors_by_hand():
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
 def test_the_target_holds_all_terms(beta):
     """a |v_evo - v_star|^2 differs from the four-term loss by a constant: their gradients agree."""
-    v_evo, *frozen = draw()
-    reward_B = np.array([0.0, 0.3, 1.0], np.float32)
-    star, a = losses.target(*frozen, reward_B, beta, **LAMBDAS)
-    long = lambda x: total(x, *frozen, reward_B, beta)
+    v_evo, *others = draw()
+    frozen = dict(zip(FROZEN, others, strict=True)) | {"beta": beta}
+    frozen["reward_B"] = np.array([0.0, 0.3, 1.0], np.float32)
+    star, a = losses.target(**frozen, **LAMBDAS)
+    long = lambda x: total(x, **frozen)
     short = lambda x: a * losses.anchor(x, star)
     for other in draw(count=2, seed=1):
         np.testing.assert_allclose(
             long(v_evo) - long(other), short(v_evo) - short(other), atol=1e-5, rtol=1e-5
         )
-    slope = total_slope(v_evo, *frozen, reward_B, beta)
+    slope = total_slope(v_evo, **frozen)
     np.testing.assert_allclose(slope, jax.grad(lambda x: short(x).sum())(v_evo), atol=1e-6)
 
 
@@ -89,17 +96,19 @@ def test_losses_are_means_per_video():
     whole = losses.policy(v_evo, v_stb, v, reward_B, 1.0)
     assert whole.shape == (3,)
     for b in range(3):
-        alone = losses.policy(*(x[b : b + 1] for x in (v_evo, v_stb, v)), reward_B[b : b + 1], 1.0)
+        own = slice(b, b + 1)
+        alone = losses.policy(v_evo[own], v_stb[own], v[own], reward_B[own], 1.0)
         np.testing.assert_allclose(alone[0], whole[b], rtol=1e-6)
-    twice = [np.concatenate([x, x], axis=1) for x in (v_evo, v_stb, v)]
-    np.testing.assert_allclose(losses.policy(*twice, reward_B, 1.0), whole, rtol=1e-6)
+    twice = lambda x: np.concatenate([x, x], axis=1)
+    got = losses.policy(twice(v_evo), twice(v_stb), twice(v), reward_B, 1.0)
+    np.testing.assert_allclose(got, whole, rtol=1e-6)
 
 
 def test_no_gradient_reaches_the_frozen_networks():
-    _, *frozen = draw()
-    reward_B = np.full(3, 0.9, np.float32)
-    slopes = jax.grad(lambda f: losses.target(*f, reward_B, 1.0, **LAMBDAS)[0].sum())(frozen)
-    assert all(not np.any(x) for x in slopes)
+    frozen = dict(zip(FROZEN, draw(count=4), strict=True))
+    fixed = {"reward_B": np.full(3, 0.9, np.float32), "beta": 1.0} | LAMBDAS
+    slopes = jax.grad(lambda f: losses.target(**f, **fixed)[0].sum())(frozen)
+    assert all(not np.any(x) for x in slopes.values())
 
 
 def test_jit_half_precision_and_one_axis():
@@ -109,8 +118,8 @@ def test_jit_half_precision_and_one_axis():
     np.testing.assert_allclose(
         jax.jit(losses.policy)(v_evo, v_stb, v, reward_B, 1.0), plain, rtol=1e-6
     )
-    low = [jnp.asarray(x, jnp.bfloat16) for x in (v_evo, v_stb, v)]
-    assert losses.policy(*low, reward_B, 1.0).dtype == jnp.float32
+    v_evo, v_stb, v = (jnp.asarray(x, jnp.bfloat16) for x in (v_evo, v_stb, v))
+    assert losses.policy(v_evo, v_stb, v, reward_B, 1.0).dtype == jnp.float32
 
 
 def test_wrong_shapes_are_refused():

@@ -65,7 +65,7 @@ def test_the_mesh_is_the_one_that_train_makes():
     """The big presets cut the model over all devices; --fsdp is the only one to change that."""
     cfg = config.from_dict(evoid.get_config("vace_14b").to_dict())
     sizes = dict.fromkeys(("frames", "height", "width", "videos_per_device", "context", "fsdp"))
-    mesh = lambda **given: plan.configure(cfg, SimpleNamespace(**sizes | given)).mesh
+    mesh = lambda **asked: plan.configure(cfg, SimpleNamespace(**sizes | asked)).mesh
     assert mesh() == config.Mesh(data=1, fsdp=-1, context=1)
     assert mesh(context=4) == config.Mesh(data=1, fsdp=-1, context=4)
     assert mesh(fsdp=2) == config.Mesh(data=-1, fsdp=2, context=1)
@@ -92,10 +92,10 @@ def test_a_refusal_for_memory_says_how_much():
 def test_the_table_tells_what_the_plan_found():
     program = {"hbm_gib": 40.0, "resident_gib": 11.0, "compile_s": 9.0, "collective_gib": None}
     program |= {"model_pflop": 1.0, "executed_pflop": 1.5}
-    found = dict.fromkeys(plan.TRACES, program)
-    found |= {"target": "v6e:4x4", "devices": 16, "mesh": {"fsdp": 4}, "memory_gib": 31.2}
-    found |= {"videos_in_flight": 4, "fits": False, "run_model_pflop": 1e6}
-    text = plan.table(found | {"hours_at_mfu": {"0.4": 12.5}})
+    made = dict.fromkeys(plan.TRACES, program)
+    made |= {"target": "v6e:4x4", "devices": 16, "mesh": {"fsdp": 4}, "memory_gib": 31.2}
+    made |= {"videos_in_flight": 4, "fits": False, "run_model_pflop": 1e6}
+    text = plan.table(made | {"hours_at_mfu": {"0.4": 12.5}})
     assert "v6e:4x4: 16 devices" in text
     assert "does not fit 95% of the memory" in text
     assert "12.5 h at 40% of the peak; assumed, not measured" in text.replace("\n", "")
@@ -131,8 +131,8 @@ LIMITS = [
 @pytest.mark.parametrize(("platform", "args", "limit"), LIMITS)
 def test_the_paper_s_run_fits(platform, args, limit):
     compiler(platform)
-    found = planned(*args)
-    step = found["train_step"]
+    made = planned(*args)
+    step = made["train_step"]
     assert step["hbm_gib"] <= limit
-    assert found["fits"], found
+    assert made["fits"], made
     assert step["executed_pflop"] > step["model_pflop"]

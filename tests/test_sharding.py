@@ -53,9 +53,9 @@ def test_parts_are_equal_and_no_larger_than_asked(videos, each, parts):
 def test_split_keeps_every_video_once():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     x = jnp.arange(24).reshape(12, 2)
-    parts = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
-    assert parts.shape == (3, 4, 2)
-    np.testing.assert_array_equal(np.sort(np.asarray(parts).ravel()), np.arange(24))
+    pieces = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
+    assert pieces.shape == (3, 4, 2)
+    np.testing.assert_array_equal(np.sort(np.asarray(pieces).ravel()), np.arange(24))
 
 
 def test_devices_share_videos_then_planes():
@@ -71,7 +71,7 @@ def test_devices_share_videos_then_planes():
 
 
 def test_the_model_takes_all_devices_where_fsdp_is_what_is_left():
-    shape = lambda *sizes: sharding.mesh_shape(*sizes, 8)
+    shape = lambda data, fsdp, context: sharding.mesh_shape(data, fsdp, context, 8)
     assert shape(1, -1, 1) == (1, 8, 1) and shape(1, -1, 4) == (1, 2, 4)
     assert shape(-1, 2, 2) == (2, 2, 2)
 

@@ -113,7 +113,8 @@ def test_mp4_and_raw_of_the_same_videos_score_nearly_alike(http, world):
         )
     ]
     for name in ("arcface", "curricularface", "gme", "flow"):
-        np.testing.assert_allclose(*(scores(r, name) for r in replies), atol=0.15)
+        raw, mp4 = (scores(reply, name) for reply in replies)
+        np.testing.assert_allclose(raw, mp4, atol=0.15)
 
 
 def test_videos_of_other_sizes_and_lengths_score(http, world):
@@ -279,8 +280,8 @@ def test_motion_monitor_follows_the_true_amplitude(loaded, world):
     videos, references, prompts, _, scenes = world
     guess = ask(loaded, videos, references, prompts, rewards=["flow"], monitors=True)
     true = np.array([portraits.truth(s)["motion_amplitude"] for s in scenes])
-    ranks = [np.argsort(np.argsort(v)) for v in (guess["monitor"]["motion"], true)]
-    assert np.corrcoef(*ranks)[0, 1] > 0.7
+    rank = lambda values: np.argsort(np.argsort(values))
+    assert np.corrcoef(rank(guess["monitor"]["motion"]), rank(true))[0, 1] > 0.7
 
 
 # Optical flow

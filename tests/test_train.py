@@ -28,10 +28,10 @@ def cache(tmp_path_factory):
 def state_of(workdir, cfg):
     model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
     base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
-    found = checkpoint.open_folder(workdir / "checkpoints", 2)
+    checkpoints = checkpoint.open_folder(workdir / "checkpoints", 2)
     like = evolve.init(cfg, base, model)
-    state, host = checkpoint.restore(found, like)
-    checkpoint.close(found)
+    state, host = checkpoint.restore(checkpoints, like)
+    checkpoint.close(checkpoints)
     return state, host
 
 

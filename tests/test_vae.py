@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from compare import relative
 
 from evoid_jax.models import vae, vae_layers, weights
 
@@ -32,11 +33,6 @@ FAST = {"xla_backend_optimization_level": 0}
 encode = jax.jit(vae.encode, static_argnums=(1, 3), compiler_options=FAST)
 moments = jax.jit(vae.moments, static_argnums=(1, 3), compiler_options=FAST)
 decode = jax.jit(vae.decode, static_argnums=(1, 3), compiler_options=FAST)
-
-
-def relative(x, reference) -> float:
-    x, reference = np.asarray(x), np.asarray(reference)
-    return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
 
 
 def video(frames: int, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Three updates of a small model on random videos, on any mesh, and how far two outcomes are apart.
+"""Three updates of a small model on random videos, on any mesh.
 
 What eight_devices.py and two_processes.py compare; needs no device before it is called.
 """
@@ -21,19 +21,6 @@ CFG = config.Config(
 )
 VIDEOS, PAIRS, STEPS = 8, 2, 3
 GRID = 3, 6, 2  # latent frames, of which one is a reference: 9 tokens, and 6 for the teacher
-
-
-def apart(a, b) -> float:
-    """Return the largest relative L2 difference of two trees' leaves."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    norm = lambda x: np.linalg.norm(np.asarray(x, np.float64))
-    return max(float(norm(np.asarray(x) - np.asarray(y)) / (norm(y) + 1e-30)) for x, y in pairs)
-
-
-def apart_whole(a, b) -> float:
-    """Return the relative L2 difference of two trees, each taken as one vector."""
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-    return apart(flat(a), flat(b))
 
 
 def shaken_base():
@@ -73,8 +60,18 @@ def trained(base, mesh):
     state = sharding.replicate(state._replace(**adapters), mesh)
     clean, text, control = inputs()
     valid, reward = jnp.ones(VIDEOS).at[3].set(0), jnp.linspace(0.1, 0.9, VIDEOS)
-    of_video = sharding.place_batch((clean, jnp.arange(VIDEOS) % PAIRS, reward, valid), mesh)
-    scored = evolve.Scored(*of_video, *sharding.replicate((text, control), mesh))
+    clean, pair, reward, valid = sharding.place_batch(
+        (clean, jnp.arange(VIDEOS) % PAIRS, reward, valid), mesh
+    )
+    text, control = sharding.replicate((text, control), mesh)
+    scored = evolve.Scored(
+        clean_BTHWC=clean,
+        pair_B=pair,
+        reward_B=reward,
+        valid_B=valid,
+        text_PSE=text,
+        control_PTHWC=control,
+    )
     base, terms = placed_base(base, mesh), []
     setup = evolve.Setup(CFG, WAN.clone(mesh=mesh), mesh, references=1)
     for step in range(STEPS):

@@ -12,10 +12,11 @@ import conftest  # noqa: F401  exact matmuls, compiled programs cached
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compare import apart, apart_whole
 from damage import damage
 from fake_sidecar import Fake
 from servers import serve
-from three_steps import apart, apart_whole, shaken_base, trained
+from three_steps import shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
 from evoid_jax.rewards.panel import Panel, Request
@@ -64,21 +65,22 @@ def check_panel(me: int, mesh):
             np.testing.assert_array_equal(raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None])
             assert np.all(valid_BM)
             np.testing.assert_array_equal(panel.monitors(request)["truth"], 2 * first_B)
-            found_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
+            attention_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
             want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
             assert answered and pairs == 2
-            np.testing.assert_allclose(found_G, want_G, rtol=1e-6)
+            np.testing.assert_allclose(attention_G, want_G, rtol=1e-6)
 
 
 def check_training():
     """Three updates on both processes' devices are those on one, wherever the mesh is cut."""
     base = shaken_base()
     want, _ = trained(base, sharding.make_mesh(devices=jax.local_devices()[:1]))
-    for sizes in ((4, 1, 1), (1, 2, 2), (1, 1, 4)):
-        got, _ = trained(base, sharding.make_mesh(*sizes))
+    for data, fsdp, context in ((4, 1, 1), (1, 2, 2), (1, 1, 4)):
+        mesh = sharding.make_mesh(data=data, fsdp=fsdp, context=context)
+        got, _ = trained(base, mesh)
         assert apart_whole(got["gradient"], want["gradient"]) < 1e-5
         for name, limit in {"terms": 1e-5, "gradient": 1e-4, "adapters": 1e-5}.items():
-            assert apart(got[name], want[name]) < limit, (sizes, name)
+            assert apart(got[name], want[name]) < limit, (mesh.shape, name)
 
 
 def check_checkpoint(me: int, mesh, folder: str):

@@ -46,6 +46,7 @@ def work(at: programs.Setting) -> dict[str, float | None]:
     sizes = flops.sizes(c, at.latent_THWC[:3], at.references)
     once = flops.objective(c, cfg, sizes)["model"]
     return {
+        # K times of every video make one update
         "train_step": at.videos * cfg.train.timesteps * once,
         "rollout_step": at.together * flops.solver_step(c, cfg, sizes),
         "vae_decode": None,
@@ -111,6 +112,7 @@ def plan(cfg: config.Config, target: chips.Target) -> dict:
     planned |= {"videos_in_flight": at.together, "memory_gib": round(target.chip.hbm_gib, 1)}
     with platform.compiling_for(target.chip.platform):
         for name, trace in TRACES.items():
+            # The rollout is one program of all solver steps; its numbers are told for one.
             repeats = cfg.rollout.steps if name == "rollout_step" else 1
             planned[name] = measure(trace, at, needed[name], repeats)
             planned[name]["resident_gib"] = round(beside[name], 2)
@@ -217,7 +219,7 @@ def main(argv) -> None:
     with stdout_kept() as out:
         target = chips.parse(asked.target)
         cfg = configure(config.from_dict(asked.config.to_dict()), asked)
-        chips.quiet_host()
+        chips.quiet_host()  # before JAX starts its first backend
         planned = plan(cfg, target)
         out.write((json.dumps(planned) if asked.json else table(planned)) + "\n")
 

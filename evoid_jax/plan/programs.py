@@ -104,6 +104,7 @@ class Setting(NamedTuple):
     @property
     def together(self) -> int:
         """Videos that the whole mesh generates at once."""
+        # as many parts as it takes, each of as many videos
         each = self.cfg.rollout.videos_per_device
         return self.videos // sharding.parts_of(self.videos, each, self.mesh)
 
@@ -135,6 +136,7 @@ def vae_params(at: Setting):
 def text_encoder_gib(at: Setting) -> float:
     """Return what the text encoder takes on each device: its process holds it in pieces."""
     devices = at.mesh.devices.flatten()
+    # Prompts are encoded by each process for itself, on its own devices alone.
     own = [d for d in devices if d.process_index == devices[0].process_index]
     mesh = sharding.make_mesh(fsdp=len(own), devices=own)
     shapes = weights.shapes(lambda: umt5.init(jax.random.key(0), at.models.umt5))

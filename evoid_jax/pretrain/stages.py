@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 from flax import traverse_util
-from tqdm import tqdm
 
 from evoid_jax import flow
 from evoid_jax.models import umt5, vae
 from evoid_jax.models import wan as wan_model
+from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 
 
@@ -66,85 +65,6 @@ class LatentBatch(NamedTuple):
 def unit(pixels: np.ndarray) -> np.ndarray:
     """Map uint8 pixels of any shape to float32 in [-1, 1]."""
     return pixels.astype(np.float32) / 127.5 - 1
-
-
-def optimizer(train) -> optax.GradientTransformation:
-    """Muon for the kernels of a transformer or VAE, AdamW for the rest, one cosine for both.
-
-    On these small convolutional nets Muon (https://kellerjordan.github.io/posts/muon) is what makes
-    training feasible on a CPU: AdamW's VAE had not begun to learn after 500 steps.
-
-    Args:
-      train: has steps, warmup, lr (of AdamW) and muon_lr.
-    """
-
-    def cosine(lr: float):
-        return optax.warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=lr,
-            warmup_steps=train.warmup,
-            decay_steps=train.steps,
-            end_value=lr * 0.02,
-        )
-
-    tx = optax.contrib.muon(
-        cosine(train.muon_lr),
-        weight_decay=1e-4,
-        adam_weight_decay=1e-4,
-        adam_learning_rate=cosine(train.lr),
-        muon_weight_dimension_numbers=_matrices,
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), tx)
-
-
-def _matrices(params):
-    """Return for each leaf which axes make a matrix for Muon, None where AdamW has it."""
-    return jax.tree_util.tree_map_with_path(_matrix, params)
-
-
-def _matrix(path, x) -> optax.contrib.MuonDimensionNumbers | None:
-    """Tell which axes of a leaf make a matrix: the last is the output, a stack's first is none."""
-    names = [entry.key for entry in path]
-    # Muon is for hidden layers; the VAE's last one, of 3 colours, is AdamW's as biases are.
-    if names[-1] != "kernel" or x.shape[-1] < 8:
-        return None
-    first = 1 if names[0].endswith("blocks") else 0  # scanned layers lead
-    inputs = tuple(range(first, x.ndim - 1))
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=x.ndim - 1)
-
-
-def fit(name: str, loss_fn, params, batch_fn, train, seed: int):
-    """Minimise a loss.
-
-    Args:
-      name: of the progress bar.
-      loss_fn: (params, key, batch) -> scalar; the key differs at every step.
-      batch_fn: step -> batch, any tree of arrays.
-      train: has steps and what `optimizer` needs.
-
-    Returns:
-      The exponential moving average of the parameters, on the host.
-    """
-    tx = optimizer(train)
-
-    @jax.jit
-    def update(params, ema, opt, step, batch):
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        loss, grads = jax.value_and_grad(loss_fn)(params, key, batch)
-        updates, opt = tx.update(grads, opt, params)
-        params = optax.apply_updates(params, updates)
-        # A short memory at first, or the random start would stay in the average.
-        decay = jnp.minimum((1.0 + step) / (10.0 + step), 0.99)
-        ema = optax.incremental_update(params, ema, 1 - decay)
-        return params, ema, opt, loss
-
-    ema, opt, smooth = params, tx.init(params), None
-    bar = tqdm(range(train.steps), desc=name, mininterval=5, dynamic_ncols=True)
-    for step in bar:
-        params, ema, opt, loss = update(params, ema, opt, step, batch_fn(step))
-        smooth = float(loss) if smooth is None else 0.95 * smooth + 0.05 * float(loss)
-        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-    return jax.device_get(ema)
 
 
 # --- text

@@ -47,6 +47,7 @@ def notes(run: RunFolder) -> list[str]:
 
 def stand_ins(run: RunFolder) -> list[str]:
     """Return the rewards that call themselves stand-ins in /info, or are of preset `tiny`."""
+    # What a sidecar said of itself goes before what a config's words suggest.
     known = [reward for reward in run.rewards if reward.sources]
     if known:
         return [reward.name for reward in known if any(map(_is_stand_in, reward.sources))]
