@@ -41,10 +41,10 @@ def test_defocus_keeps_a_flat_picture_and_softens_edges(clip):
 
 def test_a_share_of_the_clips_is_found_faulty_and_the_rest_is_untouched(clip):
     before = clip.copy()
-    found = [faults.found(clip, 0.3, np.random.default_rng((0, i))) for i in range(400)]
-    faulty = [i for i, x in enumerate(found) if x is not clip]
+    clips = [faults.as_found(clip, 0.3, np.random.default_rng((0, i))) for i in range(400)]
+    faulty = [i for i, x in enumerate(clips) if x is not clip]
     assert 90 <= len(faulty) <= 150
-    more = [faults.found(clip, 0.6, np.random.default_rng((0, i))) for i in range(400)]
-    assert all(np.array_equal(more[i], found[i]) for i in faulty)  # a larger share adds to it
-    assert {x.dtype for x in found} == {np.dtype(np.uint8)}
+    more = [faults.as_found(clip, 0.6, np.random.default_rng((0, i))) for i in range(400)]
+    assert all(np.array_equal(more[i], clips[i]) for i in faulty)  # a larger share adds to it
+    assert {x.dtype for x in clips} == {np.dtype(np.uint8)}
     np.testing.assert_array_equal(clip, before)
