@@ -28,7 +28,7 @@ from evoid_jax.models import context, vae
 
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)]
 
-facts = {}
+results = {}
 
 
 def mesh_of(sizes, devices=None):
@@ -68,7 +68,7 @@ def check_attention():
             for blocks in (1, 2):
                 local.MAX_LOGITS = 2**27 if blocks == 1 else 8 // (sizes[0] * sizes[1]) * heads * 4
                 got = attended(heads, mesh_of(sizes), length, rows, jnp.nan)
-                facts[f"attention {heads} heads {length} tokens {sizes} {blocks}"] = apart(
+                results[f"attention {heads} heads {length} tokens {sizes} {blocks}"] = apart(
                     got, want
                 )
     local.MAX_LOGITS = 2**27
@@ -80,21 +80,21 @@ def check_attention():
 def check_training(base):
     want, _ = trained(base, ONE)
     largest = [float(abs(x).max()) for x in jax.tree.leaves(want["gradient"])]
-    facts["gradient is not zero"] = min(largest)
+    results["gradient is not zero"] = min(largest)
     for sizes in MESHES:
         got, state = trained(base, mesh_of(sizes))
         whole = [x.sharding.is_fully_replicated for x in jax.tree.leaves(state)]
-        facts[f"state {sizes}"] = int(all(whole))
+        results[f"state {sizes}"] = int(all(whole))
         for name, x in got.items():
-            facts[f"{name} {sizes}"] = apart(x, want[name])
-        facts[f"whole gradient {sizes}"] = apart_whole(got["gradient"], want["gradient"])
+            results[f"{name} {sizes}"] = apart(x, want[name])
+        results[f"whole gradient {sizes}"] = apart_whole(got["gradient"], want["gradient"])
 
 
 def check_weights(base):
     for sizes in MESHES:
         kernel = placed_base(base, mesh_of(sizes))["blocks"]["ffn_up"]["kernel"]
         shapes = {shard.data.shape for shard in kernel.addressable_shards}
-        facts[f"weights {sizes}"] = int(shapes == {(2, 64 // sizes[1], 48)})
+        results[f"weights {sizes}"] = int(shapes == {(2, 64 // sizes[1], 48)})
 
 
 def generated(base, mesh):
@@ -121,7 +121,7 @@ def generated(base, mesh):
 def check_rollout(base):
     mesh = mesh_of((2, 2, 2))
     got = generated(base, mesh)
-    facts["rollout"] = apart(jax.device_get(got), jax.device_get(generated(base, ONE)))
+    results["rollout"] = apart(jax.device_get(got), jax.device_get(generated(base, ONE)))
     sizes = {"base_dim": 4, "z_dim": 4, "dim_mult": (1, 2), "num_res_blocks": 1}
     sizes |= {"latents_mean": (0.0,) * 4, "latents_std": (1.0,) * 4}
     small = vae.VAEConfig(**sizes, temperal_downsample=(True,))
@@ -135,7 +135,7 @@ def check_rollout(base):
         for whole in (2**22, 0):
             rollout.WHOLE, video = whole, sharding.place_batch(got[:count, 1:], mesh)
             video = np.asarray(rollout.decode(frozen(params, mesh), video), int)
-            facts[f"decode {count} {whole}"] = int(abs(video - want[:count]).max())
+            results[f"decode {count} {whole}"] = int(abs(video - want[:count]).max())
             jax.clear_caches()  # WHOLE is no argument
 
 
@@ -144,7 +144,7 @@ def main():
     check_attention()
     for check in (check_weights, check_rollout, check_training):
         check(base)
-    print(json.dumps(facts))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -22,31 +22,28 @@ from evoid_jax.distributed import Settings
 
 SLURM = dict.fromkeys(distributed.SLURM, "0") | {"SLURM_NTASKS": "4"}
 COORDINATOR, PROCESSES, PROCESS = distributed.ENVIRONMENT
-NO_OPTIONS = (None, None, None)
 
 
 @pytest.mark.parametrize(
-    ("environ", "options", "want"),
+    ("environ", "arguments", "want"),
     [
-        ({}, NO_OPTIONS, None),
+        ({}, (), None),
         ({}, ("h:1", 2, 0), Settings("h:1", 2, 0)),
-        ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, NO_OPTIONS, Settings("h:1", 2, 1)),
+        ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, (), Settings("h:1", 2, 1)),
         ({COORDINATOR: "h:1", PROCESSES: "2", PROCESS: "1"}, ("g:2", None, 0), ("g:2", 2, 0)),
-        ({COORDINATOR: "auto"}, NO_OPTIONS, Settings()),
-        (SLURM, NO_OPTIONS, Settings()),
-        (SLURM | {"SLURM_NTASKS": "1"}, NO_OPTIONS, None),
-        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, NO_OPTIONS, None),  # salloc's shell: no step
+        ({COORDINATOR: "auto"}, (), Settings()),
+        (SLURM, (), Settings()),
+        (SLURM | {"SLURM_NTASKS": "1"}, (), None),
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, (), None),  # salloc's shell: no step
         (SLURM, ("h:1", 2, 0), Settings("h:1", 2, 0)),
     ],
 )
-def test_who_belongs_together(environ, options, want):
-    address, processes, process = options
-    got = distributed.settings(environ, address=address, processes=processes, process=process)
-    assert got == want
+def test_who_belongs_together(environ, arguments, want):
+    assert distributed.settings(environ, *arguments) == want
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
+    ("arguments", "match"),
     [
         (("h:1", None, None), r"need --processes \(or \$JAX_NUM_PROCESSES\)"),
         ((None, 2, 0), "need --coordinator"),
@@ -55,10 +52,9 @@ def test_who_belongs_together(environ, options, want):
         (("h:1", "two", 0), "must be a whole number, got 'two'"),
     ],
 )
-def test_half_of_the_settings_is_an_error(options, match):
-    address, processes, process = options
+def test_half_of_the_settings_is_an_error(arguments, match):
     with pytest.raises(ValueError, match=match):
-        distributed.settings({}, address=address, processes=processes, process=process)
+        distributed.settings({}, *arguments)
 
 
 def test_one_process_is_left_alone():
@@ -136,20 +132,20 @@ def run(command, folder: Path, which=(0, 1), devices=2, timeout=600) -> list[End
 
 
 def test_two_processes_share_scores_arrays_and_checkpoints(tmp_path):
-    ended = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
-    assert [one.status for one in ended] == [0, 0], ended
-    assert "two processes agree" in ended[0].text and "two processes agree" not in ended[1].text
+    both = run(["tests/two_processes.py", tmp_path / "checkpoints"], tmp_path)
+    assert [ended.status for ended in both] == [0, 0], both
+    assert "two processes agree" in both[0].text and "two processes agree" not in both[1].text
 
 
 @pytest.mark.parametrize(
-    ("how", "who", "meanwhile"),
+    ("how", "who", "where"),
     [("raise", 1, "collective"), ("vanish", 1, "asleep"), ("raise", 0, "asleep")],
 )
-def test_no_process_survives_another(tmp_path, how, who, meanwhile):
+def test_no_process_survives_another(tmp_path, how, who, where):
     """Asleep it would stay for 900 s, and an exit that waits for the others takes 300 s."""
-    ended = run(["tests/failing_process.py", how, who, meanwhile], tmp_path)
-    victim, survivor = ended[who], ended[1 - who]
-    assert victim.status != 0 and survivor.status != 0, ended
+    both = run(["tests/failing_process.py", how, who, where], tmp_path)
+    victim, survivor = both[who], both[1 - who]
+    assert victim.status != 0 and survivor.status != 0, both
     assert survivor.at - victim.at < 120
     assert "went on alone" not in victim.text + survivor.text
     told = "another process ended first", "another task died"  # ours, JAX's
@@ -191,10 +187,10 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
     """
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in ends:
-        ended = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
-        assert [one.status for one in ended] == [0, 0], ended
-    for one_of_two, resumed in zip(ended, (len(ends) > 1, False), strict=True):
-        assert ("resuming after step" in one_of_two.text) == resumed
+        both = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
+        assert [ended.status for ended in both] == [0, 0], both
+    for ended, resumed in zip(both, (len(ends) > 1, False), strict=True):
+        assert ("resuming after step" in ended.text) == resumed
     alone = environment(JAX_NUM_CPU_DEVICES=str(2 * devices))
     straight = [sys.executable, *command(one, cache, ends[-1])]
     subprocess.run(straight, cwd=ROOT, env=alone, check=True, timeout=1800)

@@ -1,4 +1,4 @@
-"""Faults of clips footage: each does what its name says, grows with severity, spares the input."""
+"""Faults of found footage: each does what its name says, grows with severity, spares the input."""
 
 import numpy as np
 import pytest

@@ -53,9 +53,9 @@ def test_parts_are_equal_and_no_larger_than_asked(videos, each, parts):
 def test_split_keeps_every_video_once():
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     x = jnp.arange(24).reshape(12, 2)
-    pieces = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
-    assert pieces.shape == (3, 4, 2)
-    np.testing.assert_array_equal(np.sort(np.asarray(pieces).ravel()), np.arange(24))
+    parts = jax.jit(lambda x: sharding.split(x, 3, mesh))(x)
+    assert parts.shape == (3, 4, 2)
+    np.testing.assert_array_equal(np.sort(np.asarray(parts).ravel()), np.arange(24))
 
 
 def test_devices_share_videos_then_planes():
