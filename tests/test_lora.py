@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import WanVACEPipeline, WanVACETransformer3DModel
+from compare import relative
+from diffusers import WanVACEPipeline
 from flax import traverse_util
 from peft.utils import get_peft_model_state_dict
 from safetensors.numpy import load_file
+from torch_wan import torch_model
 
 from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
@@ -22,15 +24,6 @@ RANK, ALPHA = 32, 48.0
 
 velocity = jax.jit(wan_model.velocity, static_argnums=0)
 hints = jax.jit(wan_model.hints, static_argnums=0)
-
-
-def torch_model():
-    torch.manual_seed(0)
-    model = WanVACETransformer3DModel.from_config(TINY.to_json()).eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return model
 
 
 def fresh_adapter(params, seed=0, rank=RANK, **options):
@@ -64,10 +57,6 @@ def our_velocity(params, adapter, inputs, lora_scale=1.0):
     return np.asarray(velocity(wan, params, adapter, x, TIMESTEP_B, text, hints_VBLD))
 
 
-def relative(got, want):
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
 def assert_trees_equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -75,7 +64,7 @@ def assert_trees_equal(a, b):
 
 @pytest.fixture(scope="module")
 def params():
-    tensors = {name: x.numpy() for name, x in torch_model().state_dict().items()}
+    tensors = {name: x.numpy() for name, x in torch_model(TINY).state_dict().items()}
     return weights.to_params(tensors, wan_model.rules(TINY))
 
 
@@ -129,7 +118,7 @@ def test_saved_adapters_give_diffusers_our_velocity(params, inputs, tmp_path, ta
         adapter = adapters.read(file)
         adapters.write(file, adapters.to_comfyui(adapter), adapter)
     names = ["vae", "text_encoder", "tokenizer", "scheduler"]
-    pipe = WanVACEPipeline(transformer=torch_model(), **dict.fromkeys(names))
+    pipe = WanVACEPipeline(transformer=torch_model(TINY), **dict.fromkeys(names))
     pipe.load_lora_weights(tmp_path, adapter_name="evolved")
     want = torch_velocity(pipe.transformer, *inputs)
     got = our_velocity(params, tree, inputs, lora_scale=ALPHA / RANK)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_pipeline
 import torch
+from compare import relative
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, NEGATIVE, PROMPTS, WIDTH, photo
@@ -32,12 +33,6 @@ def frozen(folder):
 @pytest.fixture(scope="module")
 def pipe(folder):
     return tiny_pipeline.load(folder)
-
-
-def relative(ours, theirs) -> float:
-    ours, theirs = np.asarray(ours), np.asarray(theirs)
-    assert ours.shape == theirs.shape
-    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 def to_torch_layout(x_BTHWC) -> np.ndarray:

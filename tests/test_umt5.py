@@ -1,8 +1,6 @@
 """UMT5 equals transformers; the tokenizer we train loads there and spells any prompt."""
 
 import json
-import subprocess
-import sys
 
 import diffusers
 import jax
@@ -10,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from compare import relative
 from diffusers.pipelines.wan.pipeline_wan_vace import prompt_clean
+from programs import python
 
 from evoid_jax.models import umt5, weights
 from evoid_jax.pretrain import tokenizer as tokenizers
@@ -29,11 +29,6 @@ TEXTS = [
 FOREIGN = "Zoë ☺ 漢字 <0x41> ~`{}\\ \U0001d518 naïve"
 
 encode = jax.jit(umt5.encode, static_argnums=1)
-
-
-def relative(x, reference) -> float:
-    x, reference = np.asarray(x), np.asarray(reference)
-    return float(np.linalg.norm(x - reference) / np.linalg.norm(reference))
 
 
 def torch_model(config: umt5.UMT5Config):
@@ -191,12 +186,7 @@ def test_training_the_tokenizer_twice_gives_the_same_file(tokenizer_folder, tmp_
 
 
 def test_loading_and_encoding_never_import_torch(tokenizer_folder):
-    code = (
-        "import sys; from evoid_jax.models import umt5;"
-        f"umt5.tokenize(umt5.load_tokenizer({str(tokenizer_folder)!r}), ['hi']);"
-        "assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python("tests/encoding_without_torch.py", tokenizer_folder)
 
 
 def test_a_saved_pipeline_embeds_prompts_as_we_do(tokenizer_folder, tmp_path):
