@@ -31,7 +31,7 @@ _QUERY = re.compile(r"([?&][^=&#]*=)[^&#]*")
 _KEY = re.compile(r"(?i)([\w.-]*(?:key|token|secret|password|passwd)=)[^\s'\"&]+")
 
 
-class Column(NamedTuple):
+class LineColumn(NamedTuple):
     """One column of the printed table: its head, its width, what it is, and its text."""
 
     head: str
@@ -279,25 +279,25 @@ def _import(mirror):
         ) from error
 
 
-def _columns(record, steps) -> list[Column]:
+def _columns(record, steps) -> list[LineColumn]:
     """Return the columns of a record's line; rewards that do not fit into WIDTH are left out."""
     count = f"{record['step'] + 1}/{steps}" if steps else str(record["step"] + 1)
-    first = [Column("step", max(len(f"{steps}/{steps}") if steps else 5, 4), "", count)]
+    first = [LineColumn("step", max(len(f"{steps}/{steps}") if steps else 5, 4), "", count)]
     scores = get(record, "reward", "score") or {}
     if scores:
         overall = _score(weighted(scores, get(record, "weights") or {}))
         meaning = "mean of the rewards by this step's weights, 0 to 1"
-        first.append(Column("score", 5, meaning, overall))
+        first.append(LineColumn("score", 5, meaning, overall))
     last = _training(record)
     room = WIDTH + 1 - sum(column.width + 1 for column in (*first, *last))
     rewards = [
-        Column(head, 4, name if head != name else "", _score(scores[name]))
+        LineColumn(head, 4, name if head != name else "", _score(scores[name]))
         for name, head in zip(scores, _heads(scores), strict=True)
     ]
     return first + rewards[: max(room // 5, 0)] + last
 
 
-def _training(record) -> list[Column]:
+def _training(record) -> list[LineColumn]:
     """Return the columns that stand right of the rewards, for what the record has of them."""
     columns = []
     # Of the drifts the one between evolving and stable: at zero nothing is being learnt.
@@ -305,17 +305,17 @@ def _training(record) -> list[Column]:
         values = record.get(group)
         if isinstance(values, Mapping) and values:
             name = preferred if preferred in values else next(iter(values))
-            columns.append(Column(group, 8, f"{group}/{name}", _number(values[name])))
+            columns.append(LineColumn(group, 8, f"{group}/{name}", _number(values[name])))
     if "grad_norm" in record:
-        columns.append(Column("grad", 8, "gradient norm", _number(record["grad_norm"])))
+        columns.append(LineColumn("grad", 8, "gradient norm", _number(record["grad_norm"])))
     if "valid_fraction" in record:
         share = record["valid_fraction"]
         text = "--" if share is None else f"{share:.0%}"
-        columns.append(Column("valid", 5, "share of the scores that were obtained", text))
+        columns.append(LineColumn("valid", 5, "share of the scores that were obtained", text))
     if "seconds" in record:
         spent = get(record, "seconds", "total")
         text = "--" if spent is None else f"{spent:.1f}" if spent < 1000 else f"{spent:.0f}"
-        columns.append(Column("sec", 6, "seconds", text))
+        columns.append(LineColumn("sec", 6, "seconds", text))
     return columns
 
 

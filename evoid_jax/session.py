@@ -259,7 +259,7 @@ def request(
     )
 
 
-class Part(NamedTuple):
+class Generated(NamedTuple):
     """Some of a batch's videos, as many as the mesh generates at once."""
 
     rows: np.ndarray  # which of the batch's videos
@@ -267,7 +267,7 @@ class Part(NamedTuple):
     video_BFHWC: jax.Array  # uint8
 
 
-def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator[Part]:
+def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator[Generated]:
     """Make a batch's videos with an adapter on the base, part by part.
 
     Yields a part as soon as it is decoded, so that it can be scored while the next is generated.
@@ -277,7 +277,7 @@ def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator
         clock.lap("rollout", clean_BTHWC)
         video_BFHWC = rollout.decode(run.frozen, clean_BTHWC[:, batch.references :])
         clock.lap("decode", video_BFHWC)
-        yield Part(rows, clean_BTHWC, video_BFHWC)
+        yield Generated(rows, clean_BTHWC, video_BFHWC)
 
 
 def parts(run: Run, videos: int) -> list[np.ndarray]:

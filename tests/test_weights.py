@@ -261,7 +261,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     plain = weights._write
 
     def full(f, tensor):
-        if tensor.where == "tensor b":
+        if tensor.label == "tensor b":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         plain(f, tensor)
 

@@ -136,7 +136,7 @@ def _by_module(stored: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]],
         name = _parse(key, tensor)
         parts = modules.setdefault(name.module, {})
         if name.part in parts:
-            raise ValueError(f"{tensor.where} and {parts[name.part].where} are the same part")
+            raise ValueError(f"{tensor.label} and {parts[name.part].label} are the same part")
         parts[name.part], written[name.module] = tensor, name.written
     for parts in modules.values():
         _check_complete(parts)
@@ -147,7 +147,7 @@ def _parse(key: str, tensor: Tensor) -> adapter_names.Name:
     try:
         return adapter_names.parse(key)
     except ValueError as error:
-        raise ValueError(f"{tensor.where} {error}") from None
+        raise ValueError(f"{tensor.label} {error}") from None
 
 
 def _check_complete(parts: dict[str, Tensor]) -> None:
@@ -155,10 +155,10 @@ def _check_complete(parts: dict[str, Tensor]) -> None:
     for part, needed in NEEDS.items():
         if part in parts and needed not in parts:
             raise ValueError(
-                f"{parts[part].where} stands alone: the module's {HALVES[needed]} is missing"
+                f"{parts[part].label} stands alone: the module's {HALVES[needed]} is missing"
             )
     if "B bias" in parts and "bias" in parts:
-        raise ValueError(f"{parts['bias'].where} and {parts['B bias'].where} are of the same bias")
+        raise ValueError(f"{parts['bias'].label} and {parts['B bias'].label} are of the same bias")
 
 
 def _halves(parts: dict[str, Tensor]) -> Layer:
@@ -166,10 +166,10 @@ def _halves(parts: dict[str, Tensor]) -> Layer:
     a, b = _floats(parts["A"]), _floats(parts["B"])
     for x, tensor in ((a, parts["A"]), (b, parts["B"])):
         if x.ndim < 2:
-            raise ValueError(f"{tensor.where} has shape {x.shape}; expected a matrix")
+            raise ValueError(f"{tensor.label} has shape {x.shape}; expected a matrix")
     if b.shape[1] != len(a) or b.size != b.shape[0] * b.shape[1]:
         raise ValueError(
-            f"{parts['A'].where} has shape {a.shape} and lora_B {b.shape}; expected (rank, in) and "
+            f"{parts['A'].label} has shape {a.shape} and lora_B {b.shape}; expected (rank, in) and "
             "(out, rank)"
         )
     return Layer(a, b)
@@ -180,8 +180,8 @@ def _alpha(parts: dict[str, Tensor]) -> float | None:
         return None
     tensor = parts["alpha"]
     if np.prod(tensor.shape) != 1:
-        raise ValueError(f"{tensor.where} has shape {tensor.shape}; expected one number")
-    return adapter_scale.number(np.asarray(tensor.read()).item(), tensor.where)
+        raise ValueError(f"{tensor.label} has shape {tensor.shape}; expected one number")
+    return adapter_scale.number(np.asarray(tensor.read()).item(), tensor.label)
 
 
 def _deltas(modules: dict[str, dict[str, Tensor]], scales: dict[str, float]):
@@ -204,14 +204,14 @@ def _floats(tensor: Tensor) -> np.ndarray:
       ValueError: it is empty, of integers, or not finite; names it.
     """
     if tensor.dtype.kind == "i":
-        raise ValueError(f"{tensor.where} is {tensor.dtype}; expected floating-point numbers")
+        raise ValueError(f"{tensor.label} is {tensor.dtype}; expected floating-point numbers")
     if not np.prod(tensor.shape):
         raise ValueError(
-            f"{tensor.where} has shape {tensor.shape}, it is empty; was it saved from a part of a "
+            f"{tensor.label} has shape {tensor.shape}, it is empty; was it saved from a part of a "
             "sharded model (ZeRO-3, FSDP)?"
         )
     x = np.asarray(tensor.read(), np.float32)
-    weights.check_finite(x, tensor.where)
+    weights.check_finite(x, tensor.label)
     return x
 
 

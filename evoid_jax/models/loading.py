@@ -68,7 +68,7 @@ def _gather(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedShardi
 
     def fill(out, tensor: Tensor, at) -> None:
         out[...] = rule.layout.to_jax(tensor.read())[at]
-        check_finite(out, tensor.where)
+        check_finite(out, tensor.label)
 
     def piece(at):
         out = _aligned(
@@ -108,7 +108,7 @@ def _grow(stack: list[Tensor], rule: Rule, shape, dtype, sharding: NamedSharding
         bar.update(tensor.nbytes)
     for tensor, finite in zip(stack, sound, strict=True):
         if not finite:
-            raise ValueError(f"{tensor.where} holds NaN or infinity (as {dtype})")
+            raise ValueError(f"{tensor.label} holds NaN or infinity (as {dtype})")
     return buffer
 
 

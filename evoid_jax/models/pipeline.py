@@ -106,7 +106,7 @@ def _untied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     a, b = (tensors.get(key) for key in ("shared.weight", "encoder.embed_tokens.weight"))
     if a and b and (what := _difference(a, b)) != "equal":
         raise ValueError(
-            f"{b.where} and shared.weight are one array in UMT5, but here they are two: {what}"
+            f"{b.label} and shared.weight are one array in UMT5, but here they are two: {what}"
         )
     return umt5.untie(tensors)
 

@@ -66,7 +66,7 @@ class Tensor(NamedTuple):
     dtype: np.dtype
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-    where: str  # "tensor KEY of FILE", for messages
+    label: str  # "tensor KEY of FILE", for messages
 
     @property
     def nbytes(self) -> int:
@@ -138,17 +138,17 @@ def check(tensors: dict[str, Tensor], wanted: dict[str, tuple[int, ...]], what: 
         raise ValueError(f"{what}: tensor {missing[0]} is missing ({len(missing)} in all)")
     if unknown := sorted(tensors.keys() - wanted.keys()):
         raise ValueError(
-            f"{tensors[unknown[0]].where} belongs to no weight of this model "
+            f"{tensors[unknown[0]].label} belongs to no weight of this model "
             f"({len(unknown)} such tensors)"
         )
     for key, shape in wanted.items():
         if tensors[key].shape != shape:
-            raise ValueError(f"{tensors[key].where} is {tensors[key].shape}; expected {shape}")
+            raise ValueError(f"{tensors[key].label} is {tensors[key].shape}; expected {shape}")
         if tensors[key].dtype.name not in EXPONENTS:
-            raise ValueError(f"{tensors[key].where} is {tensors[key].dtype}; expected floats")
+            raise ValueError(f"{tensors[key].label} is {tensors[key].dtype}; expected floats")
 
 
-def check_finite(x: np.ndarray, where: str) -> None:
+def check_finite(x: np.ndarray, label: str) -> None:
     """Raise a ValueError that names the tensor if a value is NaN or infinite."""
     if x.dtype.name not in EXPONENTS:
         return
@@ -157,7 +157,7 @@ def check_finite(x: np.ndarray, where: str) -> None:
     flat = np.ascontiguousarray(x).reshape(-1).view(bits)
     for i in range(0, flat.size, step):
         if (flat[i : i + step] & exponent).max() == exponent:
-            raise ValueError(f"{where} holds NaN or infinity (as {x.dtype})")
+            raise ValueError(f"{label} holds NaN or infinity (as {x.dtype})")
 
 
 # --- Files in.
@@ -200,26 +200,26 @@ def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _stored(file: Path, size: int, start: int, key: str, entry: dict) -> Tensor:
     """Describe one tensor; `entry` is what the header says of it, offsets counted from `start`."""
-    where = f"tensor {key} of {file}"
+    label = f"tensor {key} of {file}"
     try:
         name, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole:
-        raise ValueError(f"{where}: its entry in the header is not a tensor's; it is damaged")
+        raise ValueError(f"{label}: its entry in the header is not a tensor's; it is damaged")
     if name not in DTYPES:
         raise ValueError(
-            f"{where} is {name}; expected one of {', '.join(DTYPES)}: quantised weights are not "
+            f"{label} is {name}; expected one of {', '.join(DTYPES)}: quantised weights are not "
             "supported"
         )
     dtype = DTYPES[name]
     first, last = start + first, start + last
     if last > size:
-        raise ValueError(f"{where} ends at byte {last}, but the file is cut off at {size}")
+        raise ValueError(f"{label} ends at byte {last}, but the file is cut off at {size}")
     if last - first != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{where}: {last - first} bytes do not hold {name} {shape}")
-    return Tensor(dtype, shape, partial(_map, file, dtype, shape, first), where)
+        raise ValueError(f"{label}: {last - first} bytes do not hold {name} {shape}")
+    return Tensor(dtype, shape, partial(_map, file, dtype, shape, first), label)
 
 
 def _map(file: Path, dtype: np.dtype, shape: tuple[int, ...], start: int) -> np.ndarray:
@@ -259,7 +259,7 @@ def open_folder(folder: str | Path, stem: str = "") -> dict[str, Tensor]:
         of_file = read_header(file)[0]
         if twice := sorted(tensors.keys() & of_file.keys()):
             raise ValueError(
-                f"{of_file[twice[0]].where} is in another file of the folder too; keep one"
+                f"{of_file[twice[0]].label} is in another file of the folder too; keep one"
             )
         tensors |= of_file
     return tensors
@@ -298,7 +298,7 @@ def _open_shards(index: Path, plain: list[Path]) -> dict[str, Tensor]:
         for key in of_file:
             if placed.get(key) != name:
                 raise ValueError(
-                    f"{of_file[key].where} is not there by {index}, which places it in "
+                    f"{of_file[key].label} is not there by {index}, which places it in "
                     f"{placed.get(key, 'no file')}"
                 )
         tensors |= of_file
@@ -385,6 +385,6 @@ def _held(key: str, x: np.ndarray) -> Tensor:
 
 def _write(f, tensor: Tensor) -> None:
     x = np.ascontiguousarray(tensor.read())
-    check_finite(x, tensor.where)
+    check_finite(x, tensor.label)
     f.write(x.reshape(-1).view(np.uint8).data)
     f.flush()  # a full disk is noticed here, with the tensor's name at hand
