@@ -38,8 +38,14 @@ def open_folder(folder: str | Path, keep: int) -> Checkpoints:
 
 def any_in(folder: str | Path) -> bool:
     """Say whether a folder holds a checkpoint; it need not exist, and is not opened."""
+    return bool(steps_in(folder))
+
+
+def steps_in(folder: str | Path) -> list[int]:
+    """Return the steps that a folder holds checkpoints of, in any order; as `any_in`."""
     folder = Path(folder)
-    return folder.is_dir() and any(step.name.isdigit() for step in folder.iterdir())
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return [int(step.name) for step in inside if step.name.isdecimal()]
 
 
 def save(checkpoints: Checkpoints, step: int, state: Any, host: dict) -> None:

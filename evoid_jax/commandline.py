@@ -23,7 +23,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from evoid_jax import fields
+from evoid_jax import fields, files
 
 HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
 FLAG = re.compile(r"--?(?P<no>no)?config(?:\.(?P<name>[^=]*))?(?:=(?P<value>.*))?", re.DOTALL)
@@ -38,7 +38,9 @@ class Words(NamedTuple):
     """A command line, taken apart."""
 
     file: str  # of --config; "" where it is not given
-    overrides: list[tuple[str, str]]  # (name, value), names without the leading `config.`
+    # (name, value), names without the leading `config.`; a value is True for a bare --config.NAME
+    # and False for --noconfig.NAME
+    overrides: list[tuple[str, str | bool]]
     rest: list[str]  # all other arguments
 
 
@@ -114,7 +116,7 @@ def config_file(path: str) -> Path:
     Raises:
       FileNotFoundError: there is neither.
     """
-    file = Path(path).expanduser()
+    file = files.user_path(path)
     if file.is_file():
         return file
     # Beside the package in a checkout, in it where it is installed (see setup.py).
@@ -173,11 +175,13 @@ def _split(args: list[str]) -> Words:
             continue
         value = match["value"]
         if match["no"]:
-            value = "false"
+            if value is not None:
+                raise ValueError(f"{arg}: what begins with --no takes no value")
+            value = False
         elif value is None and left and not left[0].startswith("--"):
             value = left.pop(0)  # --config.steps 5
         elif value is None:
-            value = "true" if match["name"] else ""
+            value = True if match["name"] else ""
         if match["name"] is None:
             words = words._replace(file=value)
         else:
@@ -220,9 +224,15 @@ def _settings(values: ml_collections.ConfigDict, path: str = "") -> Iterator[tup
             yield from _settings(value, f"{path}{key}.")
 
 
-def _value(old: Any, texts: list[str], name: str) -> Any:
+def _value(old: Any, texts: list[str | bool], name: str) -> Any:
     """Read a setting's value in the type of its old one; the last of `texts`, or all for a list."""
     text = texts[-1]
+    if isinstance(old, bool) and isinstance(text, bool):
+        return text
+    if bare := [text for text in texts if isinstance(text, bool)]:
+        # A text would take it: the project of --config.wandb would be called "true".
+        form = f"--{name}" if bare[0] else f"--no{name}"
+        raise ValueError(f"{form} needs a value, as --{name}=VALUE; alone it is for True or False")
     if isinstance(old, ml_collections.ConfigDict):
         raise ValueError(f"{name} is a group of settings: {', '.join(old)}; set one of these")
     if isinstance(old, tuple | list):

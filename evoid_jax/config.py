@@ -23,7 +23,9 @@ JUDGE = "vqscore"  # the metric that the judge grades; all others come from side
 GROUPS = ("identity", "text", "quality")
 
 SIXTEENS = Bounds(least=16, multiple=16)
+THOUSAND = Bounds(least=1, most=1000)  # Wan tells apart a thousand times, no more
 PATH = Bounds(pattern=r".*", form="a path", path=True)
+NAME = Bounds(pattern=r".*\S.*", form="a name")
 FOLDER = Bounds(pattern=r".*\S.*", form="a folder", path=True)
 URL = r"https?://\S+"
 
@@ -67,7 +69,7 @@ class Rollout:
     """How the stable transformer generates."""
 
     scheduler: str = setting("unipc", "solver; unipc is Wan2.1's own", one_of("unipc", "euler"))
-    steps: int = setting(20, "denoising steps (paper)", COUNT)
+    steps: int = setting(20, "denoising steps (paper)", THOUSAND)
     guidance: float = setting(5.0, "classifier-free guidance, off up to 1 (paper)", NOT_NEGATIVE)
     shift: float = setting(
         16.0, "time shift; official VACE command line, diffusers writes 3", POSITIVE
@@ -138,7 +140,7 @@ class Train:
     timesteps: int = setting(
         4, "K times per video and step; not in the paper: Flow-Factory's Wan2.1 recipe", COUNT
     )
-    grid: int = setting(20, "times that the K are drawn from, stratified; the rollout's", COUNT)
+    grid: int = setting(20, "times that the K are drawn from, stratified; the rollout's", THOUSAND)
     shift: float = setting(
         5.0, "time shift of the grid; 16 would never train t < 0.46 (our choice)", POSITIVE
     )
@@ -207,7 +209,7 @@ class Reward:
         Bounds(pattern=f"(local|{URL})?", form="local, '' or an address such as http://host/v1"),
         free=True,
     )
-    judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)")
+    judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
     preference: bool = setting(True, "VQScore among the rewards (paper: PR)")
     dynamic: bool = setting(True, "MLLM dynamic weighting (paper: MDW); False is gamma 0")
     uniform: bool = setting(False, "uniform priors (paper: UWR)")

@@ -31,7 +31,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
 
-from evoid_jax import checkpoint, commandline, config, evolve, rollout, settings
+from evoid_jax import (
+    checkpoint,
+    commandline,
+    config,
+    evolve,
+    files,
+    provenance,
+    rollout,
+    settings,
+)
 from evoid_jax.models import adapters, lora, pipeline, wan, weights
 from evoid_jax.models.adapters import Adapter, Layer
 from evoid_jax.models.pipeline import Pipeline
@@ -53,7 +62,12 @@ def define_flags(values: flags.FlagValues):
     choice("which", "evolving", ROLES, "Which adapter of a run.")
     flags.DEFINE_string("lora", None, "Adapter for the folder SRC.", flag_values=values)
     flags.DEFINE_float(
-        "shard_gb", 5.0, "Largest shard, 1e9 bytes.", lower_bound=0, flag_values=values
+        "shard_gb",
+        5.0,
+        "Largest shard, 1e9 bytes.",
+        lower_bound=0,
+        upper_bound=1e6,
+        flag_values=values,
     )
     flags.DEFINE_bool("compare", False, "Compare the folders T2V and VACE.", flag_values=values)
 
@@ -82,15 +96,18 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
             f"{base}, the base of the run in {workdir}, is missing; convert from the folder where "
             "the run was started"
         )
+    folder = (workdir / checkpoint.FOLDER).absolute()
     model = wan.WanConfig.from_json(weights.read_config(base / "transformer"))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
-    folder = (workdir / checkpoint.FOLDER).absolute()
     saved = checkpoint.Checkpoints(_read_only(folder), folder)
     # The file that a run started from is in its checkpoints; only their shapes matter here.
     restored = checkpoint.restore(saved, evolve.init(cfg, shapes, model))
     checkpoint.close(saved)
     if restored is None:
-        raise FileNotFoundError(f"{folder} holds no checkpoint")
+        raise FileNotFoundError(
+            f"{folder} holds no checkpoint: the run was stopped before its first one; the command "
+            "that started it goes on with it"
+        )
     state, _ = restored
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
     origin = {"base_model": pipeline.model_name(base), "step": str(int(state.step)), "role": role}
@@ -118,8 +135,7 @@ def write_adapter(adapter: Adapter, to: str, dst: str | Path, dtype: str) -> Pat
       FileExistsError: the file is there already.
       ValueError: the format cannot hold this adapter.
     """
-    dst = Path(dst)
-    file = dst if dst.suffix == ".safetensors" else dst / FILES[to]
+    file = _target(Path(dst), to)
     if file.exists():
         raise FileExistsError(f"{file} exists already; nothing was written")
     name = adapters.to_comfyui if to == "comfyui" else adapters.to_diffusers
@@ -128,6 +144,11 @@ def write_adapter(adapter: Adapter, to: str, dst: str | Path, dtype: str) -> Pat
         tensors = {key: x.astype(DTYPES[dtype]) for key, x in tensors.items()}
     adapters.write(file, tensors, adapter)
     return file
+
+
+def _target(dst: Path, to: str) -> Path:
+    """Return what is written: an adapter's file, or a model's folder."""
+    return dst / FILES[to] if to in FILES and dst.suffix != ".safetensors" else dst
 
 
 def merge(source: Pipeline, adapter: Adapter) -> Pipeline:
@@ -252,10 +273,17 @@ def convert(src: Path, dst: Path, args) -> Path:
     if not src.exists():
         raise FileNotFoundError(f"{src} does not exist")
     is_adapter = src.is_file() or adapters.is_folder(src)
-    is_run = (src / checkpoint.FOLDER).is_dir()
+    # by run.json, where a run was stopped before its first checkpoint
+    is_run = (src / checkpoint.FOLDER).is_dir() or (src / provenance.FILE).is_file()
     to = args.to or ("lora" if is_adapter or is_run else "diffusers")
     if args.lora and (is_adapter or is_run):
         raise ValueError(f"--lora goes with a model's folder; {src} holds an adapter of its own")
+    if args.which != ROLES[0] and not is_run:
+        raise ValueError(f"--which={args.which} goes with a run; {src} is none")
+    target = _target(dst, to)
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; nothing was written")
+    files.check_writable(target)
     base, adapter = src, None
     if is_run:
         adapter, base = adapter_of_run(src, args.which)
@@ -309,7 +337,7 @@ def main(argv: list[str]):
     if len(argv) != 3:
         raise app.UsageError("expected two paths: SRC DST, or --compare T2V VACE")
     jax.config.update("jax_platforms", "cpu")  # nothing here is worth an accelerator
-    src, dst = (Path(name).expanduser() for name in argv[1:])
+    src, dst = (files.user_path(name) for name in argv[1:])
     if flags.FLAGS.compare:
         raise SystemExit(0 if compare(src, dst) else 1)
     print(f"wrote {convert(src, dst, flags.FLAGS)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 LFS = b"version https://git-lfs"
 TORCH = ("a zip archive, as PyTorch's .pt, .pth and .ckpt are",)
 TORCH += ("a Python pickle, as PyTorch's .bin and .ckpt once were",)
+BOM = "text with a byte order mark; save it as UTF-8 without one (no BOM)"
 SAFETENSORS = "a single safetensors file"
 KINDS = (
     (LFS, "a Git LFS pointer, not the file itself; run `git lfs pull` in its folder"),
@@ -28,7 +29,7 @@ KINDS = (
     (b"<html", "a web page; the download gave an error page, download it again"),
     (b"\xff\xfe", "text in UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "text in UTF-16; save it as UTF-8"),
-    (b"\xef\xbb\xbf", "text with a byte order mark; save it as UTF-8 without one (no BOM)"),
+    (b"\xef\xbb\xbf", BOM),
 )
 NAMES = {dict: "an object {...}", list: "a list [...]", str: "a string", bool: "true or false"}
 NAMES |= {int: "a number", float: "a number", type(None): "null"}

@@ -89,7 +89,21 @@ def train_timesteps(steps: int, shift: float) -> np.ndarray:
 
     The grid of the original Wan sampler (wan/utils/fm_solvers.py): shifted(1 - i / steps).
     """
-    return shifted(1 - np.arange(steps) / steps, shift).astype(np.float32)
+    t_N = shifted(1 - np.arange(steps) / steps, shift).astype(np.float32)
+    _check_falling(t_N, steps, shift)
+    return t_N
+
+
+def _check_falling(t_N: np.ndarray, steps: int, shift: float) -> None:
+    """Raise a ValueError unless times fall all the way: then rounding has not made two of them one.
+
+    A shift of a million or a millionth leaves all of them at one end, where nothing is denoised.
+    """
+    if not (np.isfinite(t_N).all() and np.all(np.diff(t_N, append=0) < 0)):
+        raise ValueError(
+            f"a shift of {shift:g} leaves no room for {steps} steps between noise and video; take "
+            "one nearer to 1 (Wan2.1 has 3 to 16), or fewer steps"
+        )
 
 
 def choose_timesteps(key: jax.Array, t_N: jax.Array, count: int) -> jax.Array:
@@ -117,11 +131,9 @@ def schedule(kind: str, steps: int, shift: float) -> Table:
     """
     if steps < 1 or not shift > 0:
         raise ValueError(f"steps must be at least 1 and shift above 0, got {steps} and {shift}")
-    if kind == "unipc":
-        return _unipc(steps, shift)
-    if kind == "euler":
-        return _euler(steps, shift)
-    raise ValueError(f"unknown solver {kind!r}; expected 'unipc' or 'euler'")
+    if kind not in ("unipc", "euler"):
+        raise ValueError(f"unknown solver {kind!r}; expected 'unipc' or 'euler'")
+    return _unipc(steps, shift) if kind == "unipc" else _euler(steps, shift)
 
 
 def start(noise: jax.Array) -> SolverState:
@@ -185,6 +197,7 @@ def _unipc(steps: int, shift: float) -> Table:
     if abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6  # log(alpha_0) must be finite
     timesteps = (sigmas * TIMESTEPS).astype(np.int64)  # the scheduler truncates: 999, not 1000
+    _check_falling(sigmas.astype(np.float32), steps, shift)
     sigma = np.append(sigmas, 0).astype(np.float32).astype(np.float64)
     # lambda = log(alpha / sigma), half the log signal-to-noise ratio, is the solver's own time: in
     # it the linear part of the equation integrates exactly. It ends at infinity, where sigma is 0.
@@ -236,6 +249,7 @@ def _euler(steps: int, shift: float) -> Table:
     """
     low = float(np.float32(shifted(np.float32(1 / TIMESTEPS), np.float32(shift))))
     sigmas = shifted(np.linspace(1, low, steps), shift).astype(np.float32)
+    _check_falling(sigmas, steps, shift)
     sigma = np.append(sigmas, 0).astype(np.float64)
     ratio = sigma[1:] / sigma[:-1]
     corrector = np.tile([1.0, 0, 0, 0, 0], (steps, 1))  # Euler corrects nothing: x_c = x

@@ -21,6 +21,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from evoid_jax import commandline, files, flow, media, rollout
+from evoid_jax.data.folder import visible
 from evoid_jax.models import adapters, lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
@@ -244,8 +245,8 @@ class Inputs(NamedTuple):
 
 def check(args) -> Inputs:
     """Read the flags and try every file that they name. Raises: as `run`."""
-    if not args.prompt.strip():
-        raise ValueError("--prompt is empty")
+    if not visible(args.prompt):
+        raise ValueError("--prompt is empty, or has no visible character")
     if not args.output.endswith(".mp4"):
         raise ValueError(f"--output must end in .mp4, got {args.output}")
     if args.shift is not None and not 0 < args.shift < math.inf:
@@ -255,8 +256,7 @@ def check(args) -> Inputs:
     model, photos = files.user_path(args.model), image_files(args.image)
     read = {}
     if args.lora is not None:
-        adapter = adapters.locate(files.user_path(args.lora))  # a folder stands for the file in it
-        read["lora"] = files.require_file(adapter, "expected an adapter's file or folder")
+        read["lora"] = files.require_file(adapters.locate(args.lora), "expected an adapter file")
     if args.noise is not None:
         noise = files.user_path(args.noise)
         read["noise"] = files.require_file(noise, "expected an npy file of noise")

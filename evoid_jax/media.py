@@ -20,6 +20,7 @@ import av
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from evoid_jax import files
 from evoid_jax.kinds import EXPORT, FRAME, avif_is_read, no_picture
 
 CRF = 12  # x264 quality: visually lossless, so that an mp4 can be scored like its frames
@@ -96,7 +97,7 @@ def _opened(source: str | Path | bytes, kind: str) -> Iterator[BinaryIO]:
     if isinstance(source, bytes):
         yield io.BytesIO(source)
         return
-    file = Path(source).expanduser()
+    file = files.user_path(source)
     if file.is_dir():
         raise ValueError(f"{source} is a folder; name the {kind} in it")
     if not file.exists():

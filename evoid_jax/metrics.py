@@ -133,8 +133,10 @@ def read(workdir: str | Path) -> list[dict]:
             continue
         try:
             record = plain(json.loads(text))  # Python's json reads NaN, which means missing
-            records[int(record["step"])] = record
-        except (ValueError, KeyError, TypeError) as error:
+            if type(record["step"]) is not int or record["step"] < 0:
+                raise ValueError("a step is a whole number from 0")
+            records[record["step"]] = record
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):  # no newline after it: torn
                 break
             raise ValueError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from evoid_jax import (
     config,
     distributed,
     evolve,
+    files,
     flow,
     rollout,
     sharding,
@@ -87,6 +89,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
       ValueError, OSError: a setting, a pair, a scorer or a file of the model is wrong; the message
         says what to do.
     """
+    check_times(cfg)
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
     sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
     distributed.say(f"devices: {described(mesh)}")
@@ -129,9 +132,24 @@ def described(mesh: Mesh) -> str:
 
 def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
     """Open the pairs of the evolution and those of the proof."""
-    cache = str(Path(cfg.cache).expanduser())
+    cache = str(files.user_path(cfg.cache))
     with distributed.leader_first():
         return pairs.open_splits(cfg.source, cfg.dir, cfg.heldout, seed, cache)
+
+
+def check_times(cfg: config.Config) -> None:
+    """Raise a ValueError where a time shift leaves nothing to denoise, or nothing to train on."""
+    makers = {
+        "config.rollout.shift": partial(
+            flow.schedule, cfg.rollout.scheduler, cfg.rollout.steps, cfg.rollout.shift
+        ),
+        "config.train.shift": partial(flow.train_timesteps, cfg.train.grid, cfg.train.shift),
+    }
+    for name, make in makers.items():
+        try:
+            make()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def check_photos(splits: pairs.Splits, video: config.Video) -> None:
@@ -145,13 +163,14 @@ def check_photos(splits: pairs.Splits, video: config.Video) -> None:
 
 
 def check_model(cfg: config.Config, opened: pipeline.Opened, fresh: bool) -> None:
-    """Raise a ValueError where a model cannot make the videos, or cannot take the first adapter.
+    """Raise a ValueError where a model cannot make the videos, or cannot take adapter or teacher.
 
     fresh: the run has no checkpoint yet, so that config.lora.init will be read.
     """
     parts, video = opened.pipeline.parts, cfg.video
     transformer = parts["transformer"].config
     rollout.check_size_of(transformer, parts["vae"].config, video.frames, video.height, video.width)
+    teacher.check(cfg.teacher, cfg.model, transformer)
     if fresh and cfg.lora.init:
         shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(transformer)))
         drawn = evolve.init(cfg, shapes, transformer).evolving

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files
 from evoid_jax.config import Config
@@ -35,13 +36,21 @@ def check_reward_preset(name: str) -> None:
         )
 
 
+def check_address(name: str, url: str) -> None:
+    """Raise a ValueError, which calls the setting by its name, for an address with a wrong port."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise ValueError(f"{name}: {url} is no address: {error}") from None
+
+
 def check_start(cfg: Config, fresh: bool = True) -> None:
     """Find in a moment what training would only find when it had loaded the model.
 
     fresh: the run has no checkpoint yet; later it does not need config.lora.init's file any more.
 
     Raises:
-      ValueError: no data, or no such reward set.
+      ValueError: no data, no such reward set, no judge, or an address that cannot be.
       FileNotFoundError: a file or folder that a setting names is not there.
     """
     if not cfg.data.dir and not cfg.data.source:
@@ -51,6 +60,13 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
         )
     if "local" in cfg.reward.sidecars:
         check_reward_preset(cfg.reward.preset)
+    judged = {"preference": cfg.reward.preference, "dynamic": cfg.reward.dynamic}
+    idle = [f"config.reward.{name}=False" for name, wanted in judged.items() if wanted]
+    if idle and not cfg.reward.judge:
+        raise ValueError(f"config.reward.judge='' is no judge; give one, or {' and '.join(idle)}")
+    for url in cfg.reward.sidecars:
+        check_address("config.reward.sidecars", url)
+    check_address("config.reward.judge", cfg.reward.judge)
     needed = {"config.model": cfg.model, "config.teacher": cfg.teacher}
     needed |= {"config.data.dir": cfg.data.dir}
     for name, path in needed.items():

@@ -32,8 +32,7 @@ def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> 
     """
     if not folder:
         return None
-    described, tensors = pipeline.open_transformer(folder)
-    _check_size(described.config, frozen.wan.config, folder, model)
+    described, tensors = _open(folder, model, frozen.wan.config)
     compared = pipeline.compare(folder, model)
     different = [key for key, outcome in compared.items() if outcome != "equal"]
     if not different:
@@ -52,6 +51,19 @@ def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> 
     place = lambda path, shape: NamedSharding(mesh, spec(path, shape))
     dtype_of = partial(rollout.wan_dtype, frozen.wan.dtype)
     return loading.load(main, rules, shapes, dtype_of, place, "teacher")
+
+
+def check(folder: str, model: str | Path, base: WanConfig) -> None:
+    """Raise what `load` would, before the base is loaded; no tensor is read."""
+    if folder:
+        _open(folder, model, base)
+
+
+def _open(folder: str, model: str | Path, base: WanConfig):
+    """Return a teacher's part and its tensors, none of them read; it is of the base's size."""
+    described, tensors = pipeline.open_transformer(folder)
+    _check_size(described.config, base, folder, model)
+    return described, tensors
 
 
 def _check_size(teacher: WanConfig, base: WanConfig, folder: str, model: str | Path) -> None:

@@ -32,12 +32,14 @@ from evoid_jax import (
     config,
     distributed,
     evolve,
+    files,
     heldout,
     metrics,
     provenance,
     session,
     settings,
     sharding,
+    work_folder,
 )
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, pipeline
@@ -148,53 +150,39 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     """
     began = time.perf_counter()
     cfg = config.checked(cfg)
-    check_start(cfg, workdir)
-    with session.open_run(cfg, workdir) as run:
-        saved = checkpoint.open_folder(workdir / checkpoint.FOLDER, cfg.keep)
-        state, memory = begin(run, saved)
-        start = int(state.step)
-        with open_log(run, start) as writer:
-            began -= sum(line["seconds"]["total"] for line in metrics.read(workdir)[:start])
-            try:
-                state = evolution(run, state, memory, saved, writer)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(interrupted(saved, cfg.steps)) from None
-        if distributed.leads():
-            export(run, state)
-        heldout.prove(run, state, began)
-    checkpoint.close(saved)
+    work_folder.check_start(cfg, workdir)
+    try:
+        with session.open_run(cfg, workdir) as run:
+            state, earlier = evolved(run)
+            if distributed.leads():
+                export(run, state)
+            heldout.prove(run, state, began - earlier)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(work_folder.interrupted(workdir, cfg.steps)) from None
     if distributed.leads():
         provenance.finish(workdir)
         page.write(workdir)
     return workdir / page.FILE
 
 
-def check_start(cfg: config.Config, workdir: Path) -> None:
-    """Find in a moment what could else stop the run hours later; make the workdir.
+def evolved(run: Run) -> tuple[evolve.State, float]:
+    """Go on from the newest checkpoint to the last step.
 
-    Raises:
-      ValueError, OSError: a setting, a file it names, a missing package, or a workdir that holds
-        another run.
+    Returns:
+      The state, and the seconds that earlier starts took for the steps before the checkpoint.
     """
-    fresh = not checkpoint.any_in(workdir / checkpoint.FOLDER)
-    settings.check_start(cfg, fresh=fresh)
-    metrics.check_mirrors(cfg.tensorboard, cfg.wandb)
-    check_workdir(cfg, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK):
-        raise PermissionError(f"{workdir} cannot be written; give another --workdir")
-
-
-def check_workdir(cfg: config.Config, workdir: Path) -> None:
-    """Raise a ValueError where a workdir holds a run whose settings may not change to these."""
-    if not (workdir / settings.FILE).is_file():
-        return
-    differences = settings.resumable(settings.stored(workdir), cfg)
-    if differences:
-        raise ValueError(
-            f"{workdir} holds another run: {'; '.join(differences)}. Use another --workdir, "
-            "or give the settings as they were"
-        )
+    saved = checkpoint.open_folder(run.workdir / checkpoint.FOLDER, run.cfg.keep)
+    state, memory = begin(run, saved)
+    start = int(state.step)
+    try:
+        with open_log(run, start) as writer:
+            before = metrics.read(run.workdir)[:start]
+            state = evolution(run, state, memory, saved, writer)
+    except KeyboardInterrupt:
+        checkpoint.close(saved)  # waits for what is being written
+        raise
+    checkpoint.close(saved)
+    return state, sum(line["seconds"]["total"] for line in before)
 
 
 def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, RewardMemory]:
@@ -258,15 +246,6 @@ def export(run: Run, state: evolve.State) -> Path:
     return file
 
 
-def interrupted(saved: checkpoint.Checkpoints, steps: int) -> str:
-    """Say, once what is being written is written, how far a run has come that was stopped."""
-    saved.manager.wait_until_finished()
-    done = saved.manager.latest_step()
-    if done is None:
-        return "stopped before anything was saved; the same command starts again"
-    return f"stopped; {done} of {steps} steps are saved, and the same command goes on from there"
-
-
 def quiet() -> None:
     """Keep libraries' routine messages off the terminal, and compiled programs for the next run."""
     for name in ("httpx", "httpx2", "openai"):
@@ -282,7 +261,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     quiet()
     cfg = config.from_dict(flags.FLAGS.config.to_dict())
-    workdir = Path(flags.FLAGS.workdir).expanduser()
+    workdir = files.user_path(flags.FLAGS.workdir)
     with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
         report = train(cfg, workdir)
         if distributed.leads():

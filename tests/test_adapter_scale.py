@@ -245,3 +245,29 @@ def test_a_scale_that_is_not_clear_is_refused(tmp_path, names, header, beside, m
         (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors: .*" + message):
         adapters.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "config", "message"),
+    [
+        ({"scale": "2"}, None, "has scale 2 in its header"),
+        ({"lora_scale": "0.5"}, None, "has lora_scale 0.5 in its header"),
+        ({"scaling": "x"}, None, "has scaling x in its header"),
+        ({}, {"r": 4, "lora_alpha": True}, "lora_alpha is True; expected a number"),
+        ({}, {"r": 4, "lora_alpha": 4, "alpha_pattern": ["x"]}, "alpha_pattern is"),
+        ({}, {"r": 4, "lora_alpha": 4, "rank_pattern": "x"}, "rank_pattern is 'x'; expected an"),
+        ({}, {"r": "4", "lora_alpha": 4}, "has rank 4, the configuration says '4'"),
+    ],
+)
+def test_what_is_no_statement_of_a_scale_is_refused(header, config, message, tmp_path):
+    file = write(tmp_path / "x.safetensors", diffusers_names(drawn()), header)
+    if config:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        adapters.read(file)
+
+
+def test_a_factor_of_one_is_none(tmp_path):
+    header = {"scale": "1", "lora_scale": "1.0"}
+    layers = drawn()
+    assert_reads(write(tmp_path / "x.safetensors", diffusers_names(layers), header), layers)

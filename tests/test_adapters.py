@@ -255,3 +255,22 @@ def test_what_is_written_for_diffusers_keeps_every_bit(tmp_path):
     adapters.write(file, adapters.to_diffusers(adapter), adapter)
     assert load_file(file).keys() == adapters.to_diffusers(adapter).keys()
     assert assert_reads(file, layers).header["step"] == "3"
+
+
+def test_a_folder_that_is_not_quite_an_adapter_names_what_is_there(tmp_path):
+    file = tmp_path / "run" / "export" / adapters.DIFFUSERS_FILE
+    file.parent.mkdir(parents=True)
+    write(file, diffusers_names(drawn()))
+    assert adapters.locate(file.parent) == file
+    with pytest.raises(FileNotFoundError, match=f"give the path of one of export/{file.name}"):
+        adapters.locate(tmp_path / "run")
+    file.unlink()
+    file.symlink_to("elsewhere")
+    with pytest.raises(FileNotFoundError, match="is a link to elsewhere, which is not there"):
+        adapters.read(file.parent)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder; expected a file"):
+        adapters.read(file.parent)
+    with pytest.raises(ValueError, match="no such home folder"):
+        adapters.read("~nobody-of-that-name/x.safetensors")

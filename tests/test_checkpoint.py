@@ -67,3 +67,10 @@ def test_digests_tell_dtype_shape_and_value_apart():
     for x in different:
         assert checkpoint.digests({"x": x}) != checkpoint.digests(a)
     assert checkpoint.digests({"x": np.zeros(4, np.float32)}) == checkpoint.digests(a)
+
+
+def test_steps_are_told_by_the_names_of_folders(tmp_path):
+    assert checkpoint.steps_in(tmp_path / "absent") == []
+    for name in ("2", "10", "12.orbax-checkpoint-tmp", "x"):
+        (tmp_path / name).mkdir()
+    assert sorted(checkpoint.steps_in(tmp_path)) == [2, 10]

@@ -194,3 +194,27 @@ def test_an_installed_package_holds_its_presets_and_assets(tmp_path):
         text=True,
     )
     assert json.loads(shipped.stdout)["steps"] == 70, shipped.stderr
+
+
+@pytest.mark.parametrize("name", ["wandb", "model", "steps", "lora.modules"])
+def test_a_flag_alone_is_for_true_or_false(name):
+    """Else --config.wandb would log to a project called true, and --noconfig.wandb to false."""
+    for flag in (f"--config.{name}", f"--noconfig.{name}"):
+        with pytest.raises(ValueError, match=f"^{flag} needs a value, as --config.{name}=VALUE"):
+            cfg(flag)
+
+
+def test_what_begins_with_no_takes_no_value():
+    with pytest.raises(ValueError, match="--noconfig.tensorboard=true: .* takes no value"):
+        cfg("--noconfig.tensorboard=true")
+
+
+def test_a_stop_while_libraries_are_imported_is_one_line(tmp_path):
+    """A library that is stopped, for the first one that the program imports."""
+    (tmp_path / "jax.py").write_text("raise KeyboardInterrupt")
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = [sys.executable, "-m", "evoid_jax.train", TINY]
+    env = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode != 0
+    assert done.stderr == "\nstopped; nothing had been started\n"

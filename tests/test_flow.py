@@ -1,5 +1,8 @@
 """flow.py against diffusers' schedulers, and the laws of the path and of the time lists."""
 
+import re
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,3 +125,21 @@ def test_every_time_is_chosen_when_as_many_as_listed():
 def test_bad_schedules_are_refused(kind, steps, shift):
     with pytest.raises(ValueError, match=r"got|unknown"):
         flow.schedule(kind, steps, shift)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("shift", [1e30, 1e-30])
+def test_a_shift_that_leaves_no_times_is_refused(shift):
+    """Tables of NaN, or of one time alone, would end in videos of nothing but noise."""
+    makers = [partial(flow.schedule, kind, 20, shift) for kind in ("unipc", "euler")]
+    for make in (*makers, partial(flow.train_timesteps, 20, shift)):
+        with pytest.raises(ValueError, match=re.escape(f"a shift of {shift:g} leaves no room")):
+            make()
+
+
+@pytest.mark.parametrize("shift", [0.1, 1, 3, 16, 100])
+def test_usual_shifts_leave_room_for_every_number_of_steps(shift):
+    for steps in (1, 2, 20, 1000):
+        for kind in ("unipc", "euler"):
+            sigmas_N = flow.schedule(kind, steps, shift).sigmas_N
+            assert np.all(np.diff(sigmas_N, append=0) < 0)

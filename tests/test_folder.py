@@ -315,3 +315,9 @@ def test_other_folders_are_called_by_their_own_name(model, monkeypatch):
     monkeypatch.chdir(model)
     assert pipeline.model_name(".") == "tiny-vace"
     assert pipeline.model_name("/x/Wan-AI/Wan2___1-VACE-14B") == "Wan2.1-VACE-14B"
+
+
+def test_a_scheduler_without_a_class_is_refused(model):
+    change(model / SCHEDULER, _class_name=["UniPCMultistepScheduler"])
+    with pytest.raises(ValueError, match="scheduler_config.json: scheduler .* is not implemented"):
+        pipeline.open_diffusers(model)

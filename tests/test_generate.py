@@ -13,7 +13,7 @@ from absl import flags
 from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, PROMPTS, WIDTH, photo
 
-from evoid_jax import generate, media, rollout
+from evoid_jax import commandline, generate, media, rollout
 from evoid_jax.models import lora, umt5
 
 SHAPE = 1, 16, 3, HEIGHT // 8, WIDTH // 8  # of the video's latents
@@ -126,7 +126,7 @@ def test_the_models_own_defaults_come_before_ours(tmp_path):
     ("flag", "message"),
     [
         ("--image={}/none.png", r"none\.png does not exist"),
-        ("--image={}/text.png", r"text\.png is not an image"),
+        ("--image={}/text.png", r"text\.png is not a picture"),
         ("--height=40", "height must be a positive multiple of 16, got 40"),
         ("--frames=8", "frames must be 1 plus a multiple of 4, got 8"),
         ("--noise={}/noise.npy", r"shape \(1, 16, 3, 4, 6\); expected \(1, 16, 4, 4, 6\)"),
@@ -176,7 +176,7 @@ def checked(tmp_path, *more: str) -> generate.Inputs:
         ("--image=,", "--image is ',', which has an empty name"),
         ("--image=", "--image is '', which has an empty name"),
         ("--lora={}/none.safetensors", "none.safetensors is missing; expected an adapter file"),
-        ("--lora={}", "is a folder; expected a file; expected an adapter file"),
+        ("--lora={}", "holds no adapter_model.safetensors and no pytorch_lora"),
         ("--noise={}/none.npy", "none.npy is missing; expected an npy file of noise"),
         ("--prompt=\ud83d A person", r"prompt '\\ud83d A person' holds half a character at pos"),
         ("--negative_prompt=\ud83d", "holds half a character"),
@@ -270,8 +270,10 @@ def test_every_end_is_one_line(monkeypatch, capsys, error, code, line):
         raise error
 
     monkeypatch.setattr(generate, "run", fail)
+    monkeypatch.setattr(commandline.app, "run", lambda main, **_: main(["generate"]))
+    monkeypatch.setattr("sys.argv", ["generate"])
     with pytest.raises(SystemExit) as ended:
-        generate.main(["generate"])
+        commandline.run(generate.main)
     told = ended.value.code
     assert told == code if isinstance(code, int) else told.startswith(code)
     assert capsys.readouterr().err.strip() == line
@@ -284,3 +286,24 @@ def test_the_command_ends_with_a_message_not_a_traceback(tmp_path):
     assert done.returncode == 1
     assert "error:" in done.stderr and "model_index.json is missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_with_an_adapter_will_do(tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "pytorch_lora_weights.safetensors").touch()
+    media.write_image(tmp_path / "0.png", photo(40, 52, 0))
+
+    def checked(*more: str) -> generate.Inputs:
+        values = flags.FlagValues()
+        generate.define_flags(values)
+        paths = f"--image={tmp_path}/0.png", f"--output={tmp_path}/out.mp4"
+        values(["generate", *paths, "--prompt=nods", *more])
+        return generate.check(values)
+
+    assert checked(f"--lora={adapter}").lora == adapter / "pytorch_lora_weights.safetensors"
+    with pytest.raises(FileNotFoundError, match="give the path of one of adapter/"):
+        checked(f"--lora={tmp_path}")
+    for nothing in ("\u200b", "&nbsp;", " "):  # as in the prompts of a run
+        with pytest.raises(ValueError, match="no visible character"):
+            checked(f"--prompt={nothing}")

@@ -21,7 +21,7 @@ FLOORS = (
     ),
     ("models", "flow", "losses"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
-    ("session",),
+    ("session", "work_folder"),
     ("heldout", "report"),
     ("train", "generate", "convert", "plan", "pretrain", "report.__main__"),
     ("notebook",),

@@ -292,3 +292,11 @@ def test_the_heuristic_refuses_what_it_cannot_read():
     ]:
         with pytest.raises(ValueError, match=words):
             judge_server.answer(request)
+
+
+@pytest.mark.parametrize("answer", [[], None, "hello", {"data": [3]}])
+def test_a_server_that_is_no_judge_is_called_so(answer):
+    api = FastAPI()
+    api.get("/v1/models")(lambda: JSONResponse(answer))
+    with serve(api) as url, pytest.raises(ConnectionError, match=r"^config\.reward\.judge"):
+        judge.Judge(f"{url}/v1", "m", max_retries=0).check()

@@ -229,3 +229,10 @@ def test_write_text_replaces_in_one_piece(tmp_path):
         metrics.write_text(file, "half\ud800")
     assert file.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("line", ['{"step": "1"}', '{"step": 1.5}', '{"step": -1}', "[" * 100_000])
+def test_a_line_without_a_sound_step_is_named(tmp_path, line):
+    (tmp_path / metrics.FILE).write_text(f'{line}\n{{"step": 2}}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: expected a JSON object with a step"):
+        metrics.read(tmp_path)

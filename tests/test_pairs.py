@@ -321,7 +321,7 @@ def test_a_faulty_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="Git LFS pointer"):
         open_pairs(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="not UTF-8"):
+    with pytest.raises(ValueError, match="UTF-16; save it as UTF-8"):
         open_pairs(folder=str(tmp_path))
 
 

@@ -1,5 +1,6 @@
 """Requests travel with their videos: what one batch is told and answered never reaches another."""
 
+import dataclasses
 import gc
 import time
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from fake_sidecar import Fake
+from fastapi import FastAPI
 from servers import serve
 
 from evoid_jax import config, sharding
@@ -104,3 +106,22 @@ def test_the_table_of_the_config_says_who_is_asked(fake, tmp_path):
             scores = panel.collect([panel.submit(videos(10), request("a"), ROWS)])
     np.testing.assert_array_equal(scores.raw_BM, np.stack([ROWS + 12, ROWS + 13], axis=1))
     assert set(fake.batches[0].rewards) == {"gme", "sharpness"}
+
+
+def test_a_reward_that_no_sidecar_offers_is_refused_unless_it_only_watches(fake, tmp_path):
+    fake.names = ["gme"]
+    rows = config.METRICS[2], config.Metric("sharpness", "quality", 0.5)
+    with serve(fake.app()) as url:
+        cfg = config.Reward(sidecars=(url,), judge="", table=rows)
+        with pytest.raises(ValueError, match="has sharpness, which no sidecar .*they offer gme"):
+            Panel(cfg, one_device(), 8, tmp_path)
+        idle = rows[0], dataclasses.replace(rows[1], prior=0.0)
+        Panel(dataclasses.replace(cfg, table=idle), one_device(), 8, tmp_path).close()
+
+
+def test_a_sidecar_that_is_not_ours_is_named_with_its_setting(tmp_path):
+    with serve(FastAPI()) as url:  # answers 404
+        cfg = config.Reward(sidecars=(url,), judge="")
+        words = f"^config.reward.sidecars: {url}/info: HTTP 404.*; start a reward sidecar there"
+        with pytest.raises(ConnectionError, match=words):
+            Panel(cfg, one_device(), 8, tmp_path)

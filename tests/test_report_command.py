@@ -85,3 +85,23 @@ def test_command_line(finished_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == (str(workdir / "report.html"), 0)
     assert len(read(workdir).all("video")) == 2
+
+
+def test_a_folder_of_something_else_gets_no_page(tmp_path):
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"neither config\.json nor anything else of a run"):
+        report.write(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_number_beyond_all_floats_is_named(tmp_path):
+    text = '{"step": 0, "loss": {"total": 1' + "0" * 400 + "}}\n"
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, step 0: expected loss/total to be"):
+        report.write(tmp_path)
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    assert report.write("~/run") == tmp_path / "run" / "report.html"

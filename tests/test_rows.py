@@ -129,3 +129,8 @@ def test_a_folder_is_split_by_person(tmp_path):
     assert len(set(pairs.heldout.identities)) == 1
     assert len(pairs.evolution) == 3
     assert pairs.heldout.kind == "unseen identities"
+
+
+def test_a_letter_that_nobody_sees_makes_no_other_person():
+    with pytest.raises(ValueError, match='line 2: identity .* is written "anna" in line 1'):
+        people(("a", "anna"), ("b", "an\u200bna"))

@@ -1,6 +1,7 @@
 """A run's settings: refused before anything is loaded, read back, and compared when it goes on."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -173,3 +174,25 @@ def test_a_file_is_the_same_by_its_bytes(tmp_path):
     assert settings.resumable(was, preset(lora={"init": str(same)})) == []
     for path in (str(other), str(tmp_path / "gone"), ""):
         assert len(settings.resumable(was, preset(lora={"init": path}))) == 1
+
+
+# --- scorers, told from settings alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"judge": ""}, "config.reward.preference=False and config.reward.dynamic=False"),
+        ({"judge": "", "preference": False}, "or config.reward.dynamic=False"),
+        ({"judge": "http://host:port/v1"}, "config.reward.judge: http://host:port/v1 is no"),
+        ({"judge": "http://[::1"}, "config.reward.judge: "),
+        ({"sidecars": ("http://host:99999",)}, "config.reward.sidecars: http://host:99999 is no"),
+    ],
+)
+def test_scorers_that_cannot_be_are_refused_at_once(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        settings.check_start(preset(reward=changes))
+
+
+def test_a_run_may_do_without_a_judge():
+    settings.check_start(preset(reward={"judge": "", "preference": False, "dynamic": False}))

@@ -1,5 +1,6 @@
 """The T2V teacher: shared where its bytes are the base's, else loaded beside it and obeyed."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -91,3 +92,16 @@ def test_another_size_is_refused(folder, frozen, mesh, tmp_path):
         fewer = {k: np.array(x) for k, x in tensors.items() if f"blocks.{held - 1}." not in k}
         weights.write_tensors(drop / conversions.MODEL, fewer)
         teacher.load(str(drop), folder, frozen, mesh)
+
+
+def test_another_size_is_refused_before_the_base_is_loaded(folder, tmp_path):
+    """`check` needs the base's config, none of its weights."""
+    base = wan.WanConfig.from_json(weights.read_config(folder / "transformer"))
+    drop = t2v(folder, tmp_path / "t2v")
+    teacher.check(str(drop), folder, base)
+    teacher.check("", folder, base)
+    other = dataclasses.replace(base, ffn_dim=2 * base.ffn_dim)
+    with pytest.raises(ValueError, match="config.teacher: .* of another size.*ffn_dim"):
+        teacher.check(str(drop), folder, other)
+    with pytest.raises(OSError, match="missing"):
+        teacher.check(str(tmp_path), folder, base)

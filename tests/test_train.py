@@ -11,7 +11,17 @@ import pytest
 from safetensors import safe_open
 from small_run import SMALL, lines, settings
 
-from evoid_jax import checkpoint, config, convert, evolve, heldout, session, sharding, train
+from evoid_jax import (
+    checkpoint,
+    config,
+    convert,
+    evolve,
+    heldout,
+    session,
+    sharding,
+    train,
+    work_folder,
+)
 from evoid_jax.media import write_image
 from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
@@ -101,9 +111,9 @@ def test_a_run_goes_on_with_another_judge_or_mesh(tmp_path, cache):
     cfg = settings(cache, 4)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict(cfg)))
     there = {"reward": {"judge": "http://other:8200/v1"}, "mesh": {"context": 2}}
-    train.check_workdir(settings(cache, 9, **there), tmp_path)
+    work_folder.check_workdir(settings(cache, 9, **there), tmp_path)
     with pytest.raises(ValueError, match=r"another run: config\.reward\.clip was 0\.5, now 1\.0"):
-        train.check_workdir(settings(cache, 4, reward={"clip": 1.0}), tmp_path)
+        work_folder.check_workdir(settings(cache, 4, reward={"clip": 1.0}), tmp_path)
 
 
 def test_every_prompt_has_room_whatever_its_script():

@@ -11,10 +11,11 @@ import difflib
 import hashlib
 import html
 import json
+import os
 import unicodedata
 from pathlib import Path
 
-from evoid_jax import media
+from evoid_jax import files, media
 from evoid_jax.data.rows import SPLITS, Picture, Row, identified
 
 FILE = "prompts.jsonl"
@@ -48,7 +49,12 @@ def _text(folder: Path) -> str:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give a folder with pictures and {FILE}")
     file = folder / FILE
-    if not file.is_file():
+    if os.path.lexists(file):  # a folder, a pipe, or a link to nothing is not missing
+        files.require_file(file, f"write one line per pair, such as {EXAMPLE}")
+        what = files.kind_of(file)
+        if what and what != files.BOM:  # the mark is skipped
+            raise ValueError(f"{file} is {what}; expected lines such as {EXAMPLE}")
+    else:
         near = _near(file)
         hint = f" (there is {near})" if near else ""
         raise ValueError(f"{file} is missing{hint}; write one line per pair, such as {EXAMPLE}")
@@ -58,8 +64,6 @@ def _text(folder: Path) -> str:
         raise ValueError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from None
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
-    if text.startswith("version https://git-lfs"):
-        raise ValueError(f"{file} is a Git LFS pointer, not the file; run `git lfs pull`")
     return text
 
 
@@ -72,7 +76,7 @@ def _row(folder: Path, line: str, origin: str, pictures: dict[Path, Picture]) ->
         shown = json.dumps(values["image"])
         raise ValueError(f'"image" must be a file name or a list of file names, not {shown}')
     identity, split = values.get("identity"), values.get("split")
-    if "identity" in values and not (isinstance(identity, str) and _visible(identity)):
+    if "identity" in values and not (isinstance(identity, str) and visible(identity)):
         shown = json.dumps(identity)
         raise ValueError(f'"identity" must be a name in quotes, not {shown}; or leave it out')
     if "split" in values and split not in SPLITS:
@@ -125,15 +129,16 @@ def _prompt(prompt) -> str:
     if not isinstance(prompt, str):
         raise ValueError(f'"prompt" must be a string, not {json.dumps(prompt)}; put it in quotes')
     _characters("prompt", prompt)
-    # The text encoder resolves entities, twice, and drops blanks: "&nbsp;" is nothing to it.
-    if not _visible(html.unescape(html.unescape(prompt))):
+    if not visible(prompt):
         raise ValueError('"prompt" is empty, or has no visible character; say what the video shows')
     return prompt
 
 
-def _visible(text: str) -> bool:
+def visible(text: str) -> bool:
     """Whether anything is seen: a letter, number, sign or symbol, not zero-width spaces alone."""
-    return any(unicodedata.category(c)[0] in "LNPS" and c not in BLANK for c in text)
+    # The text encoder resolves entities, twice, and drops blanks: "&nbsp;" is nothing to it.
+    shown = html.unescape(html.unescape(text))
+    return any(unicodedata.category(c)[0] in "LNPS" and c not in BLANK for c in shown)
 
 
 def _characters(key: str, text: str) -> str:
@@ -154,6 +159,8 @@ def _locate(folder: Path, name: str) -> Path:
     """Return the file of that name, composed (Linux, Windows) or not (macOS)."""
     names = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
     file = next((folder / n for n in names if (folder / n).exists()), folder / name)
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"image {file} is a link to {os.readlink(file)}, which is not there")
     if not file.exists() and "\\" in name:
         raise ValueError(f'image {file} does not exist; write "/" between a folder and a file')
     if not file.exists() and (near := _near(file)):

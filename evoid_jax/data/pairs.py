@@ -14,7 +14,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from evoid_jax import media
+from evoid_jax import files, media
 from evoid_jax.data import folder as user_folder
 from evoid_jax.data import rows as pair_rows
 from evoid_jax.data.rows import SPLITS, Row
@@ -102,7 +102,7 @@ def open_splits(
       ValueError: nothing to open, an unknown source, no cache_dir, or a faulty folder.
     """
     if folder:
-        return _open_folder(Path(folder).expanduser(), heldout, seed)
+        return _open_folder(files.user_path(folder), heldout, seed)
     if source != "portraits":
         raise ValueError(f"unknown source of pairs {source!r}: use 'portraits', or give a folder")
     if heldout:

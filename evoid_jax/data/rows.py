@@ -104,7 +104,8 @@ def _refuse_two_names(rows: list[Row]) -> None:
     for row in rows:
         if not row.identity:
             continue
-        plain = " ".join(unicodedata.normalize("NFKC", row.identity).casefold().split())
+        seen = "".join(c for c in row.identity if unicodedata.category(c) != "Cf")  # zero-width
+        plain = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
         first = spelled.setdefault(plain, row)
         if first.identity != row.identity:
             raise ValueError(

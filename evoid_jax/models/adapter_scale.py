@@ -22,6 +22,8 @@ from typing import NamedTuple
 CONFIG = "adapter_config.json"
 PEFT_FILE = "adapter_model.safetensors"
 SETTINGS = ("lora_adapter_metadata", "lora_config")  # keys of the header, each a PEFT configuration
+PATTERNS = ("rank_pattern", "alpha_pattern")
+FACTORS = ("scale", "scaling", "lora_scale")  # of headers, which no loader reads either
 WORDS = ("lora_alpha", "network_alpha", "alpha", "ss_network_alpha")  # that no loader reads
 ROUNDING = 2**-7  # two statements are one if they differ by less: alpha tensors may be bfloat16
 # Settings of PEFT under which B A * alpha / rank is not what the adapter does.
@@ -74,7 +76,9 @@ def scales(
     alphas = {name: s.alpha / s.rank for name, s in layers.items() if s.alpha is not None}
     if alphas:  # a layer without one has scale 1
         stated.append(("its alpha tensors", dict.fromkeys(layers, 1.0) | alphas))
-    if header.get("scale", "").split(":")[0] == "1":
+    for key in FACTORS:
+        _check_one(header, key)
+    if "scale" in header:
         stated.append(("scale in the header", dict.fromkeys(layers, 1.0)))
     beside = file.parent / CONFIG
     if beside.is_file() and _belongs(file, bool(stated)):
@@ -87,6 +91,20 @@ def scales(
         return _unstated(header, layers, kohya, peft)
     _agree(stated)
     return stated[0][1]
+
+
+def _check_one(header: dict[str, str], key: str) -> None:
+    """Raise a ValueError where a header states a factor other than 1."""
+    text = header.get(key, "1").split(":")[0]
+    try:
+        one = float(text) == 1
+    except ValueError:
+        one = False
+    if not one:
+        raise ValueError(
+            f"has {key} {header[key]} in its header, which no tool applies; remove it if the file "
+            f"is meant at scale 1, else say what is meant in a {CONFIG} beside it"
+        )
 
 
 def _belongs(file: Path, stated: bool) -> bool:
@@ -147,8 +165,7 @@ def _of_settings(settings: dict, layers: dict[str, Stated], strict: bool) -> dic
     for key in ("r", "lora_alpha"):
         if key not in settings:
             raise ValueError(f"{key} is missing; expected a configuration of PEFT's LoRA")
-    rank_patterns = settings.get("rank_pattern") or {}
-    alpha_patterns = settings.get("alpha_pattern") or {}
+    rank_patterns, alpha_patterns = (_patterns(settings, key) for key in PATTERNS)
     written = [stated.written for stated in layers.values()]
     for key in alpha_patterns if strict else ():  # a rank that fits nothing shows in the tensors
         if not any(_matches(key, name) for name in written):
@@ -157,7 +174,7 @@ def _of_settings(settings: dict, layers: dict[str, Stated], strict: bool) -> dic
     for name, stated in layers.items():
         ranks = _by_pattern(rank_patterns, stated.written, settings["r"])
         if stated.rank not in ranks:
-            raise ValueError(f"{name} has rank {stated.rank}, the configuration says {ranks[0]}")
+            raise ValueError(f"{name} has rank {stated.rank}, the configuration says {ranks[0]!r}")
         alphas = _by_pattern(alpha_patterns, stated.written, settings["lora_alpha"])
         if len(set(alphas)) > 1:
             # The first one counts, but PEFT sorts them when it saves: training had another first.
@@ -165,6 +182,13 @@ def _of_settings(settings: dict, layers: dict[str, Stated], strict: bool) -> dic
         divisor = stated.rank**0.5 if settings.get("use_rslora") else stated.rank
         said[name] = number(alphas[0], "lora_alpha") / divisor
     return said
+
+
+def _patterns(settings: dict, key: str) -> dict:
+    patterns = settings.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{key} is {patterns!r}; expected an object of names and numbers")
+    return patterns
 
 
 def _check_plain(settings: dict) -> None:
@@ -208,7 +232,7 @@ def _parse(text: str, what: str) -> dict:
 def number(value, what: str) -> float:
     """Return a positive finite number; alpha 0 would switch the adapter off."""
     try:
-        real = float(value)
+        real = float("" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         raise ValueError(f"{what} is {value!r}; expected a number") from None
     if not (math.isfinite(real) and real > 0):

@@ -6,12 +6,14 @@ nothing else, so that no later step asks about alpha again.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
+from evoid_jax import files
 from evoid_jax.models import adapter_names, adapter_scale, weights
 from evoid_jax.models.adapter_names import COMFYUI, KOHYA, PEFT, PREFIX
 from evoid_jax.models.weights import Tensor
@@ -63,17 +65,20 @@ def locate(path: str | Path) -> Path:
       FileNotFoundError: there is none.
       ValueError: a folder with two.
     """
-    path = Path(path).expanduser()
+    path = files.user_path(path)
     if not path.is_dir():
         return path
-    present = [path / name for name in FILES if (path / name).is_file()]
+    # A dead link is present, too: `read` says what is wrong with it.
+    present = [path / name for name in FILES if os.path.lexists(path / name)]
     if len(present) > 1:
         raise ValueError(f"{path} holds {' and '.join(FILES)}; give the path of one of them")
     if not present:
         pickles = [file for file in sorted(path.iterdir()) if file.suffix in PICKLES]
         if pickles:
             return pickles[0]  # `read` says what to do with it
-        others = ", ".join(sorted(file.name for file in path.glob("*.safetensors")))
+        # A run keeps its adapter in export/, other trainers theirs in a folder for each save.
+        inside = sorted(path.glob("*.safetensors")) or sorted(path.glob("*/*.safetensors"))
+        others = ", ".join(str(file.relative_to(path)) for file in inside)
         hint = f"; give the path of one of {others}" if others else ""
         raise FileNotFoundError(f"{path} holds no {' and no '.join(FILES)}{hint}")
     return present[0]
@@ -113,9 +118,8 @@ def read(path: str | Path) -> Adapter:
 
 
 def _check_file(file: Path) -> None:
-    """Raise where there is no file, or a pickle, which is not opened."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; expected an adapter's file or folder")
+    """Raise where no file is, or a pickle, which is not opened."""
+    files.require_file(file, "expected an adapter's file or folder")
     with open(file, "rb") as f:
         start = f.read(9)
     # A safetensors file starts with 8 bytes of length, which may be any, and then with a brace.

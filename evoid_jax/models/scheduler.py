@@ -50,7 +50,7 @@ def solver_of(scheduler: dict, file: str = FILE) -> tuple[str, float]:
       ValueError: the config names another scheduler, or an option of it that is not implemented.
     """
     name = scheduler.get("_class_name")
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(
             f"{file}: scheduler {name} is not implemented; expected {' or '.join(KINDS)}"
         )

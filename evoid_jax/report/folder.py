@@ -5,12 +5,16 @@ missing, since the run may have only begun, or may be older than the file.
 """
 
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import files, metrics, provenance
+from evoid_jax import files, metrics, provenance, settings
 
+OF_RUNS = (settings.FILE, metrics.FILE, provenance.FILE, "summary.json", "report.html")
+OF_RUNS += ("samples", "export", "logs")
+FLOAT = sys.float_info.max
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds")
 
 
@@ -52,12 +56,17 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
     """Read a run folder, and the files of the first `videos` shown triples.
 
     Raises:
-      FileNotFoundError: there is no such folder.
+      FileNotFoundError: there is no such folder, or one of something other than a run.
       ValueError: a file is malformed; names it.
     """
-    folder = Path(workdir)
+    folder = files.user_path(workdir)
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir} is not a folder: give the --workdir of a training run")
+    if any(folder.iterdir()) and not any((folder / name).exists() for name in OF_RUNS):
+        raise FileNotFoundError(
+            f"{workdir} holds neither {settings.FILE} nor anything else of a run; give the "
+            "--workdir of a training run"
+        )
     config = _read_json(folder / "config.json", dict)
     summary = _read_json(folder / "summary.json", dict)
     if summary is not None:
@@ -218,8 +227,9 @@ def _check_numbers(file, part: str, table) -> None:
 
 
 def _check_number(file, part: str, value) -> None:
-    if not isinstance(value, int | float | None):
-        raise ValueError(f"{file}: expected {part} to be a number or null, got {value!r:.60}")
+    sound = isinstance(value, int | float | None)
+    if not sound or (isinstance(value, int) and abs(value) > FLOAT):  # JSON knows no largest one
+        raise ValueError(f"{file}: expected {part} to be a number or null, got {value!s:.60}")
 
 
 def _check_interval(file, part: str, value) -> None:

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import metrics, proof
+from evoid_jax import files, metrics, proof
 from evoid_jax.metrics import get
 from evoid_jax.report import charts, curves, folder, origin
 from evoid_jax.report import text as fmt
@@ -31,7 +31,8 @@ def write(workdir: str | Path, videos: int = 12) -> Path:
       FileNotFoundError: there is no such folder. OSError: it cannot be written to.
       ValueError: a file is malformed; names it.
     """
-    return metrics.write_text(Path(workdir) / FILE, page(folder.load(workdir, videos)))
+    run = folder.load(workdir, videos)
+    return metrics.write_text(files.user_path(workdir) / FILE, page(run))
 
 
 def page(run: RunFolder) -> str:

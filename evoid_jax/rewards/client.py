@@ -120,7 +120,7 @@ def info(url: str, options: Options = DEFAULTS) -> dict:
     """
     reply = retry((url,), "GET", "/info", options)
     try:
-        names = [entry["name"] for entry in reply["rewards"]]
+        names = [str(entry["name"]) for entry in reply["rewards"]]
         return reply | {"names": names, "monitors": list(reply.get("monitors") or [])}
     except (TypeError, KeyError, AttributeError) as error:
         raise SidecarError(f"{url}/info: expected {{'rewards': [{{'name': ..}}]}}") from error

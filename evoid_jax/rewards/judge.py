@@ -115,12 +115,24 @@ class Judge:
 
     def check(self) -> None:
         """Raise ConnectionError unless the server answers and has the model."""
+        address = self._client.base_url
         try:
             names = [model.id for model in self._client.models.list()]
         except openai.OpenAIError as error:
-            raise ConnectionError(f"no judge at {self._client.base_url}: {error}") from error
+            raise ConnectionError(
+                f"config.reward.judge: no judge at {address}: {error} Start one, or correct the "
+                "address"
+            ) from error
+        except Exception as error:  # any server answers something, of which openai expects a shape
+            raise ConnectionError(
+                f"config.reward.judge: {address} is no OpenAI API, whose address mostly ends in "
+                f"/v1: {error}"
+            ) from error
         if self.model not in names:
-            raise ConnectionError(f"{self._client.base_url} serves {names}, not {self.model!r}")
+            raise ConnectionError(
+                f"config.reward.judge: {address} serves {names}, not {self.model!r} "
+                "(config.reward.judge_model)"
+            )
 
     def vqscore(
         self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]

@@ -25,6 +25,24 @@ from evoid_jax.rewards.table import ScoreTable
 _numbers = itertools.count()
 
 
+def check_offered(cfg: Reward, infos: list[dict]) -> None:
+    """Raise a ValueError where a reward with weight is offered by no sidecar.
+
+    Such a reward would be missing from every video, and the proof could give no verdict.
+
+    infos: what `client.info` returned of each sidecar.
+    """
+    offered = {name for info in infos for name in info["names"]}
+    counting = [row.name for row in cfg.table if row.prior > 0 and row.name != JUDGE]
+    if absent := [name for name in counting if name not in offered]:
+        zero = " ".join(f"--config.reward.table.{name}.prior=0" for name in absent)
+        raise ValueError(
+            f"config.reward.table has {', '.join(absent)}, which no sidecar offers (they offer "
+            f"{', '.join(sorted(offered)) or 'nothing'}); add one to config.reward.sidecars, or do "
+            f"without: {zero}"
+        )
+
+
 class Request:
     """A batch of videos to be scored: what scorers see besides pixels, and what came of it.
 
@@ -73,6 +91,7 @@ class Panel:
 
     Raises:
       ConnectionError: a server is not there or is not what it should be.
+      ValueError: a reward that counts is given by nobody.
     """
 
     def __init__(self, cfg: Reward, mesh: Mesh, fps: int, log_dir: str | Path):
@@ -81,7 +100,8 @@ class Panel:
             self.urls = [self._address(url, cfg.preset, log_dir) for url in cfg.sidecars]
             self.judge = self._open_judge(cfg, fps, log_dir)
             self._options = client.Options(timeout=cfg.timeout, fps=fps)
-            self.infos = [client.info(url, self._options) for url in self.urls]
+            self.infos = [self._info(url) for url in self.urls]
+            check_offered(cfg, self.infos)
         except BaseException:
             self.close()
             raise
@@ -103,6 +123,15 @@ class Panel:
             return url
         self._servers.append(local.start_sidecar(preset, log_dir))
         return self._servers[-1].url
+
+    def _info(self, url: str) -> dict:
+        try:
+            return client.info(url, self._options)
+        except client.SidecarError as error:
+            raise ConnectionError(
+                f"config.reward.sidecars: {error}; start a reward sidecar there, or correct the "
+                "address"
+            ) from None
 
     def _open_judge(self, cfg: Reward, fps: int, log_dir) -> Judge | None:
         url = cfg.judge

@@ -1,0 +1,66 @@
+"""The folder that a run works in: tried before anything starts, and what it holds at a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evoid_jax import checkpoint, config, distributed, files, metrics, provenance, settings
+
+# What a run writes, one file of each folder.
+OUTPUTS = (
+    settings.FILE,
+    metrics.FILE,
+    provenance.FILE,
+    "summary.json",
+    "report.html",
+    f"{checkpoint.FOLDER}/digests",
+    "logs/judge.log",
+    "samples/heldout.json",
+    "export/pytorch_lora_weights.safetensors",
+)
+
+
+def check_start(cfg: config.Config, workdir: Path) -> None:
+    """Find in a moment what could else stop the run hours later; make the workdir.
+
+    Raises:
+      ValueError, OSError: a setting, a file it names, a missing package, or a workdir that holds
+        another run.
+    """
+    fresh = not checkpoint.any_in(workdir / checkpoint.FOLDER)
+    settings.check_start(cfg, fresh=fresh)
+    metrics.check_mirrors(cfg.tensorboard, cfg.wandb)
+    if distributed.leads():  # the others would meet its trials
+        for name in OUTPUTS:
+            files.check_writable(workdir / name)
+    check_workdir(cfg, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+
+def check_workdir(cfg: config.Config, workdir: Path) -> None:
+    """Raise a ValueError where a workdir holds a run that cannot go on with these settings."""
+    metrics.read(workdir)  # both are added to
+    provenance.read(workdir)
+    if not (workdir / settings.FILE).is_file():
+        if checkpoint.any_in(workdir / checkpoint.FOLDER):
+            raise ValueError(
+                f"{workdir} holds checkpoints and no {settings.FILE}, so that nothing tells of "
+                "which settings they are; bring it back, or use another --workdir"
+            )
+        return
+    differences = settings.resumable(settings.stored(workdir), cfg)
+    if differences:
+        raise ValueError(
+            f"{workdir} holds another run: {'; '.join(differences)}. Use another --workdir, "
+            "or give the settings as they were"
+        )
+
+
+def interrupted(workdir: Path, steps: int) -> str:
+    """Say how far a run has come that was stopped: while it started, evolved or was proved."""
+    done = max(checkpoint.steps_in(workdir / checkpoint.FOLDER), default=None)
+    if done is None:
+        return "stopped before anything was saved; the same command starts again"
+    if done >= steps:
+        return f"stopped in the proof; all {done} steps are saved, the same command proves them"
+    return f"stopped; {done} of {steps} steps are saved, and the same command goes on from there"
