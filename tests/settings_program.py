@@ -12,6 +12,8 @@ from evoid_jax import commandline, config
 
 def stop() -> None:
     """Be stopped by Ctrl-C, and say what is saved, as train does."""
+    # A shell starts background jobs deaf to it, and what they start in turn.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:

@@ -323,3 +323,21 @@ def test_wrong_requests_are_refused(folder, adapter, workdir, tmp_path):
         with pytest.raises(error, match=message):
             run(*arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_come_of_it_is_told_before_anything_is_read(folder, tmp_path):
+    (tmp_path / "file").touch()
+    for dst in (tmp_path / "file" / "new", tmp_path / "file" / "new.safetensors"):
+        with pytest.raises(NotADirectoryError, match="file is a file, not a folder"):
+            run(folder, dst)
+    with pytest.raises(FileExistsError, match="file exists already"):
+        run(folder, tmp_path / "file")
+    with pytest.raises(ValueError, match="--which=stable goes with a run"):
+        run(folder, tmp_path / "new", "--which=stable")
+    stopped = tmp_path / "stopped"  # before its first checkpoint
+    stopped.mkdir()
+    (stopped / "run.json").write_text('{"starts": []}')
+    cfg = evoid.get_config("tiny")
+    (stopped / "config.json").write_text(config.dumps(config.from_dict(cfg.to_dict())))
+    with pytest.raises(FileNotFoundError, match="stopped before its first"):
+        run(stopped, tmp_path / "new")
