@@ -2,13 +2,16 @@
 
 In bfloat16 a number keeps 8 bits, and an adapter's share of a layer's output is smaller than that
 for many updates: 1e-5 of it after the first. Rounding the base's part, adding the adapter's and
-rounding again would lose nearly all of it. So all parts are summed in float32 and rounded once:
-the share then decides for some outputs in which direction they go, and over the tokens it is there.
+rounding again would lose nearly all of it. So both are one sum, in the matmul's own float32, before
+the first rounding: the share then decides for some outputs in which direction they go, and over the
+tokens all of it is there.
 
 Shapes: B videos, I width in, O width out, R rank.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -37,30 +40,31 @@ class Dense(nn.Module):
         # Gather the kernel's pieces: tokens are many more than weights, so the tokens stay.
         kernel = sharding.constrain(kernel, self.mesh, sharding.REPLICATED)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        adapter = None
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.has_variable("lora", "a"):
             a, b = self.get_variable("lora", "a"), self.get_variable("lora", "b")
-            adapter = a, b * self.lora_scale
-        return affine(x.astype(self.dtype), kernel.astype(self.dtype), bias, adapter)
+            y = adapted(x, kernel, a, b * self.lora_scale)
+        else:
+            y = jnp.einsum("...i,oi->...o", x, kernel)
+        return y + row(bias.astype(self.dtype), x.ndim)
 
 
 @jax.custom_vjp
-def affine(x, kernel_OI, bias_O, adapter=None):
-    """Return x @ kernel^T + bias + x @ a @ b, summed in float32 and rounded once.
+def adapted(x, kernel_OI, a_IR, b_RO):
+    """Return x @ kernel^T + x @ a @ b, rounded once; with b zero it is x @ kernel^T, bit for bit.
 
-    Every matmul takes its operands in x's dtype, which is what tensor cores are fast at; for that
-    the gradient is written out below, as autodiff would multiply by float32 cotangents.
+    Every matmul takes its operands in x's dtype, which is what tensor cores are fast at. For that
+    the gradient is written out below: autodiff would sum those of a and b in x's dtype too.
 
     Args:
       x: (B, ..., I), float32 or bfloat16.
       kernel_OI: of x's dtype.
-      bias_O: any float dtype.
-      adapter: a_IR and b_RO, float32, or None: the same numbers as with b zero.
+      a_IR, b_RO: float32.
 
     Returns:
       (B, ..., O) of x's dtype.
     """
-    return _forward(x, kernel_OI, bias_O, adapter)[0]
+    return _forward(x, kernel_OI, a_IR, b_RO)[0]
 
 
 def row(x_D, ndim: int):
@@ -68,61 +72,44 @@ def row(x_D, ndim: int):
     return x_D.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _forward(x, kernel_OI, bias_O, adapter):
-    y = _product("...i,oi->...o", x, kernel_OI) + row(bias_O.astype(jnp.float32), x.ndim)
-    z = None
-    if adapter is not None:
-        a_IR, b_RO = adapter
-        z = _into_rank(x, a_IR)  # in this order: R is small, a @ b would be a whole kernel
-        y += _out_of_rank(z, b_RO)
-    return y.astype(x.dtype), (x, kernel_OI, bias_O, adapter, z)
+def _forward(x, kernel_OI, a_IR, b_RO):
+    # In this order: R is small, a @ b would be a whole kernel.
+    if x.dtype == jnp.float32:
+        z = jnp.einsum("...i,ir->...r", x, a_IR)
+        y = jnp.einsum("...i,oi->...o", x, kernel_OI) + jnp.einsum("...r,ro->...o", z, b_RO)
+        return y, (x, kernel_OI, a_IR, b_RO, z)
+    z = _wide("...i,ir->...r", x, jnp.concatenate(_halves(a_IR, x.dtype), axis=1))
+    high, low = jnp.split(z, 2, axis=-1)
+    # Rounded: this error is another one for each token, while one of a or b would be of the model.
+    z = (high + low).astype(x.dtype)
+    # The adapter as more columns of the kernel, not as a sum of its own: that one would have to
+    # pass through memory in float32.
+    columns_RO = _halves(b_RO, x.dtype)
+    longer = jnp.concatenate([x, z, z], axis=-1)
+    kernel = jnp.concatenate([kernel_OI, *(half_RO.T for half_RO in columns_RO)], axis=1)
+    return jnp.einsum("...i,oi->...o", longer, kernel), (x, kernel_OI, a_IR, b_RO, z)
 
 
 def _backward(kept, dy):
-    """Return the cotangents of `affine`'s arguments; dy is of x's dtype, as y is."""
-    x, kernel_OI, bias_O, adapter, z = kept
+    """Return the cotangents of `adapted`'s arguments; dy is of x's dtype, as y is."""
+    x, kernel_OI, a_IR, b_RO, z = kept
     leading = tuple(range(x.ndim - 1))
-    dx = _product("...o,oi->...i", dy, kernel_OI)
-    # Of a frozen base: nothing reads these two, and they are not computed.
-    dkernel_OI = jnp.tensordot(dy, x, (leading, leading), preferred_element_type=jnp.float32)
-    dbias_O = dy.astype(jnp.float32).sum(leading).astype(bias_O.dtype)
-    dadapter = None
-    if adapter is not None:
-        # One rounding of a factor is no harm here: gradients of two adapters are never compared.
-        a_IR, b_RO = (w.astype(x.dtype) for w in adapter)
-        dz = _product("...o,ro->...r", dy, b_RO).astype(x.dtype)
-        dx += _product("...r,ir->...i", dz, a_IR)
-        # Video by video: tokens are contracted in the layout that x has, videos summed last;
-        # otherwise XLA copies x transposed.
-        da_BIR = _product("b...i,b...r->bir", x, dz)
-        db_BRO = _product("b...r,b...o->bro", z, dy)
-        dadapter = da_BIR.sum(0), db_BRO.sum(0)
-    return dx.astype(x.dtype), dkernel_OI.astype(kernel_OI.dtype), dbias_O, dadapter
+    # Of a frozen base: nothing reads it, and it is not computed.
+    dkernel_OI = jnp.tensordot(dy, x, (leading, leading)).astype(kernel_OI.dtype)
+    # Rounded without harm: gradients of two adapters are never compared.
+    a_IR, b_RO = a_IR.astype(x.dtype), b_RO.astype(x.dtype)
+    dz = jnp.einsum("...o,ro->...r", dy, b_RO)
+    dx = jnp.einsum("...o,oi->...i", dy, kernel_OI) + jnp.einsum("...r,ir->...i", dz, a_IR)
+    # Video by video: tokens are contracted in the layout that x has, videos summed last; otherwise
+    # XLA copies x transposed.
+    da_BIR = _wide("b...i,b...r->bir", x, dz)
+    db_BRO = _wide("b...r,b...o->bro", z, dy)
+    return dx, dkernel_OI, da_BIR.sum(0), db_BRO.sum(0)
 
 
-affine.defvjp(_forward, _backward)
+adapted.defvjp(_forward, _backward)
 
-
-def _product(subscripts: str, x, y):
-    return jnp.einsum(subscripts, x, y, preferred_element_type=jnp.float32)
-
-
-def _into_rank(x, a_IR):
-    """Return x @ a as (B, ..., R) of x's dtype."""
-    if x.dtype == a_IR.dtype:
-        return _product("...i,ir->...r", x, a_IR)
-    z = _product("...i,ir->...r", x, jnp.concatenate(_halves(a_IR, x.dtype), axis=1))
-    high, low = jnp.split(z, 2, axis=-1)
-    # Rounded: this error is another one for each token, while one of a or b would be of the model.
-    return (high + low).astype(x.dtype)
-
-
-def _out_of_rank(z, b_RO):
-    """Return z @ b as (B, ..., O) float32."""
-    if z.dtype == b_RO.dtype:
-        return _product("...r,ro->...o", z, b_RO)
-    twice = jnp.concatenate([z, z], axis=-1)
-    return _product("...r,ro->...o", twice, jnp.concatenate(_halves(b_RO, z.dtype), axis=0))
+_wide = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 def _halves(w, dtype):
