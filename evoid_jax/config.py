@@ -45,9 +45,14 @@ class Data:
     )
     pairs: int = setting(4, "pairs of a step (paper)", COUNT)
     seeds: int = setting(8, "videos of a pair, which are compared (paper)", Bounds(least=2))
+    validation: float = setting(
+        0.0,
+        "share of a folder's people kept for the watch; 0: the pairs trained on, with new seeds",
+        Bounds(least=0, below=1),
+    )
     heldout: float = setting(
         0.0,
-        "share of a folder's people kept for the proof; 0: its own pairs, with new seeds",
+        "share of a folder's people kept for the proof; 0: the pairs trained on, with new seeds",
         Bounds(least=0, below=1),
     )
     heldout_identities: int = setting(32, "faces for the proof at the end", COUNT)

@@ -51,6 +51,7 @@ class Run(NamedTuple):
     frozen: rollout.Frozen
     teacher: dict | None  # None: the base's main blocks
     data: pairs.Pairs
+    validation: pairs.Pairs
     heldout: pairs.Pairs
     panel: Panel
     solver: flow.Table
@@ -114,6 +115,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
             frozen=frozen,
             teacher=teacher.load(cfg.teacher, cfg.model, frozen, mesh),
             data=splits.evolution,
+            validation=splits.validation,
             heldout=splits.heldout,
             panel=panel,
             solver=sharding.replicate(solver, mesh),
@@ -131,10 +133,12 @@ def described(mesh: Mesh) -> str:
 
 
 def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
-    """Open the pairs of the evolution and those of the proof."""
+    """Open the pairs of the evolution, of the watch and of the proof."""
     cache = str(files.user_path(cfg.cache))
     with distributed.leader_first():
-        return pairs.open_splits(cfg.source, cfg.dir, cfg.heldout, seed, cache)
+        return pairs.open_splits(
+            cfg.source, cfg.dir, cfg.validation, cfg.heldout, seed=seed, cache_dir=cache
+        )
 
 
 def check_times(cfg: config.Config) -> None:

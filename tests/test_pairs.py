@@ -9,7 +9,7 @@ from PIL import Image
 from programs import python
 
 from evoid_jax import media
-from evoid_jax.data.pairs import batch, check_images, open_pairs, open_splits, order, spread
+from evoid_jax.data.pairs import batch, check_images, open_splits, order, spread
 from evoid_jax.world import portraits
 
 
@@ -41,6 +41,11 @@ def write_folder(folder, lines, images=FIVE):
     return str(folder)
 
 
+def open_pairs(*args, **kwargs):
+    """Open the pairs to train on."""
+    return open_splits(*args, **kwargs).evolution
+
+
 def five(folder):
     return write_folder(folder, [{"image": name, "prompt": f"about {name}"} for name in FIVE])
 
@@ -66,11 +71,14 @@ def test_portraits_are_paired_with_their_own_prompts(evolution):
     assert len(seen) > 10
 
 
-def test_heldout_people_come_once_and_are_nobody_from_evolution(world):
-    assert set(world.heldout.identities) == set(map(str, portraits.SPLITS["heldout"]))
-    assert len(world.heldout) == 256
-    assert not set(world.heldout.identities) & set(world.evolution.identities)
-    assert world.heldout.kind == world.evolution.kind == "unseen identities"
+@pytest.mark.parametrize("split", ["validation", "heldout"])
+def test_people_set_apart_come_once_and_are_nobody_else(world, split):
+    apart = getattr(world, split)
+    assert set(apart.identities) == set(map(str, portraits.SPLITS[split]))
+    assert len(apart) == 256
+    others = [pairs for pairs in world if pairs is not apart]
+    assert not set(apart.identities) & {name for pairs in others for name in pairs.identities}
+    assert apart.kind == world.evolution.kind == "unseen identities"
 
 
 def test_reopening_reads_the_same_pairs(evolution, cache_dir):
@@ -262,8 +270,11 @@ FAULTS = {
     "identity is a number": (line(identity=3), '"identity" must be a name in quotes, not 3'),
     "identity is null": (line(identity=None), '"identity" must be a name in quotes, not null'),
     "identity is empty": (line(identity="\u200b"), '"identity" must be a name in quotes'),
-    "split": (line(split="test"), '"split" must be "evolution" or "heldout", not "test"'),
-    "split is a list": (line(split=["heldout"]), '"split" must be "evolution" or "heldout"'),
+    "split": (
+        line(split="test"),
+        '"split" must be one of "evolution", "validation", "heldout", not "t',
+    ),
+    "split is a list": (line(split=["heldout"]), '"split" must be one of "evolution"'),
     "missing file": (line("nobody.gif"), "nobody.gif does not exist"),
     "second file missing": (line(["a.png", "x.y"]), "x.y does not exist; correct the name or"),
     "wrong capitals": (line("A.PNG"), "A.PNG does not exist; did you mean a.png?"),
@@ -325,11 +336,9 @@ def test_a_faulty_folder_is_named(tmp_path):
         open_pairs(folder=str(tmp_path))
 
 
-def test_unknown_sources_and_splits_are_refused(tmp_path):
+def test_unknown_sources_and_shares_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown source of pairs None"):
         open_pairs()
-    with pytest.raises(ValueError, match="unknown split 'train'"):
-        open_pairs("portraits", split="train", cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"config\.data\.heldout=0\.2 is for a folder"):
         open_splits("portraits", heldout=0.2, cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="need a cache_dir"):

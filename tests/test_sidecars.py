@@ -19,7 +19,7 @@ from evoid_jax.sidecars.tiny import rewards as tiny
 from evoid_jax.world import portraits
 
 REWARDS = ["arcface", "curricularface", "gme", "aesthetic", "qalign", "naturalness", "flow"]
-PEOPLE = list(portraits.SPLITS["heldout"])[200:224]  # in no training or calibration set
+PEOPLE = list(portraits.SPLITS["validation"])[200:224]  # in no training or calibration set
 
 
 @pytest.fixture(scope="module")
