@@ -37,6 +37,7 @@ def problem(args, c: wan.WanConfig, cfg: config.Config):
         reward_B=jax.random.uniform(jax.random.key(0), (args.videos,)),
         valid_B=jnp.ones(args.videos),
         text_PSE=inputs.text_BSE,
+        null_1SE=inputs.text_BSE[:1],
         control_PTHWC=inputs.control_BTHWC,
     )
     state = state._replace(evolving=evolving, stable=stable)

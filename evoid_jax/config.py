@@ -75,11 +75,9 @@ class Rollout:
 
     scheduler: str = setting("unipc", "solver; unipc is Wan2.1's own", one_of("unipc", "euler"))
     steps: int = setting(20, "denoising steps (paper)", THOUSAND)
-    guidance: float = setting(5.0, "classifier-free guidance, off up to 1 (paper)", NOT_NEGATIVE)
     shift: float = setting(
         16.0, "time shift; official VACE command line, diffusers writes 3", POSITIVE
     )
-    negative_prompt: str = setting("", "what the guidance steers away from")
     reference_order: str = setting(
         "diffusers", "of several faces; diffusers takes the last first", one_of("diffusers", "vace")
     )
@@ -87,6 +85,42 @@ class Rollout:
     split: bool = setting(
         False, "the guidance's two prompts one after the other, in half the memory", free=True
     )
+
+
+# Wan2.1's own (wan/configs/shared_config.py, sample_neg_prompt): its command lines read "" as this.
+NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，"
+    "手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance v_null + g (v - v_null) wherever the model is used; off up to 1.
+
+    The paper has one number, 5, and says that inference uses it.
+    """
+
+    rollout: float = setting(1.0, "of the videos that are scored and learned from", NOT_NEGATIVE)
+    train: float = setting(1.0, "of every velocity in the loss", NOT_NEGATIVE)
+    proof: float = setting(1.0, "of both arms of the proof, and of the watch", NOT_NEGATIVE)
+    deploy: float = setting(1.0, "written into the export, for whoever generates", NOT_NEGATIVE)
+    negative_prompt: str = setting(NEGATIVE_PROMPT, "what guidance steers away from; Wan2.1's own")
+    null: str = setting(
+        "adapter",
+        "the negative prompt's velocity is taken with the adapter, as diffusers does, or of the "
+        "base; with the adapter, null_share holds it",
+        one_of("adapter", "base"),
+    )
+    null_share: float = setting(
+        0.1, "share of trained videos that see the negative prompt, where null is adapter", SHARE
+    )
+
+    @property
+    def used(self) -> bool:
+        """Whether anything at all is guided."""
+        return max(self.rollout, self.train, self.proof) > 1
 
 
 @dataclass(frozen=True)
@@ -278,6 +312,7 @@ class Config:
     data: Data = Data()
     video: Video = Video()
     rollout: Rollout = Rollout()
+    guidance: Guidance = Guidance()
     lora: Lora = Lora()
     loss: Loss = Loss()
     train: Train = Train()

@@ -34,8 +34,8 @@ from absl import app, flags, logging
 from evoid_jax import (
     checkpoint,
     commandline,
-    config,
     evolve,
+    export,
     files,
     provenance,
     rollout,
@@ -50,7 +50,8 @@ FILES = {"lora": adapters.DIFFUSERS_FILE, "comfyui": "comfyui_lora.safetensors"}
 FOLDERS = {"diffusers": pipeline.write_diffusers, "native": pipeline.write_native}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROLES = ("evolving", "stable")
-ORIGIN = ("base_model", "step", "config_digest", "role")  # of an adapter, in headers
+# Of an adapter, in headers: where it is from, and how it is meant to be deployed.
+ORIGIN = ("base_model", "step", "config_digest", "role", "guidance", "negative_prompt")
 CARD = ("base_model", "rank", "alpha", *ORIGIN[1:])  # in the README of a merged model
 
 
@@ -110,10 +111,9 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
         )
     state, _ = restored
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
-    origin = {"base_model": pipeline.model_name(base), "step": str(int(state.step)), "role": role}
-    origin |= {"config_digest": config.digest(cfg)}
     adapter = lora.to_adapter(tree, scale=cfg.lora.scale)
-    return adapter._replace(header=origin), base
+    header = export.header(cfg, step=int(state.step), role=role)
+    return adapter._replace(header=header), base
 
 
 def _read_only(folder: Path) -> ocp.CheckpointManager:

@@ -54,7 +54,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     data = run.heldout
     rows = pairs.spread(data.identities, run.cfg.data.heldout_identities)
     chosen = [data[row] for row in rows]
-    base, evolved = compare(run, chosen, state.evolving)
+    base, evolved = compare(run, chosen, state.initial, state.evolving)
     now = time.perf_counter()
     summary = proof.summary(
         table.names(run.cfg.reward.table),
@@ -74,10 +74,16 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     return summary
 
 
-def compare(run: Run, chosen: list[pairs.Pair], evolving: dict) -> tuple[Arm, Arm]:
-    """Generate and score all chosen pairs with the base and with the evolved adapter."""
+def compare(
+    run: Run, chosen: list[pairs.Pair], initial: dict | None, evolving: dict
+) -> tuple[Arm, Arm]:
+    """Generate and score all chosen pairs with what the run started from, and with the evolved.
+
+    initial, evolving: adapters; without an initial one the run started from the base alone.
+    """
     cfg, each = run.cfg, run.cfg.data.heldout_seeds
-    zero = jax.tree.map(jnp.zeros_like, evolving)  # the base, by the evolved model's own program
+    if initial is None:  # the base, by the evolved model's own program
+        initial = jax.tree.map(jnp.zeros_like, evolving)
     count = triples(cfg.data.pairs * cfg.data.seeds, each, sharding.batch_shards(run.mesh))
     base, evolved = [], []
     starts = range(0, len(chosen), count)
@@ -91,7 +97,7 @@ def compare(run: Run, chosen: list[pairs.Pair], evolving: dict) -> tuple[Arm, Ar
             kept=min(count, len(chosen) - start),
             shown=max(min(count, len(chosen) - start, SHOWN - start), 0),
         )
-        base.append(play(run, zero, part))
+        base.append(play(run, initial, part))
         evolved.append(play(run, evolving, part))
     return join(base), join(evolved)
 
@@ -109,7 +115,7 @@ def play(run: Run, adapter: dict, part: HeldoutPart) -> Arm:
     """Generate and score a part with one adapter."""
     batch, each = prepare(run, part.batch, part.seed_PN, monitors=True), part.seed_PN.shape[1]
     tickets, shown = [], []
-    for made in generate(run, adapter, batch, Clock()):
+    for made in generate(run, adapter, batch, Clock(), run.cfg.guidance.proof):
         tickets.append(run.panel.submit(made.video_BFHWC, batch.request, made.rows))
         first_seeds = each * np.arange(part.shown)
         # one by one: all of them would not fit on every device

@@ -101,7 +101,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     opened = pipeline.open_diffusers(cfg.model, (VACE,))
     check_model(cfg, opened, fresh=not checkpoint.any_in(workdir / checkpoint.FOLDER))
     text_len = opened.pipeline.parts["transformer"].config.text_len
-    longest = longest_prompt(splits, cfg.rollout.negative_prompt, opened.tokenizer, text_len)
+    longest = longest_prompt(splits, cfg.guidance.negative_prompt, opened.tokenizer, text_len)
     logs = distributed.own_folder(workdir / "logs")
     distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
@@ -194,7 +194,7 @@ def longest_prompt(splits: pairs.Splits, negative: str, tokenizer, text_len: int
 
     text_len: tokens that the model reads; it never sees the rest, here as in diffusers.
     """
-    origins = {negative: "config.rollout.negative_prompt"}
+    origins = {negative: "config.guidance.negative_prompt"}
     for data in splits:
         origins |= dict(zip(data.prompts, data.origins, strict=True))
     prompts = list(origins)
@@ -249,7 +249,7 @@ def prepare(
     cfg, v = run.cfg, run.cfg.video
     pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
     text_PSE = rollout.encode_text(run.frozen, batch.prompts, run.text_rows)
-    null_1SE = rollout.encode_text(run.frozen, [cfg.rollout.negative_prompt], run.text_rows)
+    null_1SE = rollout.encode_text(run.frozen, [cfg.guidance.negative_prompt], run.text_rows)
     control_PTHWC = rollout.control(
         run.frozen, batch.images, v.frames, v.height, v.width, cfg.rollout.reference_order
     )
@@ -290,13 +290,15 @@ class Generated(NamedTuple):
     video_BFHWC: jax.Array  # uint8
 
 
-def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator[Generated]:
+def generate(
+    run: Run, adapter: dict, batch: Prepared, clock: Clock, guidance: float
+) -> Iterator[Generated]:
     """Make a batch's videos with an adapter on the base, part by part.
 
     Yields a part as soon as it is decoded, so that it can be scored while the next is generated.
     """
     for rows in parts(run, len(batch.pair_B)):
-        clean_BTHWC = sample(run, adapter, batch, rows)
+        clean_BTHWC = sample(run, adapter, batch, rows, guidance)
         clock.lap("rollout", clean_BTHWC)
         video_BFHWC = rollout.decode(run.frozen, clean_BTHWC[:, batch.references :])
         clock.lap("decode", video_BFHWC)
@@ -309,7 +311,9 @@ def parts(run: Run, videos: int) -> list[np.ndarray]:
     return np.split(np.arange(videos, dtype=np.int32), count)
 
 
-def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Array:
+def sample(
+    run: Run, adapter: dict, batch: Prepared, rows: np.ndarray, guidance: float
+) -> jax.Array:
     """Generate the latents of some rows of a batch: BTHWC float32, reference frames first."""
     v = run.cfg.video
     shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
@@ -319,6 +323,7 @@ def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Ar
         # Merged once it saves the adapter's matmuls in every solver step. Not in bfloat16, which
         # would round a small adapter off.
         base, lora_on_top = _merge(base, adapter, run.frozen.wan.lora_scale), None
+    bare = (run.frozen.wan_params, None) if run.cfg.guidance.null == "base" else None
     return rollout.sample(
         run.frozen.wan,
         base,
@@ -328,8 +333,9 @@ def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Ar
         batch.control_PTHWC[pair_B],
         rollout.noise(seed_B, shape),
         run.solver,
-        guidance=run.cfg.rollout.guidance,
+        guidance=guidance,
         split=run.cfg.rollout.split,
+        null_weights=bare,
     )
 
 
@@ -344,6 +350,7 @@ def to_device(batch: Prepared, clean_BTHWC: jax.Array, fused: Fused, mesh: Mesh)
         reward_B=reward_B,
         valid_B=valid_B,
         text_PSE=batch.text_PSE,
+        null_1SE=batch.null_1SE,
         control_PTHWC=batch.control_PTHWC,
     )
 

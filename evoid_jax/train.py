@@ -32,6 +32,7 @@ from evoid_jax import (
     config,
     distributed,
     evolve,
+    export,
     files,
     heldout,
     metrics,
@@ -42,7 +43,7 @@ from evoid_jax import (
     work_folder,
 )
 from evoid_jax.data import pairs
-from evoid_jax.models import lora, pipeline
+from evoid_jax.models import lora
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import blend, table
 from evoid_jax.rewards.blend import Fused, RewardMemory
@@ -61,7 +62,7 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
 
         # The stable transformer generates; what is decoded is scored while the rest is generated.
         tickets, clean = [], []
-        for part in session.generate(run, state.stable, batch, clock):
+        for part in session.generate(run, state.stable, batch, clock, cfg.guidance.rollout):
             tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
             clean.append(part.clean_BTHWC)
         scores = run.panel.collect(tickets)
@@ -155,7 +156,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
         with session.open_run(cfg, workdir) as run:
             state, earlier = evolved(run)
             if distributed.leads():
-                export(run, state)
+                export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
             heldout.prove(run, state, began - earlier)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(work_folder.interrupted(workdir, cfg.steps)) from None
@@ -231,19 +232,6 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
         config=config.to_dict(cfg),
     ) as writer:
         yield writer
-
-
-def export(run: Run, state: evolve.State) -> Path:
-    """Write the evolved adapter as diffusers loads it."""
-    file = run.workdir / "export" / "pytorch_lora_weights.safetensors"
-    origin = {
-        "base_model": pipeline.model_name(run.cfg.model),
-        "step": str(int(state.step)),
-        "config_digest": config.digest(run.cfg),
-    }
-    tree = jax.device_get(state.evolving)
-    lora.save(file, tree, scale=run.cfg.lora.scale, metadata=origin)
-    return file
 
 
 def quiet() -> None:

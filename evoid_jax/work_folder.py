@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evoid_jax import checkpoint, config, distributed, files, metrics, provenance, settings
+from evoid_jax import checkpoint, config, distributed, export, files, metrics, provenance, settings
 
 # What a run writes, one file of each folder.
 OUTPUTS = (
@@ -16,7 +16,7 @@ OUTPUTS = (
     f"{checkpoint.FOLDER}/digests",
     "logs/judge.log",
     "samples/heldout.json",
-    "export/pytorch_lora_weights.safetensors",
+    export.FILE,
 )
 
 

@@ -54,6 +54,7 @@ def scored(valid=(1, 1, 1, 1), reward=(0.9, 0.1, 0.6, 0.4)):
         reward_B=jnp.array(reward, jnp.float32),
         valid_B=jnp.array(valid, jnp.float32),
         text_PSE=jax.random.normal(keys[1], (PAIRS, 5, 24)),
+        null_1SE=jax.random.normal(jax.random.key(6), (1, 5, 24)),
         control_PTHWC=jax.random.normal(keys[2], (PAIRS, 3, 4, 4, 96)),
     )
 
@@ -74,6 +75,7 @@ def sample(data, noise, t_B, clean_BTHWC=None):
         noise_BTHWC=noise,
         t_B=t_B,
         text_BSE=data.text_PSE[data.pair_B],
+        null_1SE=data.null_1SE,
         control_BTHWC=data.control_PTHWC[data.pair_B],
         reward_B=data.reward_B,
         share_B=jnp.full(VIDEOS, 1 / VIDEOS),
@@ -157,6 +159,20 @@ def test_neutral_rewards_at_the_start_give_no_force(base, mesh):
     )
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
     assert float(terms["drift"]["evo_stb"]) == 0 and float(terms["loss"]["self"]) == 0
+
+
+def test_a_run_is_held_by_the_adapter_that_it_started_from(base, mesh):
+    """theta_0 is the start, lora.init included: no pull at step 0, and one back to it later."""
+    cfg = change(change(CFG, "lora", init="start.safetensors"), "loss", lambda_t2v=0.0)
+    start = jax.tree.map(np.array, drifted(base).evolving)
+    state = evolve.init(cfg, base, WAN.config, jax.tree.map(jnp.array, start))
+    neutral = scored(reward=(0.5,) * 4)
+    grads, terms = accumulate(state, base, neutral, mesh, cfg)
+    assert float(terms["loss"]["self"]) == 0 and float(terms["drift"]["evo_init"]) == 0
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+    new, _ = evolve.train_step(state, base, scored(), None, setup=setup(mesh, cfg))
+    jax.tree.map(np.testing.assert_array_equal, new.initial, start)
+    assert float(accumulate(new, base, neutral, mesh, cfg)[1]["loss"]["self"]) > 0
 
 
 def test_opposite_rewards_give_opposite_forces(base, mesh):

@@ -175,6 +175,11 @@ def test_a_run_starts_at_the_strength_of_its_file_and_does_not_need_it_again(tmp
     for name, tensor in of_export.items():
         np.testing.assert_array_equal(of_run[name], tensor)
 
+    # The run is measured against its start, in the loss and in the proof: nothing has changed yet.
+    (first,) = lines(workdir)
+    assert first["loss"]["self"] == 0 and first["drift"]["evo_init"] == 0
+    assert abs(json.loads((workdir / "summary.json").read_text())["delta_total"]) < 1e-4
+
     file.unlink()
     train.train(settings(cache, 2, **small, data={"heldout_identities": 1}), workdir)
     assert [row["step"] for row in lines(workdir)] == [0, 1]
