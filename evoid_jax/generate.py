@@ -68,17 +68,9 @@ def define_flags(values: flags.FlagValues):
     string("image", None, "Reference photos, separated by commas.", required=True)
     string("prompt", None, "What happens in the video.", required=True)
     string("output", None, "The mp4 to write.", required=True)
-    string(
-        "negative_prompt",
-        None,
-        "What the guidance steers away from; default of adapter or model, else Wan2.1's own.",
-    )
+    string("negative_prompt", None, "Default of the adapter or the model, else Wan2.1's own.")
     whole("steps", None, "Denoising steps; default 20.", lower_bound=1)
-    number(
-        "guidance",
-        None,
-        "Classifier-free guidance, off up to 1; default of the adapter or the model, else 5.",
-    )
+    number("guidance", None, "Off up to 1; default of the adapter or the model, else 5.")
     number("shift", None, "Time shift, above 0; default of the model's scheduler.")
     whole("frames", None, "4 k + 1; default of the model, else 81.")
     whole("height", None, "Pixels; default of the model, else 480.")

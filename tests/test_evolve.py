@@ -82,34 +82,91 @@ def sample(data, noise, t_B, clean_BTHWC=None):
     )
 
 
-def test_gradient_is_that_of_the_four_terms(base, mesh):
+GUIDED = {
+    "unguided": config.Guidance(),
+    "null with adapter": config.Guidance(train=3.0, null="adapter"),
+    "null of the base": config.Guidance(train=3.0, null="base"),
+}
+
+
+@pytest.mark.parametrize("guidance", GUIDED.values(), ids=GUIDED)
+def test_gradient_is_that_of_the_four_terms(base, mesh, guidance):
     """Written out as the paper prints it, every role in one differentiated function."""
     state, data = drifted(base), scored()
     keys = jax.random.split(jax.random.key(9), 2)
     noise = jax.random.normal(keys[0], data.clean_BTHWC.shape)
     t_B = jnp.array([0.3, 0.3, 0.8, 0.8])
     text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
+    null = jnp.repeat(data.null_1SE, VIDEOS, axis=0)
 
     def paper(evolving):
         t = t_B[:, None, None, None, None]
         x_t, v = (1 - t) * data.clean_BTHWC + t * noise, (noise - data.clean_BTHWC)[:, 1:]
 
-        def see(lora):
+        def see_one(lora, text):
             hints = wan_model.hints(WAN, base, lora, x_t, 1000 * t_B, text, control)
             return wan_model.velocity(WAN, base, lora, x_t, 1000 * t_B, text, hints)[:, 1:]
 
+        def teach_one(text):
+            return wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
+
+        def guided(v_text, v_null):
+            return v_text if guidance.train == 1 else v_null + 3 * (v_text - v_null)
+
+        def see(lora):
+            null_lora = lora if guidance.null == "adapter" else None
+            return guided(see_one(lora, text), see_one(null_lora, null))
+
         v_evo, v_stb, v_ini = see(evolving), see(state.stable), see(None)
-        v_t2v = wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
+        v_t2v = guided(teach_one(text), teach_one(null))
         loss_B = losses.policy(v_evo, v_stb, v, data.reward_B, 1.0)
         loss_B += 0.01 * losses.anchor(v_evo, v_t2v) + 0.2 * losses.anchor(v_evo, v_ini)
         return loss_B.mean()
 
-    at_t = sample(data, noise, t_B)
-    objective = jax.jit(lambda s: evolve.objective(s, base, at_t, None, setup(mesh)))
+    at_t, cfg = sample(data, noise, t_B), dataclasses.replace(CFG, guidance=guidance)
+    objective = jax.jit(lambda s: evolve.objective(s, base, at_t, None, setup(mesh, cfg)))
     grads, terms = objective(state)
     value, want = jax.jit(jax.value_and_grad(paper))(state.evolving)
     np.testing.assert_allclose(terms["loss"]["total"], value, rtol=1e-5)
     close(grads, want, 5e-5)
+
+
+def test_videos_that_see_the_negative_prompt_are_held_and_learn_no_score(base, mesh):
+    """All of them: rewards do not matter, and only the anchors and the trust region pull."""
+    guidance = config.Guidance(rollout=5.0, null_share=1.0)
+    cfg = change(dataclasses.replace(CFG, guidance=guidance), "loss", lambda_t2v=0.0)
+    start = evolve.init(cfg, base, WAN.config)
+    grads, terms = accumulate(start, base, scored(), mesh, cfg)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+    assert float(terms["drift"]["null"]) == float(terms["drift"]["guided"]) == 0
+    state = drifted(base)
+    one = accumulate(state, base, scored(), mesh, cfg)
+    close(one, accumulate(state, base, scored(reward=(0.1, 0.9, 0.2, 0.7)), mesh, cfg), 1e-7)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(one[0])) > 1e-5
+
+
+def test_the_share_of_videos_that_see_the_negative_prompt(base, mesh):
+    """None where it never guides, and where the adapter does not answer it."""
+    apart = dict(train=1.0, proof=1.0, null_share=0.25)
+    share = lambda **values: evolve.null_share(config.Config(guidance=config.Guidance(**values)))
+    assert share(rollout=5.0, **apart) == 0.25
+    assert share(rollout=1.0, **apart) == 0
+    assert share(rollout=5.0, **apart, null="base") == 0
+
+
+def test_guided_drift_is_that_of_the_guided_velocity(base, mesh):
+    """v_null + g (v - v_null) of evolving against initial, where the loss itself is unguided."""
+    cfg = dataclasses.replace(CFG, guidance=config.Guidance(rollout=5.0, null_share=0.0))
+    state, data = drifted(base), scored()
+    _, plain = accumulate(state, base, data, mesh)
+    _, terms = accumulate(state, base, data, mesh, cfg)
+    assert terms["drift"].keys() == plain["drift"].keys() | {"null", "guided"}
+    np.testing.assert_allclose(terms["loss"]["total"], plain["loss"]["total"], rtol=1e-6)
+    # A text that is the negative prompt is guided nowhere: v_null + 5 (v_null - v_null).
+    same = data._replace(text_PSE=jnp.repeat(data.null_1SE, PAIRS, axis=0))
+    drift = accumulate(state, base, same, mesh, cfg)[1]["drift"]
+    np.testing.assert_allclose(drift["guided"], drift["null"], rtol=1e-4)
+    np.testing.assert_allclose(drift["evo_init"], drift["null"], rtol=1e-5)
 
 
 def test_step_moves_evolving_and_stable_follows(base, mesh):

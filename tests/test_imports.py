@@ -20,6 +20,7 @@ FLOORS = (
         "sidecars.wire",
     ),
     ("models", "flow", "losses"),
+    ("export", "roles"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session", "work_folder"),
     ("heldout", "report"),

@@ -122,7 +122,7 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
     """Return the command that generates with the run's adapter, in lines for a shell."""
     config = config or {}
     settings = [("video", key) for key in ("frames", "height", "width", "fps")]
-    settings += [("rollout", key) for key in ("steps", "guidance", "shift")]
+    settings += [("rollout", key) for key in ("steps", "shift")]  # the adapter knows its guidance
     values = [(key, metrics.get(config, part, key)) for part, key in settings]
     same = " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
     model = config.get("model") or "MODEL"
