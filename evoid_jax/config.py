@@ -271,6 +271,35 @@ class Reward:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """A small held-out comparison while a run goes on, on validation pairs; see watch.py."""
+
+    every: int = setting(
+        10,
+        "steps between two of them, each about half a step long; 0 is off",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    identities: int = setting(16, "faces, of which 8 are the least for any verdict", COUNT)
+    seeds: int = setting(2, "videos of each face", COUNT)
+    patience: int = setting(
+        0,
+        "comparisons without a better total that end the run; 0: none do",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    drift: float = setting(
+        0.0, "drift/evo_init above which the run ends; 0: none does", NOT_NEGATIVE, free=True
+    )
+    stop_when_gamed: bool = setting(
+        False, "end the run when a reward rises while what is not rewarded falls", free=True
+    )
+    export: str = setting(
+        "last", "adapter that is exported and proved", one_of("last", "best"), free=True
+    )
+
+
+@dataclass(frozen=True)
 class Mesh:
     """Devices along each axis; -1 for data or fsdp takes what is left."""
 
@@ -317,6 +346,7 @@ class Config:
     loss: Loss = Loss()
     train: Train = Train()
     reward: Reward = Reward()
+    watch: Watch = Watch()
     mesh: Mesh = Mesh()
 
 

@@ -40,6 +40,7 @@ from evoid_jax import (
     session,
     settings,
     sharding,
+    watch,
     work_folder,
 )
 from evoid_jax.data import pairs
@@ -55,7 +56,10 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
     cfg, first = run.cfg, int(state.step)
     look = {"desc": "evolution", "disable": not distributed.leads()}
+    watching = watch.Watching(run, first)
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
+        if watching.stop:
+            break
         clock = session.Clock()
         drawn = pairs.batch(run.data, step, cfg.data.pairs)
         batch = session.prepare(run, drawn, session.seeds(cfg, step))
@@ -83,8 +87,11 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         clock.lap("train")
         if writer:
             writer.write(step, record(cfg, terms, scores, fused, memory, clock.stop()))
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
+        watching.after(state, terms, writer)
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
             checkpoint.save(saved, step + 1, state, memory._asdict())
+    if watching.stop:
+        distributed.say(f"watch: stopped after step {int(state.step)}, {watching.stop}")
     return state
 
 
@@ -155,6 +162,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     try:
         with session.open_run(cfg, workdir) as run:
             state, earlier = evolved(run)
+            state = watch.chosen(run, state)
             if distributed.leads():
                 export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
             heldout.prove(run, state, began - earlier)

@@ -1,6 +1,7 @@
 """One life: train 2, resume to 4, equals 4 straight, bit for bit; and a run leaves what it says."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,14 +13,17 @@ from safetensors import safe_open
 from small_run import SMALL, lines, settings
 
 from evoid_jax import (
+    arms,
     checkpoint,
     config,
     convert,
     evolve,
-    heldout,
+    export,
+    proof,
     session,
     sharding,
     train,
+    watch,
     work_folder,
 )
 from evoid_jax.media import write_image
@@ -138,6 +142,60 @@ def test_every_prompt_has_room_whatever_its_script():
     assert session.text_rows(600, 512, one) == 512
 
 
+def test_the_watch_keeps_comparisons_adapters_and_videos(runs):
+    """The same in a run that was stopped and resumed, but for the seconds."""
+    kept = []
+    for workdir in runs:
+        summaries = watch.read(workdir)
+        assert [summary["steps"] for summary in summaries] == [2, 4]
+        kept.append([{k: v for k, v in s.items() if k != "seconds"} for s in summaries])
+        for name in ("start", "step_000002", "step_000004"):
+            assert (workdir / watch.FOLDER / f"{name}_00.mp4").stat().st_size > 100
+    assert kept[0] == kept[1]
+    assert all(summary["drift"] > 0 for summary in kept[0])
+    assert kept[0][0]["base"] == kept[0][1]["base"] != kept[0][0]["evolved"]
+    # The adapter of the last comparison is the one that the run ended with.
+    last = adapters.to_diffusers(adapters.read(watch.adapter(runs[0], 4)))
+    exported = adapters.to_diffusers(adapters.read(runs[0] / export.FILE))
+    for name, tensor in exported.items():
+        np.testing.assert_array_equal(last[name], tensor)
+
+
+def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
+    """Totals made up in the watch's own files decide."""
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[0], workdir)
+    first, second = watch.read(workdir)
+
+    def rewrite(step, summary):
+        proof.write_json(workdir / watch.FOLDER / f"step_{step:06d}.json", summary)
+
+    better = first | {"delta_total": second["delta_total"] + 1}
+    rewrite(2, better)
+    adapter, _ = convert.adapter_of_run(workdir, "best")
+    assert adapter.header["step"] == "2"
+    gamed = {"prior": {"a": 1.0}, "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
+    gamed["monitor_delta"] = {"m": {"ci95": [-2, -1]}}
+    rewrite(2, better | gamed)
+    assert convert.adapter_of_run(workdir, "best")[0].header["step"] == "4"
+    rewrite(4, second | gamed)
+    with pytest.raises(FileNotFoundError, match="in all of them a reward was gamed"):
+        convert.adapter_of_run(workdir, "best")
+
+
+def test_a_run_that_the_watch_stops_is_saved_proved_and_stays_stopped(tmp_path, cache):
+    """Any drift is too much; the same command proves it again, and a raised limit goes on."""
+    watched = {"every": 1, "identities": 2, "seeds": 1, "drift": 1e-9}
+    small = {"watch": watched, "data": {"heldout_identities": 1}}
+    for _ in range(2):
+        train.train(settings(cache, 3, **small), tmp_path)
+        assert [row["step"] for row in lines(tmp_path)] == [0]
+        assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 1
+    watched["drift"] = 0.0
+    train.train(settings(cache, 3, **small), tmp_path)
+    assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2]
+
+
 def test_a_prompt_that_the_model_reads_only_in_part_is_named(capsys):
     tokenizer = lambda texts, verbose: {"input_ids": [text.split() for text in texts]}
     data = SimpleNamespace(prompts=["one", "two words"], origins=["a.jsonl, line 1", "line 2"])
@@ -197,7 +255,7 @@ def test_a_file_without_room_in_the_run_is_refused_before_anything_is_loaded(tmp
 
 @pytest.mark.parametrize(("each", "shards"), [(3, 8), (2, 1), (2, 8), (5, 4)])
 def test_held_out_videos_divide_over_the_devices(each, shards):
-    count = heldout.triples(32, each, shards)
+    count = arms.triples(32, each, shards)
     assert count * each % shards == 0 and 16 <= count * each <= 40
 
 
