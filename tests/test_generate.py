@@ -314,7 +314,7 @@ def test_an_adapter_says_how_it_is_deployed(tmp_path):
     assert chosen("--guidance=3", "--negative_prompt=") == (3.0, "")
     save_thin_adapter(file)
     assert chosen() == (5.0, "")  # the embedded model's own negative prompt
-    for wrong, words in (("much", "is 'much', not a number"), ("-1", "must be a number from 0")):
+    for wrong, words in (("much", "is 'much', no number"), ("-1", "must be a number from 0")):
         save_thin_adapter(file, guidance=wrong)
         with pytest.raises(ValueError, match=f"the adapter's guidance {words}"):
             chosen()
