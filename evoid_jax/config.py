@@ -209,6 +209,11 @@ class Reward:
         Bounds(pattern=f"(local|{URL})?", form="local, '' or an address such as http://host/v1"),
         free=True,
     )
+    photos: str = setting(
+        "original",
+        "of the reference photos that scorers see; original: all pixels, canvas: as the model does",
+        one_of("original", "canvas"),
+    )
     judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
     preference: bool = setting(True, "VQScore among the rewards (paper: PR)")
     dynamic: bool = setting(True, "MLLM dynamic weighting (paper: MDW); False is gamma 0")

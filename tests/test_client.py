@@ -26,10 +26,11 @@ def running(*fakes):
 def batch(count=4) -> dict:
     """Return `client.score`'s arguments for videos whose pixels are 10, 20, ..."""
     video_BFHWC = np.zeros((count, 3, 16, 16, 3), np.uint8)
+    photo = np.full((8, 8, 3), 7, np.uint8)
     video_BFHWC[:] = (10 * np.arange(1, count + 1, dtype=np.uint8)).reshape(-1, 1, 1, 1, 1)
     return {
         "video_BFHWC": video_BFHWC,
-        "reference_BHWC": np.full((count, 8, 8, 3), 7, np.uint8),
+        "references": [[photo]] * count,
         "prompts": [f"video {b}" for b in range(count)],
     }
 
@@ -68,7 +69,7 @@ def test_scores_stand_in_the_columns_of_the_table():
     np.testing.assert_array_equal(scores.monitor["truth"], [20, 40, 60, 80])
     sent = fake.batches[0]
     assert sent.prompts == batch()["prompts"] and sent.monitors and sent.fps == 8
-    np.testing.assert_array_equal(sent.references, batch()["reference_BHWC"])
+    np.testing.assert_array_equal(np.stack(sent.references), np.stack(batch()["references"]))
     np.testing.assert_allclose(sent.attributes[2], [0.1, 0.2], rtol=1e-6)
     assert sent.attributes[1] is None
 
@@ -199,7 +200,7 @@ class Grader:
     def __init__(self, answer):
         self.answer = answer
 
-    def vqscore(self, video_BFHWC, reference_BHWC, prompts):
+    def vqscore(self, video_BFHWC, references, prompts):
         if self.answer is None:
             raise RuntimeError("burnt out")
         return self.answer
@@ -224,7 +225,10 @@ def test_arguments_are_checked():
     for change, words in [
         ({"video_BFHWC": good["video_BFHWC"].astype(np.float32)}, "uint8"),
         ({"video_BFHWC": good["video_BFHWC"][0]}, "rank 5"),
-        ({"reference_BHWC": good["reference_BHWC"][:2]}, "reference"),
+        ({"references": good["references"][:2]}, "photos for 4 videos, got 2"),
+        ({"references": [[], *good["references"][1:]]}, "got none"),
+        ({"references": [[np.zeros((8, 8), np.uint8)]] * 4}, r"got uint8 \(8, 8\)"),
+        ({"references": [[np.zeros((8, 8, 3))]] * 4}, r"got float64 \(8, 8, 3\)"),
         ({"prompts": good["prompts"][:3]}, "3 first"),
         ({"attributes": [None]}, "4 attributes"),
     ]:

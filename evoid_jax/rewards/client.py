@@ -38,7 +38,7 @@ class Grader(Protocol):
     """Whoever fills the column `JUDGE`; see rewards/judge.py."""
 
     def vqscore(
-        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+        self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
@@ -56,7 +56,7 @@ def score(
     urls: list[str] | tuple[str, ...],
     names: tuple[str, ...],
     video_BFHWC: np.ndarray,
-    reference_BHWC: np.ndarray,
+    references: wire.Photos,
     prompts: list[str],
     attributes: list | None = None,
     monitors: bool = False,
@@ -68,7 +68,9 @@ def score(
     Args:
       urls: sidecars, such as "http://127.0.0.1:8100".
       names: the M rewards that are wanted, such as `table.names(config.reward.table)`.
-      video_BFHWC, reference_BHWC: uint8.
+      video_BFHWC: uint8.
+      references: of each video one or more photos of its person, uint8 (h, w, 3) of any sizes. What
+        several videos share should be one array, which a request then carries once.
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
@@ -82,7 +84,7 @@ def score(
     """
     if isinstance(urls, str):
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
-    _check(video_BFHWC, reference_BHWC, prompts, attributes)
+    _check(video_BFHWC, references, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
     jobs, missing, dead = _plan(urls, names, count, monitors, options)
@@ -95,7 +97,7 @@ def score(
         return _ask(
             job,
             video_BFHWC[cut],
-            reference_BHWC[cut],
+            references[cut],
             prompts=list(prompts[cut]),
             attributes=None if attributes is None else list(attributes[cut]),
             options=options,
@@ -103,7 +105,7 @@ def score(
 
     lost = len(dead)
     with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
-        graded = pool.submit(_grade, judge, video_BFHWC, reference_BHWC, prompts) if judge else None
+        graded = pool.submit(_grade, judge, video_BFHWC, references, prompts) if judge else None
         for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
             lost += isinstance(reply, SidecarError)
             _fill(out, job, reply)
@@ -129,17 +131,29 @@ def info(url: str, options: Options = DEFAULTS) -> dict:
 _info = functools.lru_cache(maxsize=256)(info)  # only answers are kept: a dead one is asked again
 
 
-def _check(video_BFHWC, reference_BHWC, prompts, attributes) -> None:
+def _check(video_BFHWC, references, prompts, attributes) -> None:
     count = len(prompts)
-    for name, array, rank in (("video", video_BFHWC, 5), ("reference", reference_BHWC, 4)):
-        shape = array.shape
-        if array.dtype != np.uint8 or len(shape) != rank or shape[-1] != 3 or shape[0] != count:
+    if not (_is_rgb(video_BFHWC, 5) and len(video_BFHWC) == count):
+        raise ValueError(
+            f"video: expected uint8 of rank 5, {count} first (as many as prompts) and 3 last, got "
+            f"{video_BFHWC.dtype} {video_BFHWC.shape}"
+        )
+    if len(references) != count:
+        raise ValueError(f"references: expected photos for {count} videos, got {len(references)}")
+    for own in references:
+        wrong = [photo for photo in own if not _is_rgb(photo, 3)]
+        if wrong or len(own) == 0:
+            got = f"{wrong[0].dtype} {wrong[0].shape}" if wrong else "none"
             raise ValueError(
-                f"{name}: expected uint8 of rank {rank}, {count} first (as many as prompts) and 3 "
-                f"last, got {array.dtype} {shape}"
+                f"references: expected uint8 photos (h, w, 3) of each video, got {got}"
             )
     if attributes is not None and len(attributes) != count:
         raise ValueError(f"expected {count} attributes or None, got {len(attributes)}")
+
+
+def _is_rgb(array: np.ndarray, rank: int) -> bool:
+    shape = array.shape
+    return array.dtype == np.uint8 and len(shape) == rank and shape[-1] == 3 and 0 not in shape
 
 
 def _plan(
@@ -206,12 +220,12 @@ def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) ->
 
 
 def _ask(
-    job: _Job, video_BFHWC, reference_BHWC, prompts: list[str], attributes, options: Options
+    job: _Job, video_BFHWC, references, prompts: list[str], attributes, options: Options
 ) -> dict | SidecarError:
     """Return a sidecar's reply, or the error that stood after the last try."""
     body = wire.encode(
         video_BFHWC,
-        reference_BHWC,
+        references,
         prompts,
         attributes=attributes,
         rewards=list(job.names),
@@ -311,10 +325,10 @@ def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) ->
             out.reasons[b].pop(name, None)
 
 
-def _grade(judge: Grader, video_BFHWC, reference_BHWC, prompts):
+def _grade(judge: Grader, video_BFHWC, references, prompts):
     """Return the judge's (raw_B, score_B, valid_B), or why there are none."""
     try:
-        return judge.vqscore(video_BFHWC, reference_BHWC, list(prompts))
+        return judge.vqscore(video_BFHWC, references, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
         log.exception("the judge failed")
         return f"the judge failed: {error}"
