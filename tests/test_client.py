@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import numpy as np
@@ -81,6 +82,38 @@ def test_a_batch_is_shared_out_among_replicas():
         check_all_valid(client.score(urls, NAMES, **batch(10), options=options), 10)
     sizes = [[len(b.videos) for b in fake.batches] for fake in (one, two)]
     assert sorted(sizes) == [[3, 1], [3, 3]] or sorted(map(sorted, sizes)) == [[1, 3], [3, 3]]
+
+
+def shares(parts, replicas: int) -> list[int]:
+    """Return how many videos each replica gets of a batch that is scored part by part."""
+    team, got = [str(k) for k in range(replicas)], [0] * replicas
+    for rows in parts:
+        for job in client._split(team, ("gme",), rows, watch=False, most=32):
+            got[int(job.urls[0])] += job.stop - job.start
+            assert sorted(job.urls) == team  # each of the others stands in
+    return got
+
+
+@pytest.mark.parametrize(("each", "replicas"), [(1, 4), (2, 4), (4, 4), (8, 4), (1, 2), (2, 8)])
+def test_parts_of_a_batch_load_all_replicas_alike(each, replicas):
+    parts = [range(first, first + each) for first in range(0, 32, each)]
+    assert shares(parts, replicas) == [32 // replicas] * replicas
+
+
+@pytest.mark.parametrize("each", [3, 5, 6, 7])
+def test_parts_that_do_not_divide_come_close(each):
+    got = shares([range(first, first + each) for first in range(0, 12 * each, each)], 4)
+    assert sum(got) == 12 * each and max(got) - min(got) <= 2
+
+
+def test_videos_scored_one_by_one_take_turns_at_the_replicas():
+    """The last of them is down: the one after it, which is the first, takes its eight videos."""
+    fakes, one = [Fake() for _ in range(3)] + [Fake(before=[(503, "")] * 99)], batch(1)
+    with running(*fakes) as urls, ThreadPoolExecutor(8) as pool:
+        ask = lambda row: client.score(urls, NAMES, **one, options=QUICK, first=row)
+        for scores in pool.map(ask, range(32)):
+            check_all_valid(scores, 1)
+    assert [fake.posts for fake in fakes] == [16, 8, 8, 8]
 
 
 def test_each_sidecar_is_asked_for_its_own_rewards():

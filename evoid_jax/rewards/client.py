@@ -62,6 +62,7 @@ def score(
     monitors: bool = False,
     options: Options = DEFAULTS,
     judge: Grader | None = None,
+    first: int = 0,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
 
@@ -74,6 +75,8 @@ def score(
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
+      first: which row of its batch the first video is; replicas take turns by it, so that batches
+        sent one video at a time do not all begin with the same replica.
 
     Returns:
       Scores of the B videos: tables (B, M) with raw values in each reward's own unit and scores in
@@ -87,7 +90,7 @@ def score(
     _check(video_BFHWC, references, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, dead = _plan(urls, names, count, monitors, options)
+    jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
     out = _empty(names, count, missing)
     for url, why in dead.items():
         log.warning("sidecar %s: %s", url, why)
@@ -157,7 +160,7 @@ def _is_rgb(array: np.ndarray, rank: int) -> bool:
 
 
 def _plan(
-    urls: tuple[str, ...], wanted: tuple[str, ...], count: int, monitors: bool, options: Options
+    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
 ) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
     alive, dead = _known(urls, options)
@@ -167,7 +170,7 @@ def _plan(
         names = tuple(name for name in offered if name not in taken)
         watch = monitored and not watched
         if names or watch:
-            jobs += _split(team, names, count, watch, options.batch)
+            jobs += _split(team, names, rows, watch, options.batch)
         taken |= set(names)
         watched |= watch
     each = "; ".join(f"{url}: {why}" for url, why in dead.items())
@@ -208,12 +211,15 @@ def _teams(
     return teams
 
 
-def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) -> list[_Job]:
+def _split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[_Job]:
     """Cut a batch into requests, shared out among replicas; the others stand in on failure."""
+    count = len(rows)
     size = max(1, min(most, math.ceil(count / len(team))))
     jobs = []
     for i, start in enumerate(range(0, count, size)):
-        turn = i % len(team)
+        # Counted from the batch's own first row: its other parts are requests of somebody else, who
+        # counts in the same way, in this process or another.
+        turn = (rows.start // size + i) % len(team)
         urls = (*team[turn:], *team[:turn])  # its own replica first, then the others in turn
         jobs.append(_Job(urls, names, start, min(start + size, count), watch))
     return jobs

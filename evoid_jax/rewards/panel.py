@@ -178,6 +178,7 @@ class Panel:
             monitors=request.monitors,
             options=self._options,
             judge=self._grades,
+            first=rows[0],
         )
         request.enter(rows, video_bFHWC, scores)
         return scores.table
