@@ -269,6 +269,9 @@ class Config:
         one_of("auto", "exact", "cudnn", "splash"),
         free=True,
     )
+    deterministic: bool = setting(
+        False, "on GPUs: the same bits in every run, by slower kernels and no tuning", free=True
+    )
     seed: int = setting(0, "of everything that is drawn", Bounds(least=0, most=2**32 - 1))
     steps: int = setting(200, "evolution steps (paper)", COUNT, free=True)
     save_every: int = setting(10, "steps between checkpoints", COUNT, free=True)
