@@ -144,20 +144,6 @@ def _read_images(rows: list[Row], index: int) -> tuple[list[np.ndarray], None]:
     return images, None
 
 
-def open_pairs(
-    source: str | None = None,
-    folder: str | None = None,
-    split: str = "evolution",
-    seed: int = 0,
-    cache_dir: str | None = None,
-    heldout: float = 0.0,
-) -> Pairs:
-    """Open one of the splits of `open_splits`: "evolution" or "heldout"."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use 'evolution' or 'heldout'")
-    return open_splits(source, folder, heldout, seed, cache_dir)[SPLITS.index(split)]
-
-
 def check_images(pairs: Pairs, fits: Callable[[int, int], object]) -> None:
     """Raise where a picture cannot be used at its size; no picture is decoded.
 
