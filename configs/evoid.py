@@ -44,14 +44,24 @@ TINY = {
 # The model in pieces over all devices that context leaves.
 PIECES = {"data": 1, "fsdp": -1}
 
+# A step takes minutes, a checkpoint's own share of it seconds: none is worth losing.
+EVERY_STEP = 1
+# VACE-14B: 124 PFLOP less a step, 14 GiB more of a device (docs/memory_and_flops.md). Where that is
+# too much, as on a single H100 or at 720 x 1280, give --config.train.remat=full.
+KEPT = {"remat": "attention"}
+
 VACE_1_3B = {
     "model": "Wan2.1-VACE-1.3B-diffusers",
+    "save_every": EVERY_STEP,
+    "train": KEPT,
     "mesh": PIECES,
     "reward": {"preset": "open", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }
 
 VACE_14B = {
     "model": "Wan2.1-VACE-14B-diffusers",
+    "save_every": EVERY_STEP,
+    "train": KEPT,
     "mesh": PIECES,
     "reward": {"preset": "paper", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }

@@ -248,6 +248,11 @@ class Reward:
         Bounds(pattern=f"(local|{URL})?", form="local, '' or an address such as http://host/v1"),
         free=True,
     )
+    photos: str = setting(
+        "original",
+        "of the reference photos that scorers see; original: all pixels, canvas: as the model does",
+        one_of("original", "canvas"),
+    )
     judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
     preference: bool = setting(True, "VQScore among the rewards (paper: PR)")
     dynamic: bool = setting(True, "MLLM dynamic weighting (paper: MDW); False is gamma 0")
@@ -331,6 +336,9 @@ class Config:
         "auto goes by the platform, cudnn is for NVIDIA, splash for TPU",
         one_of("auto", "exact", "cudnn", "splash"),
         free=True,
+    )
+    deterministic: bool = setting(
+        False, "on GPUs: the same bits in every run, by slower kernels and no tuning", free=True
     )
     seed: int = setting(0, "of everything that is drawn", Bounds(least=0, most=2**32 - 1))
     steps: int = setting(200, "evolution steps (paper)", COUNT, free=True)

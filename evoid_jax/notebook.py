@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import canvas, commandline, config, files, flow, media, rollout, train
+from evoid_jax import commandline, config, files, flow, media, rollout, train
 from evoid_jax import generate as generation
 from evoid_jax.models import adapters, lora
 from evoid_jax.models.scheduler import solver_of
@@ -107,7 +107,7 @@ def generate(
 
 def score(
     videos: Sequence[np.ndarray],
-    images: Sequence[str | Path | np.ndarray],
+    images: Sequence[str | Path | np.ndarray | list],
     prompts: Sequence[str],
     *,
     sidecars: Sequence[str] = (),
@@ -118,7 +118,7 @@ def score(
 
     Args:
       videos: B of uint8 (F, H, W, 3).
-      images: the photo of each, a file or uint8 (H, W, 3) of any size.
+      images: the photo of each, a file or uint8 (H, W, 3) of any size; or a list of its photos.
       prompts: of each.
       sidecars: addresses; with none, a server of `preset` is started and stopped again.
       fps: frames per second.
@@ -130,7 +130,8 @@ def score(
       ConnectionError: a sidecar does not answer.
       ValueError: the arguments do not fit each other.
     """
-    video_BFHWC, face_BHWC = np.stack(videos), _faces(images, videos[0].shape[1:3])
+    lists = [image if isinstance(image, list) else [image] for image in images]
+    references = [[_photo(image) for image in own] for own in lists]
     options = client.Options(fps=fps)
     with tempfile.TemporaryDirectory() as logs:
         server = None if sidecars else local.start_sidecar(preset, logs)
@@ -139,7 +140,7 @@ def score(
             offered = [name for url in urls for name in client.info(url, options)["names"]]
             names = tuple(dict.fromkeys(offered))
             scores = client.score(
-                urls, names, video_BFHWC, face_BHWC, list(prompts), options=options
+                urls, names, np.stack(videos), references, list(prompts), options=options
             )
         finally:
             if server:
@@ -176,9 +177,3 @@ def _photo(image: str | Path | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     return media.read_image(files.user_path(image))
-
-
-def _faces(images: Sequence, size: tuple[int, int]) -> np.ndarray:
-    """Return the photos as the scorers of a run see them: on a canvas of the videos' size."""
-    height, width = size
-    return np.stack([canvas.seen(_photo(image), height, width) for image in images])

@@ -263,19 +263,20 @@ def prepare(
         pair_B=pair_B,
         seed_B=seed_PN.reshape(-1),
         references=len(batch.images[0]),  # as many for every pair, see data/folder.py
-        request=request(batch, pair_B, (v.height, v.width), monitors),
+        request=request(batch, pair_B, cfg, monitors),
     )
 
 
 def request(
-    batch: pairs.PairBatch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
+    batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool
 ) -> Request:
-    """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
-    height, width = size
-    face_PHWC = np.stack([canvas.seen(images[0], height, width) for images in batch.images])
+    """Return what the scorers are told of each video: its person's photos, and its prompt."""
+    photos, v = batch.images, cfg.video
+    if cfg.reward.photos == "canvas":
+        photos = [[canvas.seen(image, v.height, v.width) for image in own] for own in photos]
     truth = batch.attributes
     return Request(
-        face_PHWC[pair_B],
+        [photos[p] for p in pair_B],  # a pair's videos share its arrays, which are sent once
         [batch.prompts[p] for p in pair_B],
         attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
         monitors=monitors,

@@ -44,7 +44,7 @@ from evoid_jax import (
     work_folder,
 )
 from evoid_jax.data import pairs
-from evoid_jax.models import lora
+from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import blend, table
 from evoid_jax.rewards.blend import Fused, RewardMemory
@@ -158,6 +158,8 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     """
     began = time.perf_counter()
     cfg = config.checked(cfg)
+    if cfg.deterministic:
+        platform.check_deterministic()
     work_folder.check_start(cfg, workdir)
     try:
         with session.open_run(cfg, workdir) as run:
@@ -257,6 +259,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     quiet()
     cfg = config.from_dict(flags.FLAGS.config.to_dict())
+    if cfg.deterministic:
+        platform.make_deterministic()
     workdir = files.user_path(flags.FLAGS.workdir)
     with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
         report = train(cfg, workdir)

@@ -30,8 +30,8 @@ def videos(first: int) -> np.ndarray:
 
 
 def request(word: str, monitors: bool = False) -> Request:
-    face_BHWC = np.zeros((VIDEOS, 8, 8, 3), np.uint8)
-    return Request(face_BHWC, [f"{word} {row}" for row in ROWS], monitors=monitors)
+    photos = [np.zeros((8, 8, 3), np.uint8)]
+    return Request([photos] * VIDEOS, [f"{word} {row}" for row in ROWS], monitors=monitors)
 
 
 @pytest.fixture

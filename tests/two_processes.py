@@ -49,13 +49,14 @@ def check_arrays(mesh):
 def check_panel(me: int, mesh):
     """Each process has its own servers and asks about its own videos; all know all the answers."""
     video = np.random.default_rng(0).integers(0, 256, (8, 9, 64, 64, 3), dtype=np.uint8)
-    face, prompts = video[:, 0], [f"A person waves {i} times." for i in range(8)]
+    faces = [[frame_HWC] for frame_HWC in video[:, 0]]
+    prompts = [f"A person waves {i} times." for i in range(8)]
     reward_B = np.linspace(0, 1, 8)
     fake = Fake()
     with serve(fake.app()) as sidecar, serve(judge_server.app()) as url:
         cfg = config.Reward(sidecars=(sidecar,), judge=f"{url}/v1")
         with Panel(cfg, mesh, 8, "unused") as panel:
-            request = Request(face, prompts, monitors=True)
+            request = Request(faces, prompts, monitors=True)
             placed = sharding.place_batch(video, mesh)
             ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
             raw_BM, _, valid_BM = panel.collect([ticket_B])
@@ -66,7 +67,7 @@ def check_panel(me: int, mesh):
             assert np.all(valid_BM)
             np.testing.assert_array_equal(panel.monitors(request)["truth"], 2 * first_B)
             attention_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
-            want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
+            want_G, pairs = panel.judge.attention(video, faces, prompts, PAIR_B, reward_B)
             assert answered and pairs == 2
             np.testing.assert_allclose(attention_G, want_G, rtol=1e-6)
 

@@ -38,7 +38,7 @@ class Grader(Protocol):
     """Whoever fills the column `JUDGE`; see rewards/judge.py."""
 
     def vqscore(
-        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+        self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
@@ -56,22 +56,27 @@ def score(
     urls: list[str] | tuple[str, ...],
     names: tuple[str, ...],
     video_BFHWC: np.ndarray,
-    reference_BHWC: np.ndarray,
+    references: wire.Photos,
     prompts: list[str],
     attributes: list | None = None,
     monitors: bool = False,
     options: Options = DEFAULTS,
     judge: Grader | None = None,
+    first: int = 0,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
 
     Args:
       urls: sidecars, such as "http://127.0.0.1:8100".
       names: the M rewards that are wanted, such as `table.names(config.reward.table)`.
-      video_BFHWC, reference_BHWC: uint8.
+      video_BFHWC: uint8.
+      references: of each video one or more photos of its person, uint8 (h, w, 3) of any sizes. What
+        several videos share should be one array, which a request then carries once.
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
+      first: which row of its batch the first video is; replicas take turns by it, so that batches
+        sent one video at a time do not all begin with the same replica.
 
     Returns:
       Scores of the B videos: tables (B, M) with raw values in each reward's own unit and scores in
@@ -82,10 +87,10 @@ def score(
     """
     if isinstance(urls, str):
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
-    _check(video_BFHWC, reference_BHWC, prompts, attributes)
+    _check(video_BFHWC, references, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, dead = _plan(urls, names, count, monitors, options)
+    jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
     out = _empty(names, count, missing)
     for url, why in dead.items():
         log.warning("sidecar %s: %s", url, why)
@@ -95,7 +100,7 @@ def score(
         return _ask(
             job,
             video_BFHWC[cut],
-            reference_BHWC[cut],
+            references[cut],
             prompts=list(prompts[cut]),
             attributes=None if attributes is None else list(attributes[cut]),
             options=options,
@@ -103,7 +108,7 @@ def score(
 
     lost = len(dead)
     with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
-        graded = pool.submit(_grade, judge, video_BFHWC, reference_BHWC, prompts) if judge else None
+        graded = pool.submit(_grade, judge, video_BFHWC, references, prompts) if judge else None
         for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
             lost += isinstance(reply, SidecarError)
             _fill(out, job, reply)
@@ -129,21 +134,33 @@ def info(url: str, options: Options = DEFAULTS) -> dict:
 _info = functools.lru_cache(maxsize=256)(info)  # only answers are kept: a dead one is asked again
 
 
-def _check(video_BFHWC, reference_BHWC, prompts, attributes) -> None:
+def _check(video_BFHWC, references, prompts, attributes) -> None:
     count = len(prompts)
-    for name, array, rank in (("video", video_BFHWC, 5), ("reference", reference_BHWC, 4)):
-        shape = array.shape
-        if array.dtype != np.uint8 or len(shape) != rank or shape[-1] != 3 or shape[0] != count:
+    if not (_is_rgb(video_BFHWC, 5) and len(video_BFHWC) == count):
+        raise ValueError(
+            f"video: expected uint8 of rank 5, {count} first (as many as prompts) and 3 last, got "
+            f"{video_BFHWC.dtype} {video_BFHWC.shape}"
+        )
+    if len(references) != count:
+        raise ValueError(f"references: expected photos for {count} videos, got {len(references)}")
+    for own in references:
+        wrong = [photo for photo in own if not _is_rgb(photo, 3)]
+        if wrong or len(own) == 0:
+            got = f"{wrong[0].dtype} {wrong[0].shape}" if wrong else "none"
             raise ValueError(
-                f"{name}: expected uint8 of rank {rank}, {count} first (as many as prompts) and 3 "
-                f"last, got {array.dtype} {shape}"
+                f"references: expected uint8 photos (h, w, 3) of each video, got {got}"
             )
     if attributes is not None and len(attributes) != count:
         raise ValueError(f"expected {count} attributes or None, got {len(attributes)}")
 
 
+def _is_rgb(array: np.ndarray, rank: int) -> bool:
+    shape = array.shape
+    return array.dtype == np.uint8 and len(shape) == rank and shape[-1] == 3 and 0 not in shape
+
+
 def _plan(
-    urls: tuple[str, ...], wanted: tuple[str, ...], count: int, monitors: bool, options: Options
+    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
 ) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
     alive, dead = _known(urls, options)
@@ -153,7 +170,7 @@ def _plan(
         names = tuple(name for name in offered if name not in taken)
         watch = monitored and not watched
         if names or watch:
-            jobs += _split(team, names, count, watch, options.batch)
+            jobs += _split(team, names, rows, watch, options.batch)
         taken |= set(names)
         watched |= watch
     each = "; ".join(f"{url}: {why}" for url, why in dead.items())
@@ -194,24 +211,27 @@ def _teams(
     return teams
 
 
-def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) -> list[_Job]:
+def _split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[_Job]:
     """Cut a batch into requests, shared out among replicas; the others stand in on failure."""
+    count = len(rows)
     size = max(1, min(most, math.ceil(count / len(team))))
     jobs = []
     for i, start in enumerate(range(0, count, size)):
-        turn = i % len(team)
+        # Counted from the batch's own first row: its other parts are requests of somebody else, who
+        # counts in the same way, in this process or another.
+        turn = (rows.start // size + i) % len(team)
         urls = (*team[turn:], *team[:turn])  # its own replica first, then the others in turn
         jobs.append(_Job(urls, names, start, min(start + size, count), watch))
     return jobs
 
 
 def _ask(
-    job: _Job, video_BFHWC, reference_BHWC, prompts: list[str], attributes, options: Options
+    job: _Job, video_BFHWC, references, prompts: list[str], attributes, options: Options
 ) -> dict | SidecarError:
     """Return a sidecar's reply, or the error that stood after the last try."""
     body = wire.encode(
         video_BFHWC,
-        reference_BHWC,
+        references,
         prompts,
         attributes=attributes,
         rewards=list(job.names),
@@ -311,10 +331,10 @@ def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) ->
             out.reasons[b].pop(name, None)
 
 
-def _grade(judge: Grader, video_BFHWC, reference_BHWC, prompts):
+def _grade(judge: Grader, video_BFHWC, references, prompts):
     """Return the judge's (raw_B, score_B, valid_B), or why there are none."""
     try:
-        return judge.vqscore(video_BFHWC, reference_BHWC, list(prompts))
+        return judge.vqscore(video_BFHWC, references, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
         log.exception("the judge failed")
         return f"the judge failed: {error}"

@@ -21,6 +21,7 @@ from evoid_jax.config import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import callback, client, local, table
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.table import ScoreTable
+from evoid_jax.sidecars import wire
 
 _numbers = itertools.count()
 
@@ -50,19 +51,21 @@ class Request:
     answer that comes after its batch has been dropped is dropped with it.
 
     number: by which its videos name it on their way through the callback.
-    reference_BHWC: uint8. prompts: B. attributes: B lists, truth of the tiny world for the
-    monitors, or None. monitors: whether to ask for the measures that are never rewarded.
+    references: of each video the photos of its person, uint8 (h, w, 3) of any sizes; videos of one
+    person share the arrays, which are then sent once. prompts: B. attributes: B lists, truth of the
+    tiny world for the monitors, or None. monitors: whether to ask for the measures that are never
+    rewarded.
     videos, reasons: by row, of the videos that this process has scored. monitor: name -> (B,).
     """
 
     def __init__(
         self,
-        reference_BHWC: np.ndarray,
+        references: wire.Photos,
         prompts: list[str],
         attributes: list | None = None,
         monitors: bool = False,
     ):
-        self.reference_BHWC, self.prompts, self.attributes = reference_BHWC, prompts, attributes
+        self.references, self.prompts, self.attributes = references, prompts, attributes
         self.monitors, self.number = monitors, next(_numbers)
         self.videos: dict[int, np.ndarray] = {}
         self.reasons: dict[int, dict[str, str]] = {}
@@ -169,12 +172,13 @@ class Panel:
             self.urls,
             self._names,
             video_bFHWC,
-            request.reference_BHWC[rows],
+            [request.references[row] for row in rows],
             [request.prompts[row] for row in rows],
             attributes=None if truth is None else [truth[row] for row in rows],
             monitors=request.monitors,
             options=self._options,
             judge=self._grades,
+            first=rows[0],
         )
         request.enter(rows, video_bFHWC, scores)
         return scores.table
@@ -214,7 +218,7 @@ class Panel:
         rows = sorted(request.videos)
         return self.judge.attention(
             np.stack([request.videos[row] for row in rows]),
-            request.reference_BHWC[rows],
+            [request.references[row] for row in rows],
             [request.prompts[row] for row in rows],
             group_B=np.asarray(pair_B)[rows],
             reward_B=np.asarray(reward_B)[rows],
