@@ -117,8 +117,56 @@ def test_normalize_laws():
             rows = np.flatnonzero((group_B == pair) & valid_BM[:, m])
             ranks = np.argsort(scores_BM[rows, m])
             assert np.all(np.diff(base[rows, m][ranks]) >= 0)
-            if base[rows, m].min(initial=1) > 0 and base[rows, m].max(initial=0) < 1:
+            if len(rows):
                 np.testing.assert_allclose(base[rows, m].mean(), 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "clip,want",
+    [
+        # std 1, z: three -1/sqrt 3 and one sqrt 3; nothing is clipped
+        (2.0, [0.355662, 0.355662, 0.355662, 0.933013]),
+        # u = -.57735 three times, and 1 for 1.73205: mean -.183013, which takes the 1 out of range
+        (1.0, [0.333333, 0.333333, 0.333333, 1.0]),
+        # u = -1 three times and 1: mean -1/2, so -1/2 and 3/2, which is shrunk to -1/3 and 1
+        (0.1, [0.333333, 0.333333, 0.333333, 1.0]),
+    ],
+)
+def test_one_good_video_among_bad_ones_by_hand(clip, want):
+    np.testing.assert_allclose(normalize([0.2, 0.2, 0.2, 0.8], clip=clip), want, atol=2e-6)
+
+
+def test_clipping_by_hand():
+    """z = -1.69775, .242536, .727607 twice; u = -1, .485071, 1, 1 at a clip of 1/2."""
+    got = normalize([0.1, 0.5, 0.6, 0.6], clip=0.5)
+    # less their mean .371268: -1.371268, .113803, .628732 twice; then divided by 1.371268
+    np.testing.assert_allclose(got, [0, 0.541496, 0.729252, 0.729252], atol=2e-6)
+
+
+@pytest.mark.parametrize("clip", [0.1, 0.5, 1.0, 2.0, 10.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_rewards_are_centred_whatever_is_clipped(clip, seed):
+    """Ties, missing scores, pairs of one, and a pair with one failing video among them."""
+    rng = np.random.default_rng(seed)
+    group_B = np.repeat([4, 0, 7, 2, 9], [1, 8, 5, 8, 2])
+    scores_BM = rng.normal(size=(24, 5)).round(rng.integers(0, 3)).astype(np.float32)
+    scores_BM[group_B == 2] = 0.9 + 0.01 * rng.random((8, 5))
+    scores_BM[np.flatnonzero(group_B == 2)[3]] = 0.0
+    valid_BM = rng.random((24, 5)) < 0.8
+    scores_BM[~valid_BM] = np.nan
+    got_BM = np.asarray(fuse.normalize(scores_BM, valid_BM, group_B, clip, np.full(5, 0.003)))
+    assert got_BM.min() >= 0 and got_BM.max() <= 1
+    np.testing.assert_array_equal(got_BM[~valid_BM], 0.5)
+    for pair in np.unique(group_B):
+        for m in range(5):
+            rows = np.flatnonzero((group_B == pair) & valid_BM[:, m])
+            if len(rows) == 0:
+                continue
+            np.testing.assert_allclose(got_BM[rows, m].mean(), 0.5, atol=1e-6)
+            score_b, got_b = scores_BM[rows, m], got_BM[rows, m]
+            assert np.all(np.diff(got_b[np.argsort(score_b)]) >= 0)
+            for value in np.unique(score_b):
+                assert len(np.unique(got_b[score_b == value])) == 1
 
 
 def test_weights_laws():

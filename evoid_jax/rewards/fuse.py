@@ -16,9 +16,15 @@ def normalize(
 ) -> jax.Array:
     """Map scores to [0, 1] within each pair's videos: how good is it for this face and this prompt?
 
-    1/2 + 1/2 clip((R - mean) / (clip max(std, floor)), -1, 1), for each metric and pair on its own,
-    with the population std over valid members. Centred on purpose: a reward whose mean is not 1/2
-    would pull the whole batch towards or away from its own samples.
+    For each metric and pair on its own, with mean and population std over its valid members:
+
+        z = (R - mean) / max(std, floor),    u = clip(z / clip, -1, 1)
+        u <- u - mean(u),    u <- u / max(1, largest |u|),    1/2 + u / 2
+
+    Where nothing is clipped the second line changes nothing. Where something is, clipping has cut
+    more off one side than off the other, and a reward whose mean is not 1/2 would pull the whole
+    batch towards or away from its own samples. So u is centred once more and, as that may push an
+    end over the edge, shrunk until it fits: order and ties stay, and the mean is 1/2.
 
     Args:
       scores_BM: scores in any unit; invalid entries may hold anything, NaN included.
@@ -28,7 +34,8 @@ def normalize(
       floor_M: (M,) least std of each metric, in the unit of its scores, >= 0.
 
     Returns:
-      (B, M) in [0, 1]; 1/2 where invalid and where std and floor are both zero.
+      (B, M) in [0, 1], of mean 1/2 over a pair's valid members; 1/2 where invalid and where std
+      and floor are both zero.
     """
     scores_BM = jnp.asarray(scores_BM, jnp.float32)
     floor_M = jnp.asarray(floor_M, jnp.float32)
@@ -36,11 +43,14 @@ def normalize(
     _require(floor_M, lambda x: np.isfinite(x) & (x >= 0), "floor_M must be finite and >= 0")
     valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
     known_BM = jnp.where(valid_BM, scores_BM, 0)  # NaN times 0 is NaN: take it out, do not mask it
-    deviation_BM, std_BM = _moments(known_BM, valid_BM, _mates(group_B))
+    counts_BBM = _mates(group_B)[:, :, None] & valid_BM[None]
+    deviation_BM, std_BM = _moments(known_BM, valid_BM, counts_BBM)
     # The floor keeps noise from spreading nearly equal videos over all of [0, 1].
     unit_BM = clip * jnp.maximum(std_BM, floor_M[None, :])
-    z_BM = deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1)
-    return jnp.where(valid_BM, 0.5 + 0.5 * jnp.clip(z_BM, -1, 1), 0.5)
+    u_BM = jnp.clip(deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1), -1, 1)
+    centred_BM = u_BM - _mean(u_BM, counts_BBM)
+    largest_BM = jnp.where(counts_BBM, jnp.abs(centred_BM)[None], 0).max(axis=1)
+    return jnp.where(valid_BM, 0.5 + 0.5 * centred_BM / jnp.maximum(largest_BM, 1), 0.5)
 
 
 def final_weights(
@@ -132,8 +142,17 @@ def _mates(group_B: jax.Array) -> jax.Array:
     return group_B[:, None] == group_B[None, :]
 
 
+def _mean(x_BM: jax.Array, counts_BBM: jax.Array) -> jax.Array:
+    """Return, for each video and metric, the mean over the videos that count in its pair.
+
+    counts_BBM: [i, j, m]: does metric m of video j count for video i?
+    """
+    count_BM = jnp.maximum(counts_BBM.sum(axis=1), 1)
+    return jnp.where(counts_BBM, x_BM[None], 0).sum(axis=1) / count_BM
+
+
 def _moments(
-    scores_BM: jax.Array, valid_BM: jax.Array, mates_BB: jax.Array
+    scores_BM: jax.Array, valid_BM: jax.Array, counts_BBM: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return each score's deviation from its pair's mean, and the pair's std; zero where invalid.
 
@@ -141,19 +160,12 @@ def _moments(
     then deviate by exactly zero; a plain mean of three times 0.1 is not 0.1, and dividing that
     rounding error by the std it makes would turn it into rewards.
     """
-    # counts[i, j, m]: does score m of video j count in the mean for video i?
-    counts_BBM = mates_BB[:, :, None] & valid_BM[None]
     low_BM = jnp.where(counts_BBM, scores_BM[None], jnp.inf).min(axis=1)
     high_BM = jnp.where(counts_BBM, scores_BM[None], -jnp.inf).max(axis=1)
     range_BM = jnp.where(valid_BM & (high_BM > low_BM), high_BM - low_BM, 0)
     unit_BM = jnp.where(range_BM > 0, scores_BM - low_BM, 0) / jnp.where(range_BM > 0, range_BM, 1)
-
-    def mean(x_BM):
-        return jnp.where(counts_BBM, x_BM[None], 0).sum(axis=1) / count_BM
-
-    count_BM = jnp.maximum(counts_BBM.sum(axis=1), 1)
-    deviation_BM = jnp.where(valid_BM, unit_BM - mean(unit_BM), 0)
-    std_BM = jnp.sqrt(mean(jnp.square(deviation_BM)))
+    deviation_BM = jnp.where(valid_BM, unit_BM - _mean(unit_BM, counts_BBM), 0)
+    std_BM = jnp.sqrt(_mean(jnp.square(deviation_BM), counts_BBM))
     return deviation_BM * range_BM, std_BM * range_BM
 
 
