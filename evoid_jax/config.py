@@ -229,6 +229,18 @@ class Reward:
     timeout: float = setting(
         300.0, "seconds for one scoring request", Bounds(above=0, most=1e6), free=True
     )
+    patience: float = setting(
+        600.0,
+        "seconds for which a reward with weight that no video of a step has is asked for again",
+        Bounds(least=0, most=1e6),
+        free=True,
+    )
+    on_missing: str = setting(
+        "stop",
+        "then: stop, or go_on by the other rewards alone",
+        one_of("stop", "go_on"),
+        free=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from evoid_jax import distributed, evolve, media, proof, sharding
 from evoid_jax.data import pairs
-from evoid_jax.rewards import blend, table
+from evoid_jax.rewards import blend, fuse, table
 from evoid_jax.session import Clock, Run, generate, prepare
 
 SHOWN = 12  # held-out videos that are kept as mp4
@@ -29,6 +29,8 @@ class Arm(NamedTuple):
 
     shown: list[np.ndarray]  # FHWC, the first seed of the pairs that are kept as mp4
     score_BM: np.ndarray
+    valid_BM: np.ndarray
+    blank_BM: np.ndarray  # see rewards/table.py
     monitor: dict[str, np.ndarray]
 
 
@@ -93,7 +95,20 @@ def compare(run: Run, chosen: list[pairs.Pair], evolving: dict) -> tuple[Arm, Ar
         )
         base.append(play(run, zero, part))
         evolved.append(play(run, evolving, part))
-    return join(base), join(evolved)
+    return level(join(base), join(evolved))
+
+
+def level(base: Arm, evolved: Arm) -> tuple[Arm, Arm]:
+    """Count a blank of one arm as 0 where the other has the score: hiding must not pay."""
+    arms, videos = (base, evolved), len(base.score_BM)
+    score_BM, valid_BM = fuse.fill_blanks(
+        np.concatenate([arm.score_BM for arm in arms]),
+        np.concatenate([arm.valid_BM for arm in arms]),
+        np.concatenate([arm.blank_BM for arm in arms]),
+        np.tile(np.arange(videos), 2),
+    )
+    score_BM = np.where(valid_BM, score_BM, np.nan)
+    return base._replace(score_BM=score_BM[:videos]), evolved._replace(score_BM=score_BM[videos:])
 
 
 class HeldoutPart(NamedTuple):
@@ -107,7 +122,8 @@ class HeldoutPart(NamedTuple):
 
 def play(run: Run, adapter: dict, part: HeldoutPart) -> Arm:
     """Generate and score a part with one adapter."""
-    batch, each = prepare(run, part.batch, part.seed_PN, monitors=True), part.seed_PN.shape[1]
+    batch = prepare(run, part.batch, part.seed_PN, monitors=True, proof=True)
+    each = part.seed_PN.shape[1]
     tickets, shown = [], []
     for made in generate(run, adapter, batch, Clock()):
         tickets.append(run.panel.submit(made.video_BFHWC, batch.request, made.rows))
@@ -115,12 +131,14 @@ def play(run: Run, adapter: dict, part: HeldoutPart) -> Arm:
         # one by one: all of them would not fit on every device
         for i in np.flatnonzero(np.isin(made.rows, first_seeds)):
             shown.append(distributed.whole(made.video_BFHWC[i]))
-    scores = run.panel.collect(tickets)
+    scores = run.panel.collect(tickets, batch.request)
     videos = part.kept * each
     monitors = run.panel.monitors(batch.request)
     return Arm(
         shown=shown,
         score_BM=scores.score_BM[:videos],
+        valid_BM=scores.valid_BM[:videos],
+        blank_BM=scores.blank_BM[:videos],
         monitor={name: value_B[:videos] for name, value_B in monitors.items()},
     )
 
@@ -137,6 +155,8 @@ def join(arms: list[Arm]) -> Arm:
     return Arm(
         shown=[video for arm in arms for video in arm.shown],
         score_BM=np.concatenate([arm.score_BM for arm in arms]),
+        valid_BM=np.concatenate([arm.valid_BM for arm in arms]),
+        blank_BM=np.concatenate([arm.blank_BM for arm in arms]),
         monitor={name: np.concatenate([arm.monitor[name] for arm in arms]) for name in names},
     )
 

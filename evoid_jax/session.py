@@ -233,7 +233,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    run: Run, batch: pairs.PairBatch, seed_PN: np.ndarray, monitors: bool = False
+    run: Run,
+    batch: pairs.PairBatch,
+    seed_PN: np.ndarray,
+    monitors: bool = False,
+    proof: bool = False,
 ) -> Prepared:
     """Encode prompts and faces once per pair, and write the request to the scorers.
 
@@ -241,6 +245,7 @@ def prepare(
       batch: P pairs with R images each.
       seed_PN: of the videos' noise, N videos of each pair.
       monitors: whether to measure what is never rewarded, too.
+      proof: whether the proof's rewards count and not the update's.
     """
     cfg, v = run.cfg, run.cfg.video
     pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
@@ -259,12 +264,16 @@ def prepare(
         pair_B=pair_B,
         seed_B=seed_PN.reshape(-1),
         references=len(batch.images[0]),  # as many for every pair, see data/folder.py
-        request=request(batch, pair_B, (v.height, v.width), monitors),
+        request=request(batch, pair_B, (v.height, v.width), monitors, proof),
     )
 
 
 def request(
-    batch: pairs.PairBatch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
+    batch: pairs.PairBatch,
+    pair_B: np.ndarray,
+    size: tuple[int, int],
+    monitors: bool,
+    proof: bool,
 ) -> Request:
     """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
     height, width = size
@@ -275,6 +284,7 @@ def request(
         [batch.prompts[p] for p in pair_B],
         attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
         monitors=monitors,
+        proof=proof,
     )
 
 

@@ -18,12 +18,13 @@ CFG = config.Reward(table=TABLE, clip=2.0, floor=0.25, tau=1.0, gamma=0.5, atten
 PAIR_B = np.array([0, 0, 1, 1])
 
 
-def scores(spread=0.2, valid=None) -> ScoreTable:
+def scores(spread=0.2, valid=None, blank=None) -> ScoreTable:
     score_BM = np.full((4, 3), 0.5, np.float32)
     score_BM[1::2] += np.float32(spread)
     valid_BM = np.ones((4, 3), bool) if valid is None else valid
     score_BM = np.where(valid_BM, score_BM, np.nan)
-    return ScoreTable(raw_BM=score_BM, score_BM=score_BM, valid_BM=valid_BM)
+    blank_BM = np.zeros((4, 3), bool) if blank is None else blank
+    return ScoreTable(raw_BM=score_BM, score_BM=score_BM, valid_BM=valid_BM, blank_BM=blank_BM)
 
 
 def change(**values):
@@ -115,8 +116,60 @@ def test_every_step_is_remembered():
 
 
 @pytest.mark.parametrize("lost", [(0,), (0, 1), (0, 1, 2)])
-def test_a_video_without_rewards_is_not_valid(lost):
+def test_a_video_that_lacks_what_its_pair_has_trains_nothing(lost):
+    """Nor does the one that is left: it is compared with nothing."""
     valid = np.ones((4, 3), bool)
     valid[2, list(lost)] = False
     _, fused = blend.blend(CFG, blend.FORGOTTEN, scores(valid=valid), PAIR_B, silent)
-    assert fused.valid_B.tolist() == [True, True, len(lost) < 3, True]
+    assert fused.valid_B.tolist() == [True, True, False, False]
+    np.testing.assert_allclose(fused.weights_M, [0.2, 0.3, 0.5], rtol=1e-6)
+
+
+def test_the_weights_are_those_that_were_used():
+    """One pair lacks arcface: its identity group is gone, and .3 and .5 share the whole."""
+    valid = np.ones((4, 3), bool)
+    valid[2:, 0] = False
+    _, fused = blend.blend(CFG, blend.FORGOTTEN, scores(valid=valid), PAIR_B, silent)
+    assert np.all(fused.valid_B)
+    want = (np.array([0.2, 0.3, 0.5]) + np.array([0, 0.3 / 0.8, 0.5 / 0.8])) / 2
+    np.testing.assert_allclose(fused.weights_M, want, rtol=1e-6)
+    nothing = scores(valid=np.zeros((4, 3), bool))
+    _, fused = blend.blend(CFG, blend.FORGOTTEN, nothing, PAIR_B, silent)
+    assert not np.any(fused.valid_B) and np.all(np.isnan(fused.weights_M))
+
+
+def force(table: ScoreTable, pair_B) -> np.ndarray:
+    """The pull of each video on the update: 2 R - 1, and none without a reward."""
+    _, fused = blend.blend(CFG, blend.FORGOTTEN, table, pair_B, silent)
+    return np.where(fused.valid_B, 2 * fused.reward_B - 1, 0)
+
+
+@pytest.mark.parametrize("column", range(3))
+@pytest.mark.parametrize("seed", range(4))
+def test_a_missing_score_is_never_better_than_any_score(seed, column):
+    """A blank is as bad as the worst there can be; a score lost on the way moves nothing at all."""
+    rng, pair_B = np.random.default_rng(seed), np.repeat([0, 1], 6)
+    score_BM = rng.random((12, 3)).astype(np.float32)
+    all_BM, none_BM = np.ones((12, 3), bool), np.zeros((12, 3), bool)
+    hole_BM = none_BM.copy()
+    hole_BM[2, column] = True
+    with_hole = ScoreTable(score_BM, np.where(hole_BM, np.nan, score_BM), ~hole_BM, hole_BM)
+    blank_B = force(with_hole, pair_B)
+    lost_B = force(with_hole._replace(blank_BM=none_BM), pair_B)
+    assert lost_B[2] == 0
+    np.testing.assert_array_equal(blank_B[6:], lost_B[6:])
+    for value in (0, 0.2, 0.5, 1):
+        score_BM[2, column] = value
+        had_B = force(ScoreTable(score_BM, score_BM, all_BM, none_BM), pair_B)
+        assert blank_B[2] <= had_B[2] + 1e-6
+        if value == 0:
+            np.testing.assert_array_equal(had_B, blank_B)
+
+
+def test_a_face_that_is_hidden_loses_to_one_that_is_wrong():
+    score_BM = np.full((4, 3), 0.5, np.float32)
+    score_BM[:, 0] = [np.nan, 0.05, 0.6, 0.7]
+    blank_BM = np.isnan(score_BM)
+    table = ScoreTable(score_BM, score_BM, ~blank_BM, blank_BM)
+    hidden, wrong, *_ = force(table, np.zeros(4, int))
+    assert hidden < wrong < 0

@@ -34,9 +34,9 @@ class Fused(NamedTuple):
     """One step's rewards, numpy."""
 
     reward_B: np.ndarray  # in [0, 1]
-    valid_B: np.ndarray  # False: no reward was had, the video trains nothing
+    valid_B: np.ndarray  # False: a reward is missing, see `fuse.settle`; it trains nothing
     normalised_BM: np.ndarray  # in [0, 1], 1/2 is the mean of the pair
-    weights_M: np.ndarray  # sum to 1
+    weights_M: np.ndarray  # as used, mean over valid videos: sum to 1, NaN where none is valid
 
 
 def priors(cfg: Reward) -> np.ndarray:
@@ -57,6 +57,9 @@ def blend(
 ) -> tuple[RewardMemory, Fused]:
     """Normalise within pairs, let the judge move the weights, and unify (paper, section 3.3).
 
+    What is missing is settled first, so that the videos of a pair are compared by the same rewards
+    with the same weights. The paper says nothing of missing scores; the rules are ours.
+
     Args:
       memory: after the step before.
       scores: of all videos of the step.
@@ -71,16 +74,35 @@ def blend(
     _, group_M, _ = table.arrays(cfg.table)
     memory = memory._replace(deviations=[*memory.deviations, _spread(scores, pair_B)])
     floor_M = _floors(cfg, memory.deviations)
-    normalised = fuse.normalize(scores.score_BM, scores.valid_BM, pair_B, cfg.clip, floor_M)
+    score_BM, known_BM = fuse.fill_blanks(scores.score_BM, scores.valid_BM, scores.blank_BM, pair_B)
+    used_BM, whole_B = fuse.settle(known_BM, prior_M > 0, pair_B)
+    normalised_BM = fuse.normalize(score_BM, used_BM, pair_B, cfg.clip, floor_M)
+
+    def unified(weights_M) -> tuple[jax.Array, jax.Array, jax.Array]:
+        share_BM = fuse.shares(used_BM & whole_B[:, None], weights_M, group_M)
+        return share_BM, *fuse.unify(normalised_BM, share_BM)
+
     if cfg.dynamic:
-        plain_B, any_B = fuse.unify(normalised, scores.valid_BM, prior_M, group_M)
+        _, plain_B, any_B = unified(prior_M)
         answer_G, answered = ask(np.asarray(plain_B), np.asarray(any_B))
         if answered:
             memory = memory._replace(attention=_averaged(cfg, memory.attention, answer_G))
     weights_M = _weights(cfg, prior_M, group_M, memory.attention)
-    reward_B, valid_B = fuse.unify(normalised, scores.valid_BM, weights_M, group_M)
-    fused = Fused(reward_B=reward_B, valid_B=valid_B, normalised_BM=normalised, weights_M=weights_M)
-    return memory, jax.device_get(fused)
+    share_BM, reward_B, valid_B = jax.device_get(unified(weights_M))
+    fused = Fused(
+        reward_B=reward_B,
+        valid_B=valid_B,
+        normalised_BM=np.asarray(normalised_BM),
+        weights_M=_used(share_BM[valid_B]),
+    )
+    return memory, fused
+
+
+def _used(share_bM: np.ndarray) -> np.ndarray:
+    """Return the mean weights of some videos."""
+    if len(share_bM) == 0:
+        return np.full(share_bM.shape[1], np.nan, np.float32)
+    return share_bM.mean(axis=0)
 
 
 def _spread(scores: ScoreTable, pair_B: np.ndarray) -> list[float]:

@@ -1,4 +1,4 @@
-"""Many scores into one reward: normalise per pair, weigh by prior and attention, unify.
+"""Many scores into one reward: settle what is missing, normalise per pair, weigh, unify.
 
 B videos, M metrics, G groups (identity, text, quality). Pure functions: numpy or jax arrays in, jax
 arrays out, all of them safe under `jit`. Values are checked only where they are concrete.
@@ -9,6 +9,56 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+def fill_blanks(
+    scores_BM: jax.Array, valid_BM: jax.Array, blank_BM: jax.Array, group_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Count a blank as 0 where another video of its pair has that score.
+
+    A blank says that the scorer looked and could not measure: no face in any frame. What other
+    videos of the same photo and prompt show, this one hides, and hiding must not pay. Where the
+    whole pair is blank, the photo or the prompt is why, and nothing is filled in.
+
+    Args:
+      scores_BM, valid_BM: scores in [0, 1], and which were had.
+      blank_BM: which of the others are blanks.
+      group_B: (B,) ints, equal for videos of one pair.
+
+    Returns:
+      The scores with zeros, and which of them there are now. The rest may hold anything.
+    """
+    scores_BM = jnp.asarray(scores_BM, jnp.float32)
+    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
+    zero_BM = jnp.asarray(blank_BM, bool) & ~valid_BM & _any_mate(valid_BM, group_B)
+    return jnp.where(zero_BM, 0, scores_BM), valid_BM | zero_BM
+
+
+def settle(
+    known_BM: jax.Array, counts_M: jax.Array, group_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Decide which videos of a pair are compared, so that all of them are by the same rewards.
+
+    A reward that no video of a pair has leaves the pair. A video that lacks one of those which
+    remain is left out: ranked by its other rewards alone it would profit from the loss of a harsh
+    one, and without that reward the whole pair would be ranked by something else. A video that is
+    left alone is left out too, since it is compared with nothing.
+
+    Args:
+      known_BM: which scores there are, as from `fill_blanks`.
+      counts_M: which rewards count; for the others nobody is left out.
+      group_B: (B,) ints, equal for videos of one pair.
+
+    Returns:
+      used_BM, equal over `counts_M` for all videos of a pair that are left, and valid_B, which
+      videos these are.
+    """
+    known_BM, counts_M = jnp.asarray(known_BM, bool), jnp.asarray(counts_M, bool)
+    lost_BM = _any_mate(known_BM, group_B) & ~known_BM & counts_M[None, :]
+    whole_B = ~lost_BM.any(axis=1) & (known_BM & counts_M[None, :]).any(axis=1)
+    mates_BB = _mates(group_B) & whole_B[None, :]
+    valid_B = whole_B & (mates_BB.sum(axis=1) > 1)
+    return known_BM & (valid_B[:, None] | ~counts_M[None, :]), valid_B
 
 
 def normalize(
@@ -98,28 +148,23 @@ def final_weights(
     return prior_M * jnp.where(member_MG, scale_G[None, :], 0).sum(axis=1)
 
 
-def unify(
-    normalized_BM: jax.Array, valid_BM: jax.Array, weights_M: jax.Array, group_M: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the weighted mean of each video's valid rewards.
+def shares(valid_BM: jax.Array, weights_M: jax.Array, group_M: jax.Array) -> jax.Array:
+    """Return the weights that each video's valid rewards have in its mean.
 
     A missing reward's weight goes to the valid ones of its group, a wholly missing group's to the
     other groups, both in proportion.
 
     Args:
-      normalized_BM: rewards in [0, 1]; invalid entries may hold anything.
-      valid_BM: which of them count.
+      valid_BM: which rewards there are.
       weights_M: (M,) >= 0, as from `final_weights`.
       group_M: (M,) ints.
 
     Returns:
-      reward_B in [0, 1] and valid_B. A video with nothing valid (or only rewards of weight zero)
-      has 1/2 and False: leave it out of the loss, for 1/2 still pulls towards the stable model.
+      (B, M), rows that sum to 1, or to 0 where nothing valid has weight.
     """
-    normalized_BM = jnp.asarray(normalized_BM, jnp.float32)
+    valid_BM = jnp.asarray(valid_BM, bool)
     weights_M, group_M = jnp.asarray(weights_M, jnp.float32), jnp.asarray(group_M)
     _require(weights_M, lambda x: np.isfinite(x) & (x >= 0), "weights must be finite and >= 0")
-    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(normalized_BM)
     # Within a group: the valid metrics' weights are raised until they sum to what the group had.
     same_MM = group_M[:, None] == group_M[None, :]
     left_BM = jnp.where(valid_BM, weights_M[None, :], 0)
@@ -128,10 +173,31 @@ def unify(
     raised = group_total_M[None, :] / jnp.where(left_in_group_BM > 0, left_in_group_BM, 1)
     share_BM = left_BM * raised
     # Between groups: dividing by the total raises all groups that are left in proportion.
-    total_B = share_BM.sum(axis=1)
-    sum_B = (share_BM * jnp.where(valid_BM, normalized_BM, 0)).sum(axis=1)
-    reward_B = jnp.clip(sum_B / jnp.where(total_B > 0, total_B, 1), 0, 1)
-    return jnp.where(total_B > 0, reward_B, 0.5), total_B > 0
+    total_B = share_BM.sum(axis=1, keepdims=True)
+    return share_BM / jnp.where(total_B > 0, total_B, 1)
+
+
+def unify(normalized_BM: jax.Array, share_BM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the weighted mean of each video's rewards.
+
+    Args:
+      normalized_BM: rewards in [0, 1]; those without a share may hold anything.
+      share_BM: as from `shares`.
+
+    Returns:
+      reward_B in [0, 1] and valid_B. A video without any share has 1/2 and False: leave it out of
+      the loss, for 1/2 still pulls towards the stable model.
+    """
+    share_BM = jnp.asarray(share_BM, jnp.float32)
+    normalized_BM = jnp.where(share_BM > 0, jnp.asarray(normalized_BM, jnp.float32), 0)
+    reward_B = jnp.clip((share_BM * normalized_BM).sum(axis=1), 0, 1)
+    valid_B = (share_BM > 0).any(axis=1)
+    return jnp.where(valid_B, reward_B, 0.5), valid_B
+
+
+def _any_mate(valid_BM: jax.Array, group_B: jax.Array) -> jax.Array:
+    """Return (B, M) bool: is it true of any video of the pair?"""
+    return (_mates(group_B)[:, :, None] & valid_BM[None]).any(axis=1)
 
 
 def _mates(group_B: jax.Array) -> jax.Array:
