@@ -169,7 +169,9 @@ class Metric:
     group: str = setting(MISSING, "what it tells of", one_of(*GROUPS))
     prior: float = setting(MISSING, "weight; need not sum to 1, and 0 only watches", NOT_NEGATIVE)
     floor: float = setting(
-        0.01, "a smaller spread within a pair, of scores from 0 to 1, is noise", NOT_NEGATIVE
+        0.0,
+        "a smaller spread within a pair, of scores from 0 to 1, is noise; 0: reward.floor says it",
+        NOT_NEGATIVE,
     )
 
 
@@ -180,18 +182,18 @@ class Metric:
 # naturalness .30. The benchmark has one face similarity; its weight is halved over our two face
 # encoders. The paper prints no priors. They need not sum to one: `fuse.final_weights` normalises.
 #
-# Floors are in units of the [0, 1] score: a smaller spread between the seeds of one pair counts as
-# noise and is not blown up to full rewards. The paper has no floor; the values are ours.
+# None has a floor of its own: how far the seeds of a pair spread differs between rewards, and one
+# number would mute those that live in a narrow band (motion smoothness: 0.97 to 0.99).
 METRICS = (
-    Metric("arcface", "identity", 0.125, 0.01),
-    Metric("curricularface", "identity", 0.125, 0.01),
-    Metric("gme", "text", 0.15, 0.01),
-    Metric("aesthetic", "quality", 0.18, 0.01),
-    Metric("qalign", "quality", 0.09, 0.01),  # temporal quality: the benchmark's motion smoothness
-    Metric("naturalness", "quality", 0.30, 0.01),
-    Metric("flow", "quality", 0.03, 0.01),  # the benchmark's motion amplitude
+    Metric("arcface", "identity", 0.125),
+    Metric("curricularface", "identity", 0.125),
+    Metric("gme", "text", 0.15),
+    Metric("aesthetic", "quality", 0.18),
+    Metric("qalign", "quality", 0.09),  # temporal quality: the benchmark's motion smoothness
+    Metric("naturalness", "quality", 0.30),
+    Metric("flow", "quality", 0.03),  # the benchmark's motion amplitude
     # The judge's group and prior are our choice: it grades the whole video, like naturalness.
-    Metric(JUDGE, "quality", 0.30, 0.01),
+    Metric(JUDGE, "quality", 0.30),
 )
 
 
@@ -216,7 +218,10 @@ class Reward:
         free=True,
     )
     judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
-    preference: bool = setting(True, "VQScore among the rewards (paper: PR)")
+    preference: bool = setting(
+        True,
+        "VQScore among the update's rewards (paper: PR); in the proof it is there if a judge is",
+    )
     dynamic: bool = setting(True, "MLLM dynamic weighting (paper: MDW); False is gamma 0")
     uniform: bool = setting(False, "uniform priors (paper: UWR)")
     tau: float = setting(
@@ -230,7 +235,9 @@ class Reward:
         2.0, "in standard deviations; in a group of 8, |z| never exceeds 2.65", POSITIVE
     )
     floor: float = setting(
-        0.25, "of the median group deviation so far: no noise amplification", NOT_NEGATIVE
+        0.25,
+        "of a reward's usual spread within a pair; a smaller one is noise (not in the paper)",
+        NOT_NEGATIVE,
     )
     timeout: float = setting(
         300.0, "seconds for one scoring request", Bounds(above=0, most=1e6), free=True

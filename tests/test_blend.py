@@ -1,10 +1,12 @@
 """What rewards remember between steps, and the order in which they are blended."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from configs import evoid
 from evoid_jax import config
 from evoid_jax.rewards import blend
 from evoid_jax.rewards.table import ScoreTable
@@ -44,8 +46,15 @@ def test_priors_are_the_tables_or_uniform_and_without_the_preference():
     np.testing.assert_allclose(blend.priors(change(preference=False)), [0.2, 0.3, 0])
     np.testing.assert_allclose(blend.priors(change(uniform=True)), [1, 1, 1])
     np.testing.assert_allclose(blend.priors(change(uniform=True, preference=False)), [1, 1, 0])
-    # The proof weighs every ablation alike, but for a reward that the run had not.
-    np.testing.assert_allclose(blend.proof_priors(change(uniform=True)), [0.2, 0.3, 0.5])
+
+
+def test_every_ablation_is_proved_by_the_same_rewards_with_the_same_weights():
+    for ablation in ("", *(f",{name}" for name in evoid.ABLATIONS)):
+        cfg = config.from_dict(evoid.get_config(f"tiny{ablation}").to_dict()).reward
+        table = [metric.prior for metric in config.METRICS]
+        np.testing.assert_allclose(blend.proof_priors(cfg), table, rtol=1e-6)
+    nobody = change(preference=False, dynamic=False, judge="")  # who could grade it
+    np.testing.assert_allclose(blend.proof_priors(nobody), [0.2, 0.3, 0])
 
 
 def test_a_reward_of_prior_zero_only_watches_uniform_or_not():
@@ -93,7 +102,7 @@ def test_the_judge_is_shown_who_is_best_by_prior_alone():
 
     table = scores()
     table.score_BM[0, 0], table.score_BM[1, 0] = 0.9, 0.1  # arcface alone prefers video 0
-    memory = blend.RewardMemory(attention=[10.0, 0.0, 0.0], deviations=[])
+    memory = blend.FORGOTTEN._replace(attention=[10.0, 0.0, 0.0])
     _, fused = blend.blend(change(gamma=1.0), memory, table, PAIR_B, ask)
     (by_prior_B, valid_B), by_attention_B = seen[0], fused.reward_B
     assert by_prior_B[1] > by_prior_B[0] and by_attention_B[0] > by_attention_B[1]
@@ -101,7 +110,7 @@ def test_the_judge_is_shown_who_is_best_by_prior_alone():
 
 
 def test_a_spread_far_below_the_usual_one_counts_as_noise():
-    usual = blend.RewardMemory(attention=None, deviations=[[0.4] * 3] * 3)
+    usual = blend.FORGOTTEN._replace(deviations=[[0.4] * 3] * 3)
     _, fused = blend.blend(CFG, usual, scores(spread=0.02), PAIR_B, silent)
     # std 0.01, floor a quarter of the median deviation so far, which stays 0.4
     np.testing.assert_allclose(fused.reward_B[1], 0.5 + 0.5 * 0.01 / (2 * 0.1), rtol=1e-4)
@@ -113,6 +122,34 @@ def test_every_step_is_remembered():
         memory, _ = blend.blend(CFG, memory, scores(), PAIR_B, silent)
         assert len(memory.deviations) == step + 1
     np.testing.assert_allclose(memory.deviations[0], [0.1] * 3, rtol=1e-5)
+    np.testing.assert_allclose(memory.spreads[0], [0.1] * 3, rtol=1e-5)
+
+
+def test_a_step_without_a_reward_says_nothing_of_its_spread():
+    valid = np.ones((4, 3), bool)
+    valid[:, 0] = False
+    memory, _ = blend.blend(CFG, blend.FORGOTTEN, scores(valid=valid), PAIR_B, silent)
+    assert memory.deviations[0][0] is None is memory.spreads[0][0]
+    assert json.loads(json.dumps(memory._asdict())) == memory._asdict()
+    memory, fused = blend.blend(CFG, memory, scores(), PAIR_B, silent)
+    np.testing.assert_allclose(fused.reward_B, [0.25, 0.75, 0.25, 0.75], rtol=1e-6)
+
+
+@pytest.mark.parametrize("band", [1.0, 0.02, 0.001])
+def test_a_reward_that_lives_in_a_narrow_band_counts_as_any_other(band):
+    """Motion smoothness lies from 0.97 to 0.99; at the first step as at any."""
+    rng, pair_B = np.random.default_rng(0), np.repeat([0, 1, 2, 3], 8)
+    wide_BM = rng.random((32, 3)).astype(np.float32)
+    all_BM, none_BM = np.ones((32, 3), bool), np.zeros((32, 3), bool)
+
+    def rewards(score_BM):
+        table = ScoreTable(score_BM, score_BM, all_BM, none_BM)
+        return blend.blend(CFG, blend.FORGOTTEN, table, pair_B, silent)[1].reward_B
+
+    narrow_BM = wide_BM.copy()
+    narrow_BM[:, 2] = 1 - band * wide_BM[:, 2]
+    wide_BM[:, 2] = 1 - wide_BM[:, 2]
+    np.testing.assert_allclose(rewards(narrow_BM), rewards(wide_BM), atol=1e-4)
 
 
 @pytest.mark.parametrize("lost", [(0,), (0, 1), (0, 1, 2)])

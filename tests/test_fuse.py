@@ -306,6 +306,35 @@ def test_only_worthless_rewards_are_no_reward():
     np.testing.assert_allclose(reward_B, [0.7], atol=1e-6)
 
 
+def test_floors_by_hand():
+    within_SM = np.array([[0.10, 0.002, NAN, 1e-6], [0.30, 0.004, NAN, 2e-6]])
+    overall_SM = np.array([[0.40, 0.5, NAN, 3e-6], [0.20, 0.7, NAN, 1e-6]])
+    want = [
+        0.25 * 0.2,  # the median within pairs
+        0.02 * 0.6,  # videos of a pair hardly differ, pairs do: 0.25 * 0.003 would be less
+        1e-5,  # never had
+        1e-5,  # the same for every video, but for the last digit
+    ]
+    np.testing.assert_allclose(fuse.floors(within_SM, overall_SM, 0.25, np.zeros(4)), want)
+    least_M = np.array([0.01, 0.01, 0.03, 0])  # of the table
+    got = fuse.floors(within_SM[:1], overall_SM[:1], 0.25, least_M)  # the first step
+    np.testing.assert_allclose(got, [0.025, 0.01, 0.03, 1e-5])
+
+
+def test_the_same_score_but_for_its_last_digit_is_no_reward():
+    """The floor is the rounding, 1e-5: z is 0.05 where the std is 5e-7."""
+    score_BM = np.array([[0.999999], [1.0]], np.float32)
+    floor_M = fuse.floors(np.array([[5e-7]]), np.array([[5e-7]]), 0.25, np.zeros(1))
+    got = fuse.normalize(score_BM, np.ones((2, 1), bool), np.zeros(2, int), 2.0, floor_M)
+    np.testing.assert_allclose(got[:, 0], [0.4875, 0.5125], atol=1e-3)
+
+
+def test_deviation_by_hand():
+    score_BM = np.array([[0, 0.5, NAN], [2, 0.5, 1], [0, 0.1, NAN], [6, 0.5, 2], [9, NAN, 5]])
+    got = fuse.deviation(score_BM, np.array([0, 0, 1, 1, 2]))
+    np.testing.assert_allclose(got, [2, 0.1, NAN])  # (1 + 3) / 2, (0 + .2) / 2, no pair
+
+
 def test_under_jit_everything_is_the_same():
     scores_BM, valid_BM, group_B = draw(metrics=7)
     scores_BM[~valid_BM] = np.nan

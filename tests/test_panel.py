@@ -15,7 +15,7 @@ from servers import serve
 from evoid_jax import config, distributed, sharding
 from evoid_jax.rewards import absent
 from evoid_jax.rewards import panel as panel_module
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel, Request, check_offered
 from evoid_jax.sidecars.tiny import judge as judge_server
 
 VIDEOS = 4
@@ -226,6 +226,17 @@ def test_a_reward_that_no_sidecar_offers_is_refused_unless_it_only_watches(fake,
             Panel(cfg, one_device(), 8, tmp_path)
         idle = rows[0], dataclasses.replace(rows[1], prior=0.0)
         Panel(dataclasses.replace(cfg, table=idle), one_device(), 8, tmp_path).close()
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_a_reward_by_another_name_is_refused(uniform):
+    """Whatever the weights are: priors, or the same for all that have one."""
+    infos = [{"names": ["arcface", "gme"]}, {"names": ["flow"]}]
+    rows = [row for row in config.METRICS if row.name in ("arcface", "gme", "flow", "vqscore")]
+    check_offered(config.Reward(table=tuple(rows), uniform=uniform), infos)
+    rows[0] = dataclasses.replace(rows[0], name="ArcFace")
+    with pytest.raises(ValueError, match="^config.reward.table has ArcFace, which no sidecar"):
+        check_offered(config.Reward(table=tuple(rows), uniform=uniform), infos)
 
 
 def test_a_sidecar_that_is_not_ours_is_named_with_its_setting(tmp_path):

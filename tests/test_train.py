@@ -132,7 +132,7 @@ def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
             train.kept("saved", step, "state", blend.FORGOTTEN),
         ):
             raise absent.stopped(["gme"], 600.0, {})
-    assert kept == [("saved", 7, "state", {"attention": None, "deviations": []})]
+    assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())]
 
 
 def test_workdir_of_another_run_is_refused(runs, cache):

@@ -59,12 +59,14 @@ def check_panel(me: int, mesh):
             request = Request(face, prompts, monitors=True)
             placed = sharding.place_batch(video, mesh)
             ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
-            raw_BM, _, valid_BM = panel.collect([ticket_B], request)
+            scores = panel.collect([ticket_B], request)
             assert sorted(request.videos) == list(range(4 * me, 4 * me + 4))
             assert sum(len(batch.videos) for batch in fake.batches) == 4
             first_B = video[:, 0, 0, 0, 0].astype(np.float32)
-            np.testing.assert_array_equal(raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None])
-            assert np.all(valid_BM)
+            np.testing.assert_array_equal(
+                scores.raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None]
+            )
+            assert np.all(scores.valid_BM)
             np.testing.assert_array_equal(panel.monitors(request)["truth"], 2 * first_B)
             attention_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
             want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
@@ -89,7 +91,9 @@ def check_missing(me: int, mesh):
     late, why = collected(Fake(before=both_shards(1)))  # both had nothing, and have it again
     assert np.all(late.valid_BM[:, :7]) and why == {}
     half, why = collected(Fake(before=both_shards(1 if me == 1 else 0)))
-    np.testing.assert_array_equal(half.valid_BM[:, :7], np.repeat([[True], [False]], 4, axis=0))
+    np.testing.assert_array_equal(
+        half.valid_BM[:, :7], np.repeat([[True] * 7, [False] * 7], 4, axis=0)
+    )
     ((reason, count),) = why.items()
     assert "out of order" in reason and count == 4 * 7
     try:

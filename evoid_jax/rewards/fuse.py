@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+ROUNDING = 1e-5  # ten units in the last place of what our sidecars send
+FAINT = 0.02  # share of a metric's spread over all videos that is noise within a pair (ours)
+
 
 def fill_blanks(
     scores_BM: jax.Array, valid_BM: jax.Array, blank_BM: jax.Array, group_B: jax.Array
@@ -251,12 +254,41 @@ def deviation(score_BM: np.ndarray, group_B: np.ndarray) -> np.ndarray:
       group_B: (B,) equal for videos of the same pair.
 
     Returns:
-      (M,) float64, the median over pairs of the population std, in the unit of the scores; 0 for a
-      metric with no pair of two scores.
+      (M,) float64, the median over pairs of the population std, in the unit of the scores; NaN for
+      a metric with no pair of two scores.
     """
-    out = np.zeros(score_BM.shape[1], np.float64)
+    out = np.full(score_BM.shape[1], np.nan)
     for m, score_B in enumerate(np.asarray(score_BM, np.float64).T):
         of_pair = [score_B[(group_B == g) & np.isfinite(score_B)] for g in np.unique(group_B)]
         stds = [x.std() for x in of_pair if len(x) > 1]
-        out[m] = np.median(stds) if stds else 0.0
+        out[m] = np.median(stds) if stds else np.nan
     return out
+
+
+def floors(
+    within_SM: np.ndarray, overall_SM: np.ndarray, share: float, least_M: np.ndarray
+) -> np.ndarray:
+    """Return the std below which a pair's scores count as noise, by each metric's own spreads.
+
+    The largest of: `share` of the metric's usual spread within a pair, for a pair whose videos are
+    nearly equal; FAINT of its usual spread over all videos, for a metric that hardly tells videos
+    of a pair apart; ROUNDING, for one that is the same for all; and what the table says.
+
+    Args:
+      within_SM: per step so far, this one included, `deviation`; NaN where there was none.
+      overall_SM: per step, the std over all videos, NaN likewise.
+      share: of the median of `within_SM`, >= 0.
+      least_M: (M,) from the table, in the unit of the scores.
+
+    Returns:
+      (M,) float32.
+    """
+    within_M, overall_M = (_usual(spread_SM) for spread_SM in (within_SM, overall_SM))
+    own_M = np.maximum(share * within_M, FAINT * overall_M)
+    return np.maximum(own_M, np.maximum(least_M, ROUNDING)).astype(np.float32)
+
+
+def _usual(spread_SM: np.ndarray) -> np.ndarray:
+    """Return each metric's median over the steps that have it, 0 where none has."""
+    columns = [spread_S[np.isfinite(spread_S)] for spread_S in np.asarray(spread_SM, float).T]
+    return np.array([np.median(spread_S) if len(spread_S) else 0.0 for spread_S in columns])

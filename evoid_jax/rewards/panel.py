@@ -294,7 +294,7 @@ class Panel:
         again: what this process had of the last try, as `_again` returns it.
         """
         own = request.known(again)
-        known = [absent.Known(*lists) for lists in distributed.exchange(own)]
+        known = [absent.Known._make(lists) for lists in distributed.exchange(own)]
         scores = absent.completed(self._names, scores, known)
         request.why = absent.reasons(self._names, counts_M, scores, known)
         for reason in request.why:
