@@ -54,7 +54,7 @@ def played(run: session.Run, state: evolve.State, step: int):
     for part in session.generate(run, state.stable, batch, session.Clock(), cfg.guidance.rollout):
         tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
         clean.append(part.clean_BTHWC)
-    scores = run.panel.collect(tickets)
+    scores = run.panel.collect(tickets, batch.request)
     silent = lambda reward_B, valid_B: (np.zeros(len(config.GROUPS), np.float32), False)
     _, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, batch.pair_B, silent)
     return batch, jax.numpy.concatenate(clean), scores, fused

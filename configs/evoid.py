@@ -8,7 +8,7 @@ config.data.dir. A file of your own may start from one of these and change what 
 
     def get_config():
         cfg = commandline.load("configs/evoid.py:vace_1_3b")
-        cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1, "floor": 0.01}
+        cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1}
         return cfg
 
 Ablations (paper, table 3): `uniform` (UWR: uniform reward weights), `no_teacher` (no T2V teacher),

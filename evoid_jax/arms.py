@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from evoid_jax import distributed, sharding
 from evoid_jax.data import pairs
+from evoid_jax.rewards import fuse
 from evoid_jax.session import Clock, Run, generate, prepare
 
 
@@ -36,6 +37,8 @@ class Arm(NamedTuple):
 
     shown: list[np.ndarray]  # uint8 FHWC, the first video of the pairs that are kept
     score_BM: np.ndarray
+    valid_BM: np.ndarray
+    blank_BM: np.ndarray  # see rewards/table.py
     monitor: dict[str, np.ndarray]  # name -> (B,)
 
 
@@ -53,6 +56,19 @@ def play(run: Run, trial: Trial, adapter: dict) -> Arm:
     quiet = not distributed.leads()
     bar = tqdm(parts, desc=trial.name, dynamic_ncols=True, leave=False, disable=quiet)
     return _join([_play_part(run, adapter, part) for part in bar])
+
+
+def level(base: Arm, evolved: Arm) -> tuple[Arm, Arm]:
+    """Count a blank of one arm as 0 where the other has the score: hiding must not pay."""
+    arms, videos = (base, evolved), len(base.score_BM)
+    score_BM, valid_BM = fuse.fill_blanks(
+        np.concatenate([arm.score_BM for arm in arms]),
+        np.concatenate([arm.valid_BM for arm in arms]),
+        np.concatenate([arm.blank_BM for arm in arms]),
+        np.tile(np.arange(videos), 2),
+    )
+    score_BM = np.where(valid_BM, score_BM, np.nan)
+    return base._replace(score_BM=score_BM[:videos]), evolved._replace(score_BM=score_BM[videos:])
 
 
 def seeds(trial: Trial, first: int, count: int) -> np.ndarray:
@@ -94,7 +110,8 @@ def _parts(run: Run, trial: Trial) -> Iterator[_Part]:
 
 def _play_part(run: Run, adapter: dict, part: _Part) -> Arm:
     """Generate and score a part with one adapter."""
-    batch, each = prepare(run, part.batch, part.seed_PN, monitors=True), part.seed_PN.shape[1]
+    batch = prepare(run, part.batch, part.seed_PN, monitors=True, proof=True)
+    each = part.seed_PN.shape[1]
     tickets, shown = [], []
     for made in generate(run, adapter, batch, Clock(), run.cfg.guidance.proof):
         tickets.append(run.panel.submit(made.video_BFHWC, batch.request, made.rows))
@@ -102,12 +119,14 @@ def _play_part(run: Run, adapter: dict, part: _Part) -> Arm:
         # one by one: all of them would not fit on every device
         for i in np.flatnonzero(np.isin(made.rows, first_seeds)):
             shown.append(distributed.whole(made.video_BFHWC[i]))
-    scores = run.panel.collect(tickets)
+    scores = run.panel.collect(tickets, batch.request)
     videos = part.kept * each
     monitors = run.panel.monitors(batch.request)
     return Arm(
         shown=shown,
         score_BM=scores.score_BM[:videos],
+        valid_BM=scores.valid_BM[:videos],
+        blank_BM=scores.blank_BM[:videos],
         monitor={name: value_B[:videos] for name, value_B in monitors.items()},
     )
 
@@ -118,5 +137,7 @@ def _join(arms: list[Arm]) -> Arm:
     return Arm(
         shown=[video for arm in arms for video in arm.shown],
         score_BM=np.concatenate([arm.score_BM for arm in arms]),
+        valid_BM=np.concatenate([arm.valid_BM for arm in arms]),
+        blank_BM=np.concatenate([arm.blank_BM for arm in arms]),
         monitor={name: np.concatenate([arm.monitor[name] for arm in arms]) for name in names},
     )

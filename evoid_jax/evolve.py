@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from evoid_jax import flow, losses, roles, sharding
+from evoid_jax import clipping, flow, losses, roles, sharding
 from evoid_jax.config import Config
 from evoid_jax.models import lora as adapters
 from evoid_jax.models import wan as wan_model
@@ -48,11 +48,11 @@ class Scored(NamedTuple):
 
 
 def optimizer(cfg: Config) -> optax.GradientTransformation:
-    """Return AdamW with a clipped global norm and a learning rate that may fall linearly."""
+    """Return AdamW on gradients of no unusual length, at a rate that may fall linearly."""
     t = cfg.train
     rate = optax.linear_schedule(t.lr, t.lr * t.lr_end, t.lr_steps)
     adamw = optax.adamw(rate, b1=t.b1, b2=t.b2, eps=t.eps, weight_decay=t.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(t.clip_norm), adamw)
+    return optax.chain(clipping.clip_by_usual_norm(t.clip_factor), adamw)
 
 
 def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:

@@ -38,6 +38,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     trial = Trial([data[row] for row in rows], each, seed=SEED, shown=SHOWN, name="held-out")
     base = arms.play(run, trial, arms.start(state.initial, state.evolving))
     evolved = arms.play(run, trial, state.evolving)
+    base, evolved = arms.level(base, evolved)
     now = time.perf_counter()
     summary = proof.summary(
         table.names(run.cfg.reward.table),

@@ -237,7 +237,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    run: Run, batch: pairs.PairBatch, seed_PN: np.ndarray, monitors: bool = False
+    run: Run,
+    batch: pairs.PairBatch,
+    seed_PN: np.ndarray,
+    monitors: bool = False,
+    proof: bool = False,
 ) -> Prepared:
     """Encode prompts and faces once per pair, and write the request to the scorers.
 
@@ -245,6 +249,7 @@ def prepare(
       batch: P pairs with R images each.
       seed_PN: of the videos' noise, N videos of each pair.
       monitors: whether to measure what is never rewarded, too.
+      proof: whether the proof's rewards count and not the update's.
     """
     cfg, v = run.cfg, run.cfg.video
     pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
@@ -263,12 +268,12 @@ def prepare(
         pair_B=pair_B,
         seed_B=seed_PN.reshape(-1),
         references=len(batch.images[0]),  # as many for every pair, see data/folder.py
-        request=request(batch, pair_B, cfg, monitors),
+        request=request(batch, pair_B, cfg, monitors, proof),
     )
 
 
 def request(
-    batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool
+    batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool, proof: bool
 ) -> Request:
     """Return what the scorers are told of each video: its person's photos, and its prompt."""
     photos, v = batch.images, cfg.video
@@ -280,6 +285,7 @@ def request(
         [batch.prompts[p] for p in pair_B],
         attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
         monitors=monitors,
+        proof=proof,
     )
 
 

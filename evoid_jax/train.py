@@ -47,6 +47,7 @@ from evoid_jax.data import pairs
 from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import blend, table
+from evoid_jax.rewards.absent import MissingReward
 from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.session import Run
@@ -69,7 +70,8 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         for part in session.generate(run, state.stable, batch, clock, cfg.guidance.rollout):
             tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
             clean.append(part.clean_BTHWC)
-        scores = run.panel.collect(tickets)
+        with kept(saved, step, state, memory):
+            scores = run.panel.collect(tickets, batch.request)
 
         # Many scores become one reward in [0, 1]; the judge moves the weights.
         judge = partial(run.panel.attention, batch.request, batch.pair_B)
@@ -86,13 +88,28 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         terms = check(step, jax.device_get(terms))
         clock.lap("train")
         if writer:
-            writer.write(step, record(cfg, terms, scores, fused, memory, clock.stop()))
-        watching.after(state, terms, writer)
+            why = batch.request.why
+            writer.write(step, record(cfg, terms, scores, fused, memory, why, clock.stop()))
+        with kept(saved, step + 1, state, memory):
+            watching.after(state, terms, writer)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
             checkpoint.save(saved, step + 1, state, memory._asdict())
     if watching.stop:
         distributed.say(f"watch: stopped after step {int(state.step)}, {watching.stop}")
     return state
+
+
+@contextmanager
+def kept(
+    saved: checkpoint.Checkpoints, step: int, state: evolve.State, memory: RewardMemory
+) -> Iterator[None]:
+    """Save what was reached before `step` where a reward that counts cannot be had in the block."""
+    try:
+        yield
+    except MissingReward:
+        if step > 0:
+            checkpoint.save(saved, step, state, memory._asdict())
+        raise
 
 
 def check(step: int, terms: dict) -> dict:
@@ -114,13 +131,18 @@ def record(
     scores: ScoreTable,
     fused: Fused,
     memory: RewardMemory,
+    why: dict[str, int],
     seconds: dict[str, float],
 ) -> dict:
     """Return one step's line of metrics.jsonl; what was not had is NaN.
 
     terms: as `evolve.train_step` returns them; their names are the record's.
+    why: how many scores are missing for each reason.
     """
     names = table.names(cfg.reward.table)
+    counts_M = blend.priors(cfg.reward) > 0
+    missing = dict(zip(names, 1 - scores.valid_BM.mean(axis=0), strict=True))
+    missing = {name: missing[name] for name, counts in zip(names, counts_M, strict=True) if counts}
 
     def means(value_BM: np.ndarray) -> dict[str, float]:
         columns = zip(names, value_BM.T, scores.valid_BM.T, strict=True)
@@ -136,7 +158,10 @@ def record(
         },
         "weights": dict(zip(names, fused.weights_M, strict=True)),
         "attention": dict(zip(config.GROUPS, attention, strict=True)),
-        "valid_fraction": scores.valid_BM.mean(),
+        "valid_fraction": scores.valid_BM[:, counts_M].mean(),
+        "missing": missing,
+        # A list: words are no names of curves.
+        "reasons": [{"scores": count, "reason": reason} for reason, count in why.items()],
         "seconds": seconds,
     }
 
@@ -189,7 +214,7 @@ def evolved(run: Run) -> tuple[evolve.State, float]:
         with open_log(run, start) as writer:
             before = metrics.read(run.workdir)[:start]
             state = evolution(run, state, memory, saved, writer)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MissingReward):
         checkpoint.close(saved)  # waits for what is being written
         raise
     checkpoint.close(saved)

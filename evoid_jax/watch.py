@@ -104,8 +104,7 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
     """
     began, step = time.perf_counter(), int(state.step)
     trial = _trial(run)
-    base = _start(run, trial, state)
-    evolved = arms.play(run, trial, state.evolving)
+    base, evolved = arms.level(_start(run, trial, state), arms.play(run, trial, state.evolving))
     summary = proof.summary(
         table.names(run.cfg.reward.table),
         blend.proof_priors(run.cfg.reward),
@@ -163,13 +162,18 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
     # All processes must do the same.
     if all(distributed.exchange(kept.get("made_with") == made_with)):
         floats = lambda values: np.array(values, float)  # null is NaN
-        monitor = {name: floats(values) for name, values in kept["monitor"].items()}
-        return Arm([], floats(kept["score_BM"]), monitor)
+        return Arm(
+            shown=[],
+            score_BM=floats(kept["score_BM"]),
+            valid_BM=np.array(kept["valid_BM"], bool),
+            blank_BM=np.array(kept["blank_BM"], bool),
+            monitor={name: floats(values) for name, values in kept["monitor"].items()},
+        )
     arm = arms.play(run, trial, arms.start(state.initial, state.evolving))
     if distributed.leads():
         _keep_videos(run, "start", arm.shown)
-        scores = {"score_BM": arm.score_BM.tolist(), "monitor": arm.monitor}
-        proof.write_json(file, {"made_with": made_with} | scores)
+        kept = {name: value for name, value in arm._asdict().items() if name != "shown"}
+        proof.write_json(file, {"made_with": made_with} | kept)
     return arm
 
 

@@ -194,12 +194,35 @@ def altered(name, **fields):
     return change
 
 
+NULL = {"score": [None, 0.1, None, 0.3]}
+
+
+@pytest.mark.parametrize(
+    "fields,blank",
+    [
+        (NULL, [0, 2]),
+        (NULL | {"excused": [True, False, False, False]}, [2]),
+        (NULL | {"excused": None}, [0, 2]),
+        ({"raw": [1, float("nan"), 3, 4]}, [1]),
+        ({"score": [0.1, 1.7, 0.2, 0.3]}, []),  # the server's mistake
+        ({"score": 0.3}, []),
+    ],
+)
+def test_a_null_is_blank_unless_it_is_excused(fields, blank):
+    with running(Fake(change=altered("gme", **fields))) as urls:
+        scores = client.score(urls, NAMES, **batch(), options=QUICK)
+    want_BM = np.zeros((4, 8), bool)
+    want_BM[blank, 2] = True
+    np.testing.assert_array_equal(scores.table.blank_BM, want_BM)
+
+
 @pytest.mark.parametrize(
     "fields,bad,words",
     [
         ({"raw": [1, None, 3, 4], "reason": [None, "no face", None, None]}, [1], "no face"),
         ({"score": [None, 0.1, 0.2, 0.3]}, [0], "no number"),
         ({"score": [0.1, 0.2, float("nan"), float("inf")]}, [2, 3], "no number"),
+        ({"excused": [1, 0, 0, 0]}, [0, 1, 2, 3], "gme excused: expected 4 booleans"),
         ({"score": [0.1, 1.7, 0.2, -0.4]}, [1, 3], "outside 0..1"),
         ({"score": [0.1, 0.2]}, [0, 1, 2, 3], "gme score: expected 4 numbers or nulls, got 2"),
         ({"score": 0.3}, [0, 1, 2, 3], "gme score: expected 4 numbers"),

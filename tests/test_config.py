@@ -152,7 +152,7 @@ def test_lora_can_adapt_what_the_settings_allow():
 
 def test_the_table_is_a_mapping_by_name_outside_and_rows_in_order_inside():
     values = config.to_dict(config.Config())["reward"]["table"]
-    assert values["arcface"] == {"group": "identity", "prior": 0.125, "floor": 0.01}
+    assert values["arcface"] == {"group": "identity", "prior": 0.125, "floor": 0.0}
     assert list(values)[-1] == config.JUDGE == "vqscore" and len(values) == 8
     cfg = evoid.get_config("tiny")
     cfg.reward.table.arcface.prior = 0.2
@@ -162,10 +162,10 @@ def test_the_table_is_a_mapping_by_name_outside_and_rows_in_order_inside():
     table = config.from_dict(cfg.to_dict()).reward.table
     kept = [metric.name for metric in config.METRICS if metric.name != "flow"]
     assert [metric.name for metric in table] == [*kept, "blur", "sharpness"]
-    assert table[0] == config.Metric("arcface", "identity", 0.2, 0.01)
+    assert table[0] == config.Metric("arcface", "identity", 0.2, 0.0)
     assert table[-2:] == (
         config.Metric("blur", "quality", 1.0, 0.02),
-        config.Metric("sharpness", "quality", 0.1, 0.01),
+        config.Metric("sharpness", "quality", 0.1, 0.0),
     )
 
 

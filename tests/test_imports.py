@@ -19,7 +19,7 @@ FLOORS = (
         "provenance",
         "sidecars.wire",
     ),
-    ("models", "flow", "losses"),
+    ("models", "flow", "losses", "clipping"),
     ("export", "roles"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session", "work_folder"),

@@ -130,6 +130,7 @@ def test_what_cannot_be_scored_is_null_with_a_reason_never_zero(loaded, world):
     reply = ask(loaded, videos, references, ["", prompts[1], prompts[2]])
     gme = reply["scores"]["gme"]
     assert gme["score"][0] is None and gme["raw"][0] is None and "prompt" in gme["reason"][0]
+    assert gme["excused"] == [True, False, False]  # no video can help its prompt
     assert gme["score"][1] is not None and scores(reply, "arcface")[0] >= 0
     still = ask(loaded, videos[:, :1], references, prompts)["scores"]
     for name in ("qalign", "flow"):
@@ -150,6 +151,7 @@ def test_a_reward_that_raises_or_gives_nan_leaves_the_others_alone(loaded, world
     hurt = loaded._replace(rewards=tuple(rewards))
     columns = ask(hurt, videos, references, prompts)["scores"]
     assert columns["a"]["score"] == [None, None] and "out of memory" in columns["a"]["reason"][1]
+    assert columns["a"]["excused"] == [True, True] and columns["b"]["excused"] == [False, False]
     assert columns["b"]["score"] == [0.3, None] and columns["b"]["raw"] == [0.3, None]
     assert columns["b"]["reason"][0] is None and "finite" in columns["b"]["reason"][1]
     assert None not in columns["flow"]["score"]

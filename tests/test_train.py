@@ -29,6 +29,8 @@ from evoid_jax import (
 from evoid_jax.media import write_image
 from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
+from evoid_jax.rewards import absent, blend
+from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.world import portraits
 
 NAMES = [metric.name for metric in config.METRICS]
@@ -84,7 +86,8 @@ def test_metrics_hold_what_a_reader_needs(runs):
         assert set(row["reward"]["score"]) == set(NAMES) == set(row["weights"])
         assert abs(sum(row["weights"].values()) - 1) < 1e-5
         assert all(0 <= x <= 1 for x in row["reward"]["score"].values())
-        assert 0 <= row["reward"]["unified"] <= 1 and row["valid_fraction"] == 1
+        assert abs(row["reward"]["unified"] - 0.5) < 1e-6 and row["valid_fraction"] == 1
+        assert row["missing"] == dict.fromkeys(NAMES, 0) and row["reasons"] == []
         loss = row["loss"]
         total = loss["policy"] + 0.01 * loss["t2v"] + 0.2 * loss["self"]
         assert abs(loss["total"] - total) < 1e-5
@@ -104,6 +107,36 @@ def test_a_run_leaves_what_it_says(runs):
     assert "<video" in (workdir / "report.html").read_text()
     with safe_open(workdir / "export" / "pytorch_lora_weights.safetensors", "numpy") as file:
         assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in file.keys()  # noqa: SIM118
+
+
+def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
+    """One video of four lacks arcface. The judge is not asked for its preference."""
+    table = config.METRICS[0], config.METRICS[2], config.METRICS[7]
+    cfg = config.Config(reward=config.Reward(table=table, preference=False, dynamic=False))
+    score_BM = np.array([[0.2, 0.3], [0.4, 0.5], [np.nan, 0.1], [0.6, 0.7]], np.float32)
+    score_BM = np.concatenate([score_BM, np.full((4, 1), np.nan, np.float32)], axis=1)
+    valid_BM = np.isfinite(score_BM)
+    scores = ScoreTable(score_BM, score_BM, valid_BM, np.zeros_like(valid_BM))
+    memory, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, np.zeros(4, int), ask=None)
+    why = {"arcface: no memory": 1}
+    row = train.record(cfg, {}, scores, fused, memory, why, seconds={})
+    assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
+    assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
+    want = {"arcface": 0.125 / 0.275, "gme": 0.15 / 0.275, "vqscore": 0}
+    assert row["weights"] == pytest.approx(want)
+    assert fused.valid_B.tolist() == [True, True, False, True]
+
+
+def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
+    kept = []
+    monkeypatch.setattr(checkpoint, "save", lambda *values: kept.append(values))
+    for step in (0, 7):
+        with (
+            pytest.raises(absent.MissingReward),
+            train.kept("saved", step, "state", blend.FORGOTTEN),
+        ):
+            raise absent.stopped(["gme"], 600.0, {})
+    assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())]
 
 
 def test_workdir_of_another_run_is_refused(runs, cache):
@@ -257,6 +290,20 @@ def test_a_file_without_room_in_the_run_is_refused_before_anything_is_loaded(tmp
 def test_held_out_videos_divide_over_the_devices(each, shards):
     count = arms.triples(32, each, shards)
     assert count * each % shards == 0 and 16 <= count * each <= 40
+
+
+def test_a_score_that_one_arm_of_the_proof_hides_is_nothing():
+    def arm(score, blank):
+        score_BM = np.array([score], np.float32).T
+        blank_BM = np.array([blank], bool).T
+        return arms.Arm([], score_BM, np.isfinite(score_BM), blank_BM, {})
+
+    nan = np.nan
+    base = arm([0.7, 0.6, nan, 0.5], [False, False, True, False])
+    evolved = arm([nan, nan, nan, 0.9], [True, False, True, False])
+    levelled = arms.level(base, evolved)
+    np.testing.assert_allclose(levelled[0].score_BM[:, 0], [0.7, 0.6, nan, 0.5])
+    np.testing.assert_allclose(levelled[1].score_BM[:, 0], [0, nan, nan, 0.9])
 
 
 def test_users_own_folder_through_the_command_line(tmp_path, cache):

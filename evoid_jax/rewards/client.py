@@ -2,7 +2,8 @@
 
 B videos, M rewards in the order that is asked for. Sidecars may be replicas (the batch is split
 among them) or hold different rewards (each is asked for its own). What cannot be had after retries
-is invalid, with a reason: never a zero, which would read as "bad video".
+is invalid, with a reason: never a zero, which would read as "bad video". A null that a sidecar
+sends is another thing, a blank: it looked and could not measure; see `fuse.fill_blanks`.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def score(
     jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
     out = _empty(names, count, missing)
     for url, why in dead.items():
-        log.warning("sidecar %s: %s", url, why)
+        log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
     def ask(job: _Job) -> dict | SidecarError:
         cut = slice(job.start, job.stop)
@@ -241,7 +242,7 @@ def _ask(
     try:
         return retry(job.urls, "POST", "/score", options, body)
     except SidecarError as error:
-        log.warning("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
+        log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
         return error
 
 
@@ -251,6 +252,7 @@ def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Score
         raw_BM=np.full(shape, np.nan, np.float32),
         score_BM=np.full(shape, np.nan, np.float32),
         valid_BM=np.zeros(shape, bool),
+        blank_BM=np.zeros(shape, bool),
     )
     reasons = tuple(dict(missing) for _ in range(count))
     return Scores(names, nothing, reasons, monitor={}, failed=0)
@@ -262,8 +264,8 @@ def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
         try:
             if isinstance(reply, SidecarError):
                 raise reply
-            raw_b, score_b, reasons = _column(reply, name, job.stop - job.start)
-            _enter(out, name, job.start, raw_b, score_b, reasons)
+            column = _column(reply, name, job.stop - job.start)
+            _enter(out, name, job.start, column)
         except SidecarError as error:
             for b in range(job.start, job.stop):
                 out.reasons[b][name] = str(error)
@@ -283,8 +285,17 @@ def _fill_monitors(out: Scores, job: _Job, monitor) -> None:
             log.warning("%s", error)
 
 
-def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray, list]:
-    """Return one reward's raw and [0, 1] values, NaN for null, and its reasons.
+class _Column(NamedTuple):
+    """One reward of some videos, as it was sent; NaN for null."""
+
+    raw_b: np.ndarray
+    score_b: np.ndarray
+    reasons: list
+    excused: list[bool]  # a null here is no fault of the video's
+
+
+def _column(reply: dict, name: str, count: int) -> _Column:
+    """Read one reward of a reply.
 
     Raises:
       SidecarError: the reply has no such reward, or not one number or null per video.
@@ -297,8 +308,15 @@ def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray,
     reasons = entry.get("reason") or [None] * count
     if not isinstance(reasons, list) or len(reasons) != count:
         raise SidecarError(f"{name}: expected {count} reasons, got {reasons!r:.80}")
-    raw_b = _numbers(entry.get("raw"), f"{name} raw", count)
-    return raw_b, _numbers(entry.get("score"), f"{name} score", count), reasons
+    excused = entry.get("excused") or [False] * count
+    if not isinstance(excused, list) or [type(one) for one in excused] != [bool] * count:
+        raise SidecarError(f"{name} excused: expected {count} booleans, got {excused!r:.80}")
+    return _Column(
+        raw_b=_numbers(entry.get("raw"), f"{name} raw", count),
+        score_b=_numbers(entry.get("score"), f"{name} score", count),
+        reasons=reasons,
+        excused=excused,
+    )
 
 
 def _numbers(values, what: str, count: int) -> np.ndarray:
@@ -315,13 +333,15 @@ def _numbers(values, what: str, count: int) -> np.ndarray:
         raise SidecarError(f"{what}: a number beyond all floats") from error
 
 
-def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) -> None:
+def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
     """Enter one reward's scores of the videos from `start` on, each with its own check."""
     m = out.names.index(name)
-    for i, (raw, value, reason) in enumerate(zip(raw_b, score_b, reasons, strict=True)):
+    for i, (raw, value) in enumerate(zip(column.raw_b, column.score_b, strict=True)):
         b = start + i
         if not (np.isfinite(raw) and np.isfinite(value)):
-            out.reasons[b][name] = str(reason or "the sidecar sent no number and no reason")
+            reason = column.reasons[i] or "the sidecar sent no number and no reason"
+            out.reasons[b][name] = str(reason)
+            out.table.blank_BM[b, m] = not column.excused[i]
         elif not -ROUNDING <= value <= 1 + ROUNDING:
             out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
         else:
@@ -348,5 +368,10 @@ def _fill_judge(out: Scores, graded) -> None:
             reasons[JUDGE] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
-    score_B = np.where(valid_B, score_B, np.nan)  # NaN is what `_enter` takes for missing
-    _enter(out, JUDGE, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)
+    column = _Column(
+        raw_b=raw_B,
+        score_b=np.where(valid_B, score_B, np.nan),  # NaN is what `_enter` takes for missing
+        reasons=["the judge gave no usable answer"] * count,
+        excused=[True] * count,  # it can grade any video: none is to blame
+    )
+    _enter(out, JUDGE, 0, column)

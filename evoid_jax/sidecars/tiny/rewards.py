@@ -236,7 +236,8 @@ def text(trained: Trained, c: Clips) -> Column:
     cos_B = (trained.net.video(c.x_BFCHW) * trained.net.text(ids_BS)).sum(1)
     empty_B = (ids_BS > 0).sum(1) == 0
     reasons = ["gme: the prompt has no words" if e else None for e in empty_B.tolist()]
-    return column(trained, torch.where(empty_B, torch.nan, cos_B), reasons)
+    scored = column(trained, torch.where(empty_B, torch.nan, cos_B), reasons)
+    return scored._replace(excused=empty_B.tolist())
 
 
 @torch.inference_mode()
