@@ -356,6 +356,11 @@ class Config:
         PATH,
     )
     dtype: str = setting("bfloat16", "of the frozen base", one_of("bfloat16", "float32"))
+    residual: str = setting(
+        "model",
+        "sums between layers; model: of dtype, as in diffusers, float32: as in Wan's own code",
+        one_of("model", "float32"),
+    )
     attention: str = setting(
         "auto",
         "auto goes by the platform, cudnn is for NVIDIA, splash for TPU",

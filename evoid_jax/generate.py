@@ -83,6 +83,7 @@ def define_flags(values: flags.FlagValues):
     string("latents", None, "npy to write: latents (1, 16, references + F, H, W).")
     choice("reference_order", "diffusers", rollout.ORDERS, "Order of several references.")
     choice("dtype", None, ["float32", "bfloat16"], "Of the transformer; default float32 on CPU.")
+    choice("residual", "model", ["model", "float32"], "Of its residual stream; model is --dtype.")
 
 
 def settings(folder: str | Path, asked: dict, header: Mapping[str, str] | None = None) -> dict:
@@ -325,6 +326,7 @@ def run(args) -> np.ndarray:
     table = flow.schedule(args.scheduler or kind, chosen["steps"], shift)
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
+    frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
 
     prompts = {"prompt": args.prompt}
     if chosen["guidance"] > 1:

@@ -185,7 +185,9 @@ def load_frozen(cfg: config.Config, opened: pipeline.Opened, mesh: Mesh) -> roll
     """Load the model, set up for this run's adapters and kernels."""
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[cfg.dtype]
     frozen = rollout.put(opened, dtype, remat=cfg.train.remat, mesh=mesh)
-    model = frozen.wan.clone(lora_scale=cfg.lora.scale, attention=cfg.attention)
+    model = frozen.wan.clone(
+        lora_scale=cfg.lora.scale, attention=cfg.attention, residual=cfg.residual
+    )
     return frozen._replace(wan=model)
 
 

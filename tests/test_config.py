@@ -130,6 +130,7 @@ def test_bounds_hold_in_float32():
         ({"data": {"seeds": 1}}, "config.data.seeds must be at least 2, got 1"),
         ({"mesh": {"fsdp": 0}}, "config.mesh.fsdp must be -1 or at least 1, got 0"),
         ({"mesh": {"fsdp": -1}}, "one of config.mesh.data and config.mesh.fsdp may be -1"),
+        ({"residual": "bfloat16"}, "config.residual must be one of model, float32"),
         ({"attention": "flash"}, "config.attention must be one of auto, exact, cudnn, splash"),
         ({"attention": "cudnn", "dtype": "float32"}, "cudnn needs config.dtype=bfloat16"),
         ({"train": {"timesteps": 21}}, r"must be 1 to 20 \(config.train.grid\), got 21"),

@@ -265,6 +265,41 @@ def test_merged_equals_beside(params, inputs):
     assert relative(merged, beside) <= 2e-6
 
 
+def one_layer(a, b):
+    """The tree of a single layer's adapter or, of a kernel, of its base."""
+    return {"blocks": {"attn1": {"to_q": {"a": jnp.array([a]), "b": jnp.array([b])}}}}
+
+
+def test_the_distance_of_two_adapters_by_hand():
+    base = {"blocks": {"attn1": {"to_q": {"kernel": jnp.array([[[3.0, 0.0], [0.0, 4.0]]])}}}}
+    adapter = one_layer([[1.0], [0.0]], [[2.0, 0.0]])  # a b holds one number, 2
+    weaker = one_layer([[1.0], [0.0]], [[1.0, 0.0]])  # the same at half strength
+    beside = one_layer([[0.0], [1.0]], [[1.0, 0.0]])  # a 1 in another place
+    for other, scale, want in ((weaker, 1.0, 1 / 5), (beside, 1.0, 5**0.5 / 5), (weaker, 3.0, 0.6)):
+        got = lora.distance(base, adapter, other, scale=scale)
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", [1e-1, 1e-5])
+def test_the_distance_is_that_of_whole_kernels_however_small(params, step):
+    """At 1e-5 of the adapters' size the difference of whole squares would be rounding alone."""
+    one = trained(4, params)
+    move = lambda x: x + step * jax.random.normal(jax.random.key(1), x.shape)
+    other = jax.tree.map(move, one)
+    apart = whole = 0.0
+    for attn in ("attn1", "attn2"):
+        for name in lora.ATTENTION:
+            (a, b), (a2, b2) = (
+                (np.asarray(tree["blocks"][attn][name][side], np.float64) for side in "ab")
+                for tree in (one, other)
+            )
+            apart += np.square(a @ b - a2 @ b2).sum()
+            whole += np.square(params["blocks"][attn][name]["kernel"]).sum()
+    got = lora.distance(params, one, other, scale=ALPHA / RANK)
+    np.testing.assert_allclose(got, ALPHA / RANK * (apart / whole) ** 0.5, rtol=1e-3)
+    assert lora.distance(params, one, one, scale=1.0) == 0
+
+
 def test_an_adapter_of_another_base_is_named(params, tmp_path):
     file = tmp_path / "file.safetensors"
     lora.save(file, trained(5, params, targets="main+vace"), scale=1.0)

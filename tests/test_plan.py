@@ -7,11 +7,13 @@ import sys
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import evoid
-from evoid_jax import config, sharding
+from evoid_jax import config, session, sharding
 from evoid_jax.config import Config, Rollout, Train
+from evoid_jax.models import pipeline
 from evoid_jax.plan import __main__ as plan
 from evoid_jax.plan import chips, count, programs
 
@@ -59,6 +61,17 @@ def test_the_released_14b_needs_no_folder():
     state = programs.state(at, base)
     assert sum(x.size for x in jax.tree.leaves(state.evolving)) == 40 * 8 * 2 * 32 * 5120
     assert programs.text_encoder_gib(at) == pytest.approx(10.6, abs=0.1)
+
+
+def test_the_transformer_is_the_one_that_train_makes():
+    cfg = evoid.get_config("tiny")
+    cfg.update({"dtype": "bfloat16", "residual": "float32", "lora": {"alpha": 8.0}})
+    cfg = config.from_dict(cfg.to_dict())
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    at = programs.Setting(cfg, programs.models(cfg.model), mesh)
+    made = session.load_frozen(cfg, pipeline.open_diffusers(cfg.model), mesh).wan
+    assert (made.residual, made.dtype) == ("float32", jnp.bfloat16)
+    assert made == at.wan
 
 
 def test_the_mesh_is_the_one_that_train_makes():

@@ -1,4 +1,4 @@
-"""Layers of the Wan transformer: linear with LoRA, patch embedding, norms, RoPE, timestep.
+"""Layers of the Wan transformer: attention, patch embedding, norms, RoPE, timestep.
 
 Shapes: B videos, T H W C latent frames/height/width/channels, L tokens, D width, N heads,
 K head size, P = K/2 rotated pairs.
@@ -18,38 +18,7 @@ from jax.sharding import Mesh
 from evoid_jax import sharding
 from evoid_jax.models import context
 from evoid_jax.models.attention import Backend
-
-
-class Dense(nn.Module):
-    """Linear layer; adds x @ a @ b * lora_scale where the "lora" collection holds this layer.
-
-    The kernel is (out, in) as on disk, so that a device reads its piece of a file as it stands.
-    """
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    lora_scale: float = 1.0
-    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
-    mesh: Mesh | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        """Map x (B, ..., in), any float dtype, to (B, ..., features) in `dtype`."""
-        kernel = self.param("kernel", self.kernel_init, (self.features, x.shape[-1]))
-        # Gather the kernel's pieces: tokens are many more than weights, so the tokens stay.
-        kernel = sharding.constrain(kernel, self.mesh, sharding.REPLICATED)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x.astype(self.dtype)
-        y = jnp.einsum("...i,oi->...o", x, kernel.astype(self.dtype))
-        y += row(bias.astype(self.dtype), x.ndim)
-        if self.has_variable("lora", "a"):
-            a = self.get_variable("lora", "a").astype(self.dtype)
-            b = (self.get_variable("lora", "b") * self.lora_scale).astype(self.dtype)
-            # A copy per video: the gradient of a then contracts the tokens alone, in the layout
-            # that x has, and sums over videos last; otherwise XLA copies x transposed.
-            a, b = (jnp.broadcast_to(w, (x.shape[0], *w.shape)) for w in (a, b))
-            y += (x @ a) @ b  # in this order: R is small, a @ b would be a whole kernel
-        return y
+from evoid_jax.models.linear import Dense, row
 
 
 class Attention(nn.Module):
@@ -203,11 +172,6 @@ def _flat_xavier(key, shape):
     # As of a matmul (Wan flattens it too): flax would count each output t h w times in five axes.
     flat = (math.prod(shape[:-1]), shape[-1])
     return nn.initializers.xavier_uniform()(key, flat).reshape(shape)
-
-
-def row(x_D, ndim: int):
-    """Give a vector leading axes of one: numpy's rank promotion is an error in the tests."""
-    return x_D.reshape((1,) * (ndim - 1) + (-1,))
 
 
 def layer_norm(x, eps: float):

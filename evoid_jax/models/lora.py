@@ -13,6 +13,7 @@ Letters: L layers of a stack, I and O width in and out, R rank.
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +97,40 @@ def merge(base_params, lora, scale=1.0):
         delta_LOI = jnp.einsum("lir,lro->loi", a_LIR, b_LRO) * scale
         base[(*path, "kernel")] = kernel_LOI + delta_LOI.astype(kernel_LOI.dtype)
     return traverse_util.unflatten_dict(base)
+
+
+def distance(base_params, lora, other, *, scale: float):
+    """Return how far apart two adapters put the kernels that they change, relative to these.
+
+    |a b - a' b'| * scale / |kernel|, with the norm over all elements of all kernels together. It is
+    exactly 0 for equal adapters, and no kernel is made.
+
+    Args:
+      base_params: the base's tree, kernels (L, O, I).
+      lora, other: trees of the same leaves, a (L, I, R) and b (L, R, O).
+      scale: `Wan.lora_scale` of both.
+
+    Returns:
+      float32 scalar.
+    """
+    base = traverse_util.flatten_dict(base_params)
+    one, two = traverse_util.flatten_dict(lora), traverse_util.flatten_dict(other)
+    square = lambda x: jnp.square(x.astype(jnp.float32)).sum()
+    product = partial(jnp.einsum, precision="highest")
+    apart = whole = jnp.zeros(())
+    for path in (path[:-1] for path in one if path[-1] == "a"):
+        a_LIR, b_LRO = one[(*path, "a")], one[(*path, "b")]
+        a2_LIR, b2_LRO = two[(*path, "a")], two[(*path, "b")]
+        # a b - a' b' = (a - a') b + a' (b - b'), as one product of rank 2 R = Q: the two adapters
+        # are close, and the difference of their squares would be noise.
+        left_LIQ = jnp.concatenate([a_LIR - a2_LIR, a2_LIR], axis=2)
+        right_LQO = jnp.concatenate([b_LRO, b_LRO - b2_LRO], axis=1)
+        # |left right|^2 is the sum of (left^T left) * (right right^T), two small squares.
+        left_LQQ = product("liq,lip->lqp", left_LIQ, left_LIQ)
+        right_LQQ = product("lqo,lpo->lqp", right_LQO, right_LQO)
+        apart += (left_LQQ * right_LQQ).sum()
+        whole += square(base[(*path, "kernel")])
+    return scale * jnp.sqrt(jnp.maximum(apart, 0) / whole)
 
 
 class Slot(NamedTuple):

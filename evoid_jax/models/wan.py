@@ -26,7 +26,6 @@ from jax.sharding import Mesh
 from evoid_jax import sharding
 from evoid_jax.models import attention
 from evoid_jax.models.layers import (
-    Dense,
     PatchEmbedding,
     layer_norm,
     pad_text,
@@ -35,6 +34,7 @@ from evoid_jax.models.layers import (
     token_grid,
     unpatchify,
 )
+from evoid_jax.models.linear import Dense
 from evoid_jax.models.wan_block import REMAT, Conditions, table_init
 from evoid_jax.models.wan_config import WanConfig
 from evoid_jax.models.weights import CONV, SAME, Rule
@@ -151,7 +151,8 @@ class Wan(nn.Module):
     """The transformer; call it through `velocity` and `hints`."""
 
     config: WanConfig
-    dtype: jnp.dtype = jnp.float32  # of matmuls and of the residual stream
+    dtype: jnp.dtype = jnp.float32  # of matmuls
+    residual: str = "model"  # the residual stream is of `dtype`, or "float32" as in Wan's own code
     lora_scale: float = 1.0  # alpha / rank
     remat: str = "full"  # what the backward pass recomputes, one of REMAT
     mesh: Mesh | None = None  # None is one device
@@ -207,6 +208,11 @@ class Wan(nn.Module):
     def _grid(self, x_BTHWC) -> tuple[int, int, int]:
         return token_grid(x_BTHWC.shape, self.config.patch_size, self.config.rope_max_seq_len)
 
+    def _stream(self, x_BTHWC, grid):
+        """Return the residual stream before the first block."""
+        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        return x_BLD.astype(jnp.float32) if self.residual == "float32" else x_BLD
+
     def __call__(self, x_BTHWC, timestep_B, text_BSE, hints_VBLD=None):
         """Compute `velocity`, whose arguments these are."""
         c = self.config
@@ -214,7 +220,7 @@ class Wan(nn.Module):
         time_BD, conditions = self._conditions(grid, timestep_B, text_BSE)
         conditions = conditions.replace(hints_VBLD=hints_VBLD)
         hint_of_layer = None if hints_VBLD is None else _hint_of_layer(c)
-        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        x_BLD = self._stream(x_BTHWC, grid)
         x_BLD, _ = self.blocks(x_BLD, hint_of_layer, conditions)
         # The output layer is modulated by the time itself, not by its projection time_B6D.
         table_12D = self.scale_shift_table.astype(jnp.float32)
@@ -230,7 +236,7 @@ class Wan(nn.Module):
         """Compute `hints` of this module's name, whose arguments these are."""
         grid, control_grid = self._grid(x_BTHWC), self._grid(control_BTHWC)
         _, conditions = self._conditions(grid, timestep_B, text_BSE)
-        x_BLD = self.patch_embedding(x_BTHWC, self._padded(grid))
+        x_BLD = self._stream(x_BTHWC, grid)
         c_BLD = self.vace_patch_embedding(control_BTHWC, self._padded(grid))
         if control_grid != grid:
             # diffusers pads the control after its embedding: a missing token is zero, without the

@@ -19,7 +19,8 @@ from jax.sharding import Mesh
 
 from evoid_jax import sharding
 from evoid_jax.models import attention
-from evoid_jax.models.layers import Attention, Dense, layer_norm, row
+from evoid_jax.models.layers import Attention, layer_norm
+from evoid_jax.models.linear import Dense, row
 from evoid_jax.models.wan_config import WanConfig
 
 
@@ -55,7 +56,7 @@ class Block(nn.Module):
         """Apply the layer.
 
         Args:
-          x_BLD: residual stream, in `dtype`.
+          x_BLD: residual stream, in the dtype that it keeps.
           hint_of_layer: (index of its hint, 1 or 0 to use it), scalars; None without hints.
           conditions: the same for every layer.
 
@@ -80,10 +81,11 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation_B6D, 6, 1)
 
         # Norms, modulation and gated sums in float32, then rounded to the residual stream's dtype:
-        # where diffusers rounds, or bfloat16 drifts apart over the layers.
+        # where diffusers rounds, or bfloat16 drifts apart over the layers. A stream in float32 is
+        # rounded only on its way into a matmul, as in Wan's own code.
         h_BLD = (layer_norm(x_BLD, c.eps) * (1 + scale1) + shift1).astype(self.dtype)
         h_BLD = attend(name="attn1")(h_BLD, rope=conditions.rope, length=conditions.length)
-        x_BLD = (x_BLD + h_BLD * gate1).astype(self.dtype)
+        x_BLD = (x_BLD + h_BLD * gate1).astype(x_BLD.dtype)
 
         # Text: a norm with weights of its own in place of the modulation, and no gate.
         norm2 = self.param("norm2_scale", nn.initializers.ones, (c.dim,))
@@ -97,7 +99,7 @@ class Block(nn.Module):
         h_BLF = lay_out(dense(c.ffn_dim, name="ffn_up")(h_BLD))
         h_BLF = nn.gelu(h_BLF, approximate=True)  # Wan's is the tanh form
         h_BLD = dense(c.dim, name="ffn_down")(h_BLF)
-        x_BLD = lay_out((x_BLD + h_BLD * gate2).astype(self.dtype))
+        x_BLD = lay_out((x_BLD + h_BLD * gate2).astype(x_BLD.dtype))
 
         if self.emits_hint:
             # Zero at first, as in ControlNet: a fresh VACE branch changes nothing. Without LoRA.

@@ -82,6 +82,7 @@ class Setting(NamedTuple):
         return wan.Wan(
             self.models.wan,
             dtype=DTYPES[cfg.dtype],
+            residual=cfg.residual,
             lora_scale=cfg.lora.scale,
             remat=cfg.train.remat,
             mesh=self.mesh,
