@@ -9,6 +9,7 @@ Letters: B videos, P pairs, K trained times, R reference frames, T H W C latents
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -136,32 +137,44 @@ class Sample(NamedTuple):
 
 def accumulate(state: State, base: dict, scored: Scored, teacher: dict | None, setup: Setup):
     """Sum gradients and terms over parts of the batch and over times; returns (grads, terms)."""
-    train, mesh = setup.cfg.train, setup.mesh
-    key = jax.random.fold_in(jax.random.key(setup.cfg.seed), state.step)
+    fn = lambda sample: objective(state, base, sample, teacher, setup)
+    zero = jax.tree.map(jnp.zeros_like, state.evolving)
+    return over_samples(fn, zero, state.step, scored, setup, count=setup.cfg.train.timesteps)
+
+
+def over_samples(fn, zero, step: jax.Array, scored: Scored, setup: Setup, count: int):
+    """Sum what `fn` returns of every video at its first `count` times, part of the batch by part.
+
+    Args:
+      fn: Sample -> (a tree shaped as `zero`, a tree of scalars), already weighed by share_B.
+      step: whose noise and times are drawn.
+      count: 1 to K.
+
+    Returns:
+      Both trees, summed.
+    """
+    cfg, mesh = setup.cfg, setup.mesh
+    key = jax.random.fold_in(jax.random.key(cfg.seed), step)
     videos, pairs = scored.clean_BTHWC.shape[0], scored.text_PSE.shape[0]
-    t_PK = times(jax.random.fold_in(key, TIMES), pairs, setup.cfg)
+    t_PK = times(jax.random.fold_in(key, TIMES), pairs, cfg)
     noise_key, null_key = jax.random.fold_in(key, NOISE), jax.random.fold_in(key, NULLS)
-    share = null_share(setup.cfg)
-    parts = sharding.parts_of(videos, train.videos_per_device, mesh)
-    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / train.timesteps
+    share = null_share(cfg)
+    parts = sharding.parts_of(videos, cfg.train.videos_per_device, mesh)
+    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / count
     columns = jnp.arange(videos), scored.clean_BTHWC, scored.pair_B, scored.reward_B, share_B
     split = jax.tree.map(lambda x: sharding.split(x, parts=parts, mesh=mesh), columns)
 
-    def noise(index, k, shape):
-        """Draw what depends on seed, step, video and time alone, not on parts or devices."""
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(noise_key, index), k), shape)
-
-    def draw_null(index_B, k):
-        """Draw which videos see the negative prompt, by the same numbers."""
-        key_of = lambda i: jax.random.fold_in(jax.random.fold_in(null_key, i), k)
-        return jax.vmap(lambda i: jax.random.bernoulli(key_of(i), share))(index_B)
+    def own(key, index, k):
+        """Return a key of seed, step, video and time alone, whatever the parts and devices."""
+        return jax.random.fold_in(jax.random.fold_in(key, index), k)
 
     def add(total, turn):
-        part, k = turn // train.timesteps, turn % train.timesteps
+        part, k = turn // count, turn % count
         index_B, clean_BTHWC, pair_B, reward_B, share_B = (column[part] for column in split)
+        draw_noise = lambda i: jax.random.normal(own(noise_key, i, k), clean_BTHWC.shape[1:])
         sample = Sample(
             clean_BTHWC=clean_BTHWC,
-            noise_BTHWC=jax.vmap(lambda i: noise(i, k, clean_BTHWC.shape[1:]))(index_B),
+            noise_BTHWC=jax.vmap(draw_noise)(index_B),
             t_B=t_PK[pair_B, k],
             text_BSE=scored.text_PSE[pair_B],
             null_1SE=scored.null_1SE,
@@ -170,13 +183,13 @@ def accumulate(state: State, base: dict, scored: Scored, teacher: dict | None, s
             share_B=share_B,
         )
         if share > 0:
-            sample = some_null(sample, draw_null(index_B, k))
-        grads, terms = objective(state, base, sample, teacher, setup)
-        return jax.tree.map(jnp.add, total, grads), terms
+            draw_null = lambda i: jax.random.bernoulli(own(null_key, i, k), share)
+            sample = some_null(sample, jax.vmap(draw_null)(index_B))
+        more, terms = fn(sample)
+        return jax.tree.map(jnp.add, total, more), terms
 
-    zero = jax.tree.map(jnp.zeros_like, state.evolving)
-    grads, terms = jax.lax.scan(add, zero, jnp.arange(parts * train.timesteps))
-    return grads, jax.tree.map(lambda x: x.sum(), terms)
+    total, terms = jax.lax.scan(add, zero, jnp.arange(parts * count))
+    return total, jax.tree.map(lambda x: x.sum(), terms)
 
 
 def null_share(cfg: Config) -> float:
@@ -253,23 +266,36 @@ def objective(state: State, base: dict, sample: Sample, teacher: dict | None, se
         "evo_init": losses.drift(v_evo, v_init),
         "evo_t2v": losses.drift(v_evo, v_t2v),
     }
-    if cfg.guidance.used and cfg.guidance.null == "adapter":
-        drift_B |= guided_drift(state, base, noised, v_evo, v_init, setup)
     terms_B = {"loss": loss_B, "drift": drift_B}
     return grads, jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), terms_B)
 
 
-def guided_drift(state: State, base: dict, noised: roles.Noised, v_evo, v_init, setup: Setup):
-    """Return how far the negative prompt's and the guided velocity have moved: name -> (B,).
+@partial(jax.jit, static_argnames="setup")
+def guided_drift(state: State, base: dict, scored: Scored, *, setup: Setup) -> dict:
+    """Measure how far the negative prompt's and the guided velocity are from the start's.
 
-    v_evo, v_init: as the loss has them, BTHWC.
+    Args: as of `train_step`.
+
+    Returns:
+      `null` and `guided`: scalars, as `losses.drift`, means over the valid videos at one time each.
     """
-    cfg, see_null = setup.cfg, roles.predict_null(setup.wan, base, noised, setup.cfg)
-    null_evo, null_init = see_null(state.evolving), see_null(state.initial)
-    drift_B = {"null": losses.drift(null_evo, null_init)}
-    if cfg.guidance.train > 1:  # what the loss has is guided already
-        return drift_B
-    scale = max(cfg.guidance.rollout, cfg.guidance.proof)
-    guided_evo = roles.guide(v_evo, null_evo, scale)
-    guided_init = roles.guide(v_init, null_init, scale)
-    return drift_B | {"guided": losses.drift(guided_evo, guided_init)}
+    wan, guidance = setup.wan, setup.cfg.guidance
+    scale = max(guidance.rollout, guidance.train, guidance.proof, guidance.deploy)
+    unguided = dataclasses.replace(setup.cfg, guidance=dataclasses.replace(guidance, train=1.0))
+
+    def measure(sample: Sample):
+        noised = noise_up(sample, setup.references)
+        see = roles.predict(wan, base, noised, unguided)
+        see_null = roles.predict_null(wan, base, noised, unguided)
+        bare = guidance.null == "base"
+        null_evo = see_null(None if bare else state.evolving)
+        null_init = see_null(None if bare else state.initial)
+        guided_evo = roles.guide(see(state.evolving), null_evo, scale)
+        guided_init = roles.guide(see(state.initial), null_init, scale)
+        drift_B = {
+            "null": losses.drift(null_evo, null_init),
+            "guided": losses.drift(guided_evo, guided_init),
+        }
+        return (), jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), drift_B)
+
+    return over_samples(measure, (), state.step, scored, setup, count=1)[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evoid_jax import proof
-from evoid_jax.config import Watch
+from evoid_jax.groups import Watch
 
 
 def gamed(summary: Mapping) -> str:

@@ -86,6 +86,7 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
                 state, run.frozen.wan_params, scored, run.teacher, setup=setup
             )
         terms = check(step, jax.device_get(terms))
+        terms["drift"] |= watch.guided_drift(run, state, scored, setup)
         clock.lap("train")
         if writer:
             why = batch.request.why

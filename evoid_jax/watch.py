@@ -79,6 +79,16 @@ class Watching:
         return self.stop or stopping.gamed(self._seen[-1])
 
 
+def guided_drift(
+    run: Run, state: evolve.State, scored: evolve.Scored, setup: evolve.Setup
+) -> dict[str, float]:
+    """Return the drift of what guidance samples with, where a comparison is due and it is used."""
+    if not (run.cfg.guidance.used and due(run.cfg, int(state.step))):
+        return {}
+    drift = evolve.guided_drift(state, run.frozen.wan_params, scored, setup=setup)
+    return {name: float(value) for name, value in jax.device_get(drift).items()}
+
+
 def chosen(run: Run, state: evolve.State) -> evolve.State:
     """Return the state whose evolving adapter is exported and proved; see config.watch.export."""
     top = stopping.best(read(run.workdir, before=int(state.step)))

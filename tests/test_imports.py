@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "evoid_jax"
 # From the cellar to the roof. A module imports from its own floor and from those below. A name
 # stands for a module or for a package with all that is in it; the longest one that fits counts.
 FLOORS = (
-    ("files", "fields", "mirrors", "config", "kinds", "media", "canvas", "world"),
+    ("files", "fields", "mirrors", "groups", "config", "kinds", "media", "canvas", "world"),
     (
         "settings",
         "commandline",

@@ -3,7 +3,7 @@
 import pytest
 
 from evoid_jax import proof, stopping
-from evoid_jax.config import Watch
+from evoid_jax.groups import Watch
 
 UP, DOWN, FLAT = [0.01, 0.03], [-0.03, -0.01], [-0.01, 0.01]
 

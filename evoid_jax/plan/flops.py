@@ -159,14 +159,12 @@ def objective(c: WanConfig, cfg: Config, sample: Sizes) -> dict[str, float]:
 
 
 def negative(cfg: Config, initial: Work, evolving: Work, hints: Work) -> float:
-    """Return the FLOPs of what the pupils see of the negative prompt, for the loss or the log."""
-    guidance = cfg.guidance
-    if guidance.null == "base":
-        return hints.forward + initial.forward if guidance.train > 1 else 0.0
-    drift = hints.forward + initial.forward + evolving.forward if guidance.used else 0.0
-    if guidance.train <= 1:
-        return drift
-    return drift + hints.forward + initial.forward + 2 * evolving.forward
+    """Return the FLOPs of what the pupils see of the negative prompt."""
+    if cfg.guidance.train <= 1:
+        return 0.0
+    if cfg.guidance.null == "base":
+        return hints.forward + initial.forward
+    return hints.forward + initial.forward + 2 * evolving.forward
 
 
 def solver_step(c: WanConfig, cfg: Config, sample: Sizes) -> float:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from evoid_jax.config import GROUPS, JUDGE, Reward
+from evoid_jax.groups import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.table import ScoreTable
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from evoid_jax.config import JUDGE
+from evoid_jax.groups import JUDGE
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError, retry
 from evoid_jax.sidecars import wire

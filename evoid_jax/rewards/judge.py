@@ -22,7 +22,7 @@ import numpy as np
 import openai
 from PIL import Image
 
-from evoid_jax.config import GROUPS
+from evoid_jax.groups import GROUPS
 from evoid_jax.sidecars.wire import Photos, shared
 
 log = logging.getLogger(__name__)

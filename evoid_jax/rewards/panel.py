@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
-from evoid_jax.config import GROUPS, JUDGE, Reward
+from evoid_jax.groups import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import absent, blend, callback, client, local, table
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.table import ScoreTable
