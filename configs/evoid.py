@@ -48,9 +48,6 @@ PIECES = {"data": 1, "fsdp": -1}
 
 # A step takes minutes, a checkpoint's own share of it seconds: none is worth losing.
 EVERY_STEP = 1
-# VACE-14B: 124 PFLOP less a step, 14 GiB more of a device (docs/memory_and_flops.md). Where that is
-# too much, as on a single H100 or at 720 x 1280, give --config.train.remat=full.
-KEPT = {"remat": "attention"}
 
 # Learned from without guidance, as DiffusionNFT does, and used with it, as the paper does. Guided
 # videos are no samples of the velocity that is trained: docs/guidance.md has what became of that.
@@ -60,7 +57,6 @@ VACE_1_3B = {
     "model": "Wan2.1-VACE-1.3B-diffusers",
     "save_every": EVERY_STEP,
     "guidance": DEPLOYED,
-    "train": KEPT,
     "mesh": PIECES,
     "reward": {"preset": "open", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }
@@ -69,7 +65,6 @@ VACE_14B = {
     "model": "Wan2.1-VACE-14B-diffusers",
     "save_every": EVERY_STEP,
     "guidance": DEPLOYED,
-    "train": KEPT,
     "mesh": PIECES,
     "reward": {"preset": "paper", "judge_model": "Qwen/Qwen3-VL-30B-A3B-Instruct"},
 }
