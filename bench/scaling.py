@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--most", type=int, default=256)
     args = parser.parse_args()
     preset = CONFIGS["get_config"](args.preset)
+    preset.train.remat = "full"  # what one device alone has room for
     videos, devices, whole = preset.data.pairs * preset.data.seeds, 1, None
     chips.quiet_host()
     print("devices  data x fsdp x context  GiB each  PFLOP each  GiB exchanged each  work / one's")

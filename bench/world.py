@@ -26,7 +26,7 @@ def reconstruct(frozen, video_BFHWC: np.ndarray) -> np.ndarray:
 
 def row(scorers, scenes, video_BFHWC: np.ndarray) -> dict[str, float]:
     """Return the mean score of each reward and monitor."""
-    photos = np.stack([portraits.reference(scene.identity) for scene in scenes])
+    photos = [[portraits.reference(scene.identity)] for scene in scenes]
     prompts = [portraits.prompt(scene) for scene in scenes]
     truth = [scene.identity for scene in scenes]
     request = wire.ScoreRequest(

@@ -1,4 +1,4 @@
-"""Reference photos on a canvas of the video's size, as the model and the scorers see them."""
+"""Reference photos on a canvas of the video's size, as the model sees them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def on_canvas(image_HWC: np.ndarray, height: int, width: int, stride: int = 8) -
 
 
 def seen(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a photo as the scorers get it: that of `on_canvas` in uint8 (height, width, 3)."""
+    """Return a photo as the model sees it: that of `on_canvas` in uint8 (height, width, 3)."""
     return np.round((on_canvas(image_HWC, height, width) + 1) * 127.5).astype(np.uint8)
 
 

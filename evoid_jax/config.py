@@ -1,8 +1,7 @@
-"""Every setting of a run, with its unit or its source, and the rules between them.
+"""All settings of a run, and the rules between them; the groups themselves are in groups.py.
 
 `configs/*.py` give an ml_collections ConfigDict; `from_dict` turns it into the frozen dataclasses
-here and refuses a key that does not exist or a value that cannot be. `NFT` below is DiffusionNFT,
-the method EvoID's loss descends from; what the paper itself states is marked (paper).
+of groups.py and refuses a key that does not exist or a value that cannot be.
 """
 
 from __future__ import annotations
@@ -12,239 +11,32 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from evoid_jax import fields
-from evoid_jax.fields import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Bounds, one_of, setting
+from evoid_jax.fields import COUNT, Bounds, one_of, setting
+from evoid_jax.groups import (
+    FOLDER,
+    JUDGE,
+    PATH,
+    Data,
+    Guidance,
+    Lora,
+    Loss,
+    Mesh,
+    Reward,
+    Rollout,
+    Train,
+    Video,
+    Watch,
+)
+from evoid_jax.groups import GROUPS as GROUPS
+from evoid_jax.groups import METRICS as METRICS
+from evoid_jax.groups import NEGATIVE_PROMPT as NEGATIVE_PROMPT
+from evoid_jax.groups import Metric as Metric
 
 TINY = "evoid_jax/assets/tiny"  # the embedded model
-JUDGE = "vqscore"  # the metric that the judge grades; all others come from sidecars
-GROUPS = ("identity", "text", "quality")
-
-SIXTEENS = Bounds(least=16, multiple=16)
-THOUSAND = Bounds(least=1, most=1000)  # Wan tells apart a thousand times, no more
-PATH = Bounds(pattern=r".*", form="a path", path=True)
-NAME = Bounds(pattern=r".*\S.*", form="a name")
-FOLDER = Bounds(pattern=r".*\S.*", form="a folder", path=True)
-URL = r"https?://\S+"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Which (identity image, prompt) pairs, and how many of them make a step."""
-
-    source: str = setting(
-        "",
-        "portraits of the drawn world; '' is dir, or for the embedded model portraits",
-        one_of("", "portraits"),
-    )
-    dir: str = setting("", "a folder with images and prompts.jsonl; wins over source", PATH)
-    cache: str = setting(
-        "~/.cache/evoid_jax", "where prepared data sets are kept", FOLDER, free=True
-    )
-    pairs: int = setting(4, "pairs of a step (paper)", COUNT)
-    seeds: int = setting(8, "videos of a pair, which are compared (paper)", Bounds(least=2))
-    heldout: float = setting(
-        0.0,
-        "share of a folder's people kept for the proof; 0: its own pairs, with new seeds",
-        Bounds(least=0, below=1),
-    )
-    heldout_identities: int = setting(32, "faces for the proof at the end", COUNT)
-    heldout_seeds: int = setting(2, "videos of each held-out face", COUNT)
-
-
-@dataclass(frozen=True)
-class Video:
-    """Size of the generated videos."""
-
-    frames: int = setting(81, "4 k + 1, as Wan2.1 needs", Bounds(least=1, multiple=4, plus=1))
-    height: int = setting(480, "pixels", SIXTEENS)
-    width: int = setting(832, "pixels", SIXTEENS)
-    fps: int = setting(16, "frames per second", COUNT)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """How the stable transformer generates."""
-
-    scheduler: str = setting("unipc", "solver; unipc is Wan2.1's own", one_of("unipc", "euler"))
-    steps: int = setting(20, "denoising steps (paper)", THOUSAND)
-    guidance: float = setting(5.0, "classifier-free guidance, off up to 1 (paper)", NOT_NEGATIVE)
-    shift: float = setting(
-        16.0, "time shift; official VACE command line, diffusers writes 3", POSITIVE
-    )
-    negative_prompt: str = setting("", "what the guidance steers away from")
-    reference_order: str = setting(
-        "diffusers", "of several faces; diffusers takes the last first", one_of("diffusers", "vace")
-    )
-    videos_per_device: int = setting(1, "generated at once", COUNT, free=True)
-    split: bool = setting(
-        False, "the guidance's two prompts one after the other, in half the memory", free=True
-    )
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapter that evolves."""
-
-    rank: int = setting(32, "rank (paper)", COUNT)
-    alpha: float = setting(32.0, "scale is alpha / rank (paper, in its Chinese notes)", POSITIVE)
-    targets: str = setting(
-        "main", "blocks; main lets all roles share the hints", one_of("main", "main+vace")
-    )
-    modules: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out"),
-        "layers of a block; the default is identity-grpo's on VACE-1.3B",
-        one_of("to_q", "to_k", "to_v", "to_out", "ffn_up", "ffn_down"),
-    )
-    init: str = setting("", "a LoRA file or folder to start from", PATH)
-
-    @property
-    def scale(self) -> float:
-        """What the adapter is multiplied by: the only place where rank and alpha meet."""
-        return self.alpha / self.rank
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Weights of the objective."""
-
-    beta: float = setting(
-        1.0,
-        "not in the paper: NFT's default; small beta hands the step to the anchors",
-        POSITIVE,
-    )
-    lambda_t2v: float = setting(0.01, "pull towards the teacher (paper)", NOT_NEGATIVE)
-    lambda_self: float = setting(0.2, "pull towards the initial model (paper)", NOT_NEGATIVE)
-
-
-@dataclass(frozen=True)
-class Train:
-    """The evolutionary update."""
-
-    lr: float = setting(1e-4, "learning rate of AdamW (paper)", POSITIVE)
-    lr_end: float = setting(
-        1.0, "share of lr that is left after lr_steps, falling linearly; 1 is constant", SHARE
-    )
-    # Not config.steps: a run that is resumed to more steps must not change its past.
-    lr_steps: int = setting(200, "steps over which lr falls", COUNT)
-    b1: float = setting(0.9, "AdamW's first decay (NFT, identity-grpo)", DECAY)
-    b2: float = setting(0.999, "AdamW's second decay (NFT, identity-grpo)", DECAY)
-    eps: float = setting(1e-8, "AdamW's epsilon (NFT, identity-grpo)", POSITIVE)
-    weight_decay: float = setting(1e-4, "AdamW's decay (NFT, identity-grpo)", NOT_NEGATIVE)
-    clip_norm: float = setting(1.0, "largest gradient norm (NFT, identity-grpo)", POSITIVE)
-    ema_decay: float = setting(
-        0.9, "slow EMA (paper); 0.9 keeps stable about 9 updates behind", SHARE
-    )
-    timesteps: int = setting(
-        4, "K times per video and step; not in the paper: Flow-Factory's Wan2.1 recipe", COUNT
-    )
-    grid: int = setting(20, "times that the K are drawn from, stratified; the rollout's", THOUSAND)
-    shift: float = setting(
-        5.0, "time shift of the grid; 16 would never train t < 0.46 (our choice)", POSITIVE
-    )
-    videos_per_device: int = setting(1, "in one forward; the rest is accumulated", COUNT, free=True)
-    remat: str = setting(
-        "full",
-        "recomputed going backward: whole blocks, all but attention, or nothing",
-        one_of("full", "attention", "none"),
-        free=True,
-    )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One reward."""
-
-    name: str = setting(
-        MISSING, "column", Bounds(pattern=r"(?!total$)[^\W\d]\w*", form="a name such as arcface")
-    )
-    group: str = setting(MISSING, "what it tells of", one_of(*GROUPS))
-    prior: float = setting(MISSING, "weight; need not sum to 1, and 0 only watches", NOT_NEGATIVE)
-    floor: float = setting(
-        0.01, "a smaller spread within a pair, of scores from 0 to 1, is noise", NOT_NEGATIVE
-    )
-
-
-# The K = 8 rewards: seven objective metrics and the judge's preference.
-#
-# Priors are the weights of the total in OpenS2V-Eval v1.1, human domain (OpenS2V-Nexus,
-# eval/merge_result.py): aesthetic .18, smoothness .09, amplitude .03, face similarity .25, GME .15,
-# naturalness .30. The benchmark has one face similarity; its weight is halved over our two face
-# encoders. The paper prints no priors. They need not sum to one: `fuse.final_weights` normalises.
-#
-# Floors are in units of the [0, 1] score: a smaller spread between the seeds of one pair counts as
-# noise and is not blown up to full rewards. The paper has no floor; the values are ours.
-METRICS = (
-    Metric("arcface", "identity", 0.125, 0.01),
-    Metric("curricularface", "identity", 0.125, 0.01),
-    Metric("gme", "text", 0.15, 0.01),
-    Metric("aesthetic", "quality", 0.18, 0.01),
-    Metric("qalign", "quality", 0.09, 0.01),  # temporal quality: the benchmark's motion smoothness
-    Metric("naturalness", "quality", 0.30, 0.01),
-    Metric("flow", "quality", 0.03, 0.01),  # the benchmark's motion amplitude
-    # The judge's group and prior are our choice: it grades the whole video, like naturalness.
-    Metric(JUDGE, "quality", 0.30, 0.01),
-)
-
-
-@dataclass(frozen=True)
-class Reward:
-    """Who scores, and how scores become one reward."""
-
-    table: tuple[Metric, ...] = setting(
-        METRICS, "the rewards by name, each with its group, prior and floor"
-    )
-    sidecars: tuple[str, ...] = setting(
-        ("local",),
-        "who scores: local starts a server here, else addresses",
-        Bounds(pattern=f"local|{URL}", form="local, or an address such as http://host:8100"),
-        free=True,
-    )
-    preset: str = setting("tiny", "reward set of the local sidecar")
-    judge: str = setting(
-        "local",
-        "local starts the heuristic, '' is none, else the base URL of an OpenAI API",
-        Bounds(pattern=f"(local|{URL})?", form="local, '' or an address such as http://host/v1"),
-        free=True,
-    )
-    judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
-    preference: bool = setting(True, "VQScore among the rewards (paper: PR)")
-    dynamic: bool = setting(True, "MLLM dynamic weighting (paper: MDW); False is gamma 0")
-    uniform: bool = setting(False, "uniform priors (paper: UWR)")
-    tau: float = setting(
-        1.0, "smoothing in units of attention (0-10); not in the paper", NOT_NEGATIVE
-    )
-    gamma: float = setting(0.5, "share of the judge in the group weights; not in the paper", SHARE)
-    attention_memory: float = setting(
-        0.5, "EMA of the attention over steps; not in the paper", SHARE
-    )
-    clip: float = setting(
-        2.0, "in standard deviations; in a group of 8, |z| never exceeds 2.65", POSITIVE
-    )
-    floor: float = setting(
-        0.25, "of the median group deviation so far: no noise amplification", NOT_NEGATIVE
-    )
-    timeout: float = setting(
-        300.0, "seconds for one scoring request", Bounds(above=0, most=1e6), free=True
-    )
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices along each axis; -1 for data or fsdp takes what is left."""
-
-    data: int = setting(-1, "copies of the model", Bounds(least=1, also=-1), free=True)
-    fsdp: int = setting(
-        1, "pieces of the model, gathered layer by layer", Bounds(least=1, also=-1), free=True
-    )
-    context: int = setting(
-        1,
-        "pieces of a video's tokens; fastest where it divides the heads (12 or 40)",
-        COUNT,
-        free=True,
-    )
 
 
 @dataclass(frozen=True)
@@ -269,6 +61,9 @@ class Config:
         one_of("auto", "exact", "cudnn", "splash"),
         free=True,
     )
+    deterministic: bool = setting(
+        False, "on GPUs: the same bits in every run, by slower kernels and no tuning", free=True
+    )
     seed: int = setting(0, "of everything that is drawn", Bounds(least=0, most=2**32 - 1))
     steps: int = setting(200, "evolution steps (paper)", COUNT, free=True)
     save_every: int = setting(10, "steps between checkpoints", COUNT, free=True)
@@ -278,10 +73,12 @@ class Config:
     data: Data = Data()
     video: Video = Video()
     rollout: Rollout = Rollout()
+    guidance: Guidance = Guidance()
     lora: Lora = Lora()
     loss: Loss = Loss()
     train: Train = Train()
     reward: Reward = Reward()
+    watch: Watch = Watch()
     mesh: Mesh = Mesh()
 
 

@@ -34,12 +34,14 @@ from absl import app, flags, logging
 from evoid_jax import (
     checkpoint,
     commandline,
-    config,
     evolve,
+    export,
     files,
     provenance,
     rollout,
     settings,
+    stopping,
+    watch,
 )
 from evoid_jax.models import adapters, lora, pipeline, wan, weights
 from evoid_jax.models.adapters import Adapter, Layer
@@ -49,8 +51,9 @@ from evoid_jax.models.weights import Tensor
 FILES = {"lora": adapters.DIFFUSERS_FILE, "comfyui": "comfyui_lora.safetensors"}
 FOLDERS = {"diffusers": pipeline.write_diffusers, "native": pipeline.write_native}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-ROLES = ("evolving", "stable")
-ORIGIN = ("base_model", "step", "config_digest", "role")  # of an adapter, in headers
+ROLES = ("evolving", "stable", "best")
+# Of an adapter, in headers: where it is from, and how it is meant to be deployed.
+ORIGIN = ("base_model", "step", "config_digest", "role", "guidance", "negative_prompt")
 CARD = ("base_model", "rank", "alpha", *ORIGIN[1:])  # in the README of a merged model
 
 
@@ -59,7 +62,7 @@ def define_flags(values: flags.FlagValues):
     choice = partial(flags.DEFINE_enum, flag_values=values)
     choice("to", None, [*FOLDERS, *FILES], "Format to write; see above for the default.")
     choice("dtype", "keep", ["keep", *DTYPES], "Of the weights; the VAE keeps its own.")
-    choice("which", "evolving", ROLES, "Which adapter of a run.")
+    choice("which", "evolving", ROLES, "Which adapter of a run; best is the watch's.")
     flags.DEFINE_string("lora", None, "Adapter for the folder SRC.", flag_values=values)
     flags.DEFINE_float(
         "shard_gb",
@@ -82,7 +85,9 @@ def adapter_of_file(path: str | Path) -> Adapter:
 
 
 def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
-    """Read the newest checkpoint of a run; returns its adapter and the folder of its base.
+    """Read an adapter of a run; returns it and the folder of its base.
+
+    role: evolving or stable, of the newest checkpoint; or best, of those that the watch kept.
 
     Raises:
       FileNotFoundError: no config.json, no checkpoint, or the base is not where it was.
@@ -96,6 +101,8 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
             f"{base}, the base of the run in {workdir}, is missing; convert from the folder where "
             "the run was started"
         )
+    if role == "best":
+        return best_of_run(workdir), base
     folder = (workdir / checkpoint.FOLDER).absolute()
     model = wan.WanConfig.from_json(weights.read_config(base / "transformer"))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
@@ -110,10 +117,25 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
         )
     state, _ = restored
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
-    origin = {"base_model": pipeline.model_name(base), "step": str(int(state.step)), "role": role}
-    origin |= {"config_digest": config.digest(cfg)}
     adapter = lora.to_adapter(tree, scale=cfg.lora.scale)
-    return adapter._replace(header=origin), base
+    header = export.header(cfg, step=int(state.step), role=role)
+    return adapter._replace(header=header), base
+
+
+def best_of_run(workdir: Path) -> Adapter:
+    """Read the adapter with the best total of all that the watch kept; see `stopping.best`.
+
+    Raises:
+      FileNotFoundError: the watch kept none that is sound.
+    """
+    watched = watch.read(workdir)
+    top = stopping.best(watched)
+    if top is None:
+        folder = workdir / watch.FOLDER
+        why = "in all of them a reward was gamed" if watched else "none was due; see config.watch"
+        raise FileNotFoundError(f"{folder} holds no sound comparison: {why}; take --which=evolving")
+    logging.info("the best of %d comparisons is that after step %d", len(watched), top["steps"])
+    return adapter_of_file(watch.adapter(workdir, top["steps"]))
 
 
 def _read_only(folder: Path) -> ocp.CheckpointManager:

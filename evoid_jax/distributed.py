@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 
 AUTO = "auto"
 START = 300  # seconds in which all processes must have connected
+END = 24 * 3600  # seconds that a process which is done waits for process 0, which still writes
 SILENT = 100  # seconds after which a process without a sign of life counts as dead (JAX's default)
 ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")  # set by srun
@@ -136,6 +137,9 @@ def start(chosen: Settings | None, silent: int = SILENT) -> None:
             cluster_detection_method="deactivate" if chosen.address else None,
             initialization_timeout=START,
             heartbeat_timeout_seconds=silent,
+            # JAX's five minutes are less than many videos and a report may take. A process that
+            # ends early is noticed by its connection or its silence, not by this.
+            shutdown_timeout_seconds=END,
         )
     except (RuntimeError, ValueError) as error:
         raise ConnectionError(

@@ -1,15 +1,15 @@
 """The evolutionary update: four roles of one base, one target, one optimizer step, one EMA.
 
-Roles are arguments (paper, figure 2): evolving = velocity(base, evolving), stable = velocity(base,
-stable), initial = velocity(base, None), teacher = velocity(base, None) without hints and without
-reference frames. VACE training changed no weight of the T2V model, so one base serves all four;
-where it did, the teacher has parameters of its own (teacher.py).
+Roles are arguments, see roles.py: evolving, stable and initial are adapters of one frozen base, and
+the teacher is that base without hints. `initial` is the adapter that the run started from, None
+where that is the base alone.
 
 Letters: B videos, P pairs, K trained times, R reference frames, T H W C latents.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from evoid_jax import flow, losses, sharding
+from evoid_jax import clipping, flow, losses, roles, sharding
 from evoid_jax.config import Config
 from evoid_jax.models import lora as adapters
 from evoid_jax.models import wan as wan_model
 
-NOISE, TIMES = 0, 1  # uses of a step's key
+NOISE, TIMES, NULLS = 0, 1, 2  # uses of a step's key
 
 
 class State(NamedTuple):
@@ -32,6 +32,7 @@ class State(NamedTuple):
     step: jax.Array
     evolving: dict
     stable: dict
+    initial: dict | None  # frozen, theta_0 of the paper; None: the base alone
     opt: optax.OptState
 
 
@@ -43,19 +44,20 @@ class Scored(NamedTuple):
     reward_B: jax.Array  # in [0, 1]
     valid_B: jax.Array  # 1.0 or 0.0: such a video trains nothing
     text_PSE: jax.Array
+    null_1SE: jax.Array  # the negative prompt, with as many rows as the others
     control_PTHWC: jax.Array
 
 
 def optimizer(cfg: Config) -> optax.GradientTransformation:
-    """Return AdamW with a clipped global norm and a learning rate that may fall linearly."""
+    """Return AdamW on gradients of no unusual length, at a rate that may fall linearly."""
     t = cfg.train
     rate = optax.linear_schedule(t.lr, t.lr * t.lr_end, t.lr_steps)
     adamw = optax.adamw(rate, b1=t.b1, b2=t.b2, eps=t.eps, weight_decay=t.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(t.clip_norm), adamw)
+    return optax.chain(clipping.clip_by_usual_norm(t.clip_factor), adamw)
 
 
 def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:
-    """Return the state before step 0: both transformers start as one (paper, section 3.1).
+    """Return the state before step 0: all transformers start as one (paper, section 3.1).
 
     start: an adapter to go on from; None draws a fresh one, which changes nothing.
     """
@@ -70,8 +72,14 @@ def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:
             targets=cfg.lora.targets,
             modules=cfg.lora.modules,
         )
-    stable = jax.tree.map(jnp.copy, evolving)
-    return State(jnp.zeros((), jnp.int32), evolving, stable, optimizer(cfg).init(evolving))
+    copy = lambda: jax.tree.map(jnp.copy, evolving)  # donated buffers must not be shared
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        evolving=evolving,
+        stable=copy(),
+        initial=copy() if cfg.lora.init else None,
+        opt=optimizer(cfg).init(evolving),
+    )
 
 
 class Setup(NamedTuple):
@@ -104,7 +112,7 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
     evolving = optax.apply_updates(state.evolving, updates)
     # The stable transformer follows: stable <- decay stable + (1 - decay) evolving.
     stable = optax.incremental_update(evolving, state.stable, 1 - cfg.train.ema_decay)
-    new = State(state.step, evolving, stable, opt)
+    new = state._replace(evolving=evolving, stable=stable, opt=opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
     # Whole on every device, as it came in. Left alone the compiler may choose pieces: they fit no
@@ -121,6 +129,7 @@ class Sample(NamedTuple):
     noise_BTHWC: jax.Array
     t_B: jax.Array  # in (0, 1]
     text_BSE: jax.Array
+    null_1SE: jax.Array
     control_BTHWC: jax.Array
     reward_B: jax.Array  # in [0, 1]
     share_B: jax.Array  # weight of each video in the mean; zero for those without a reward
@@ -128,38 +137,75 @@ class Sample(NamedTuple):
 
 def accumulate(state: State, base: dict, scored: Scored, teacher: dict | None, setup: Setup):
     """Sum gradients and terms over parts of the batch and over times; returns (grads, terms)."""
-    train, mesh = setup.cfg.train, setup.mesh
-    key = jax.random.fold_in(jax.random.key(setup.cfg.seed), state.step)
+    fn = lambda sample: objective(state, base, sample, teacher, setup)
+    zero = jax.tree.map(jnp.zeros_like, state.evolving)
+    return over_samples(fn, zero, state.step, scored, setup, count=setup.cfg.train.timesteps)
+
+
+def over_samples(fn, zero, step: jax.Array, scored: Scored, setup: Setup, count: int):
+    """Sum what `fn` returns of every video at its first `count` times, part of the batch by part.
+
+    Args:
+      fn: Sample -> (a tree shaped as `zero`, a tree of scalars), already weighed by share_B.
+      step: whose noise and times are drawn.
+      count: 1 to K.
+
+    Returns:
+      Both trees, summed.
+    """
+    cfg, mesh = setup.cfg, setup.mesh
+    key = jax.random.fold_in(jax.random.key(cfg.seed), step)
     videos, pairs = scored.clean_BTHWC.shape[0], scored.text_PSE.shape[0]
-    t_PK = times(jax.random.fold_in(key, TIMES), pairs, setup.cfg)
-    noise_key = jax.random.fold_in(key, NOISE)
-    parts = sharding.parts_of(videos, train.videos_per_device, mesh)
-    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / train.timesteps
+    t_PK = times(jax.random.fold_in(key, TIMES), pairs, cfg)
+    noise_key, null_key = jax.random.fold_in(key, NOISE), jax.random.fold_in(key, NULLS)
+    share = null_share(cfg)
+    parts = sharding.parts_of(videos, cfg.train.videos_per_device, mesh)
+    share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / count
     columns = jnp.arange(videos), scored.clean_BTHWC, scored.pair_B, scored.reward_B, share_B
     split = jax.tree.map(lambda x: sharding.split(x, parts=parts, mesh=mesh), columns)
 
-    def noise(index, k, shape):
-        """Draw what depends on seed, step, video and time alone, not on parts or devices."""
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(noise_key, index), k), shape)
+    def own(key, index, k):
+        """Return a key of seed, step, video and time alone, whatever the parts and devices."""
+        return jax.random.fold_in(jax.random.fold_in(key, index), k)
 
     def add(total, turn):
-        part, k = turn // train.timesteps, turn % train.timesteps
+        part, k = turn // count, turn % count
         index_B, clean_BTHWC, pair_B, reward_B, share_B = (column[part] for column in split)
+        draw_noise = lambda i: jax.random.normal(own(noise_key, i, k), clean_BTHWC.shape[1:])
         sample = Sample(
             clean_BTHWC=clean_BTHWC,
-            noise_BTHWC=jax.vmap(lambda i: noise(i, k, clean_BTHWC.shape[1:]))(index_B),
+            noise_BTHWC=jax.vmap(draw_noise)(index_B),
             t_B=t_PK[pair_B, k],
             text_BSE=scored.text_PSE[pair_B],
+            null_1SE=scored.null_1SE,
             control_BTHWC=scored.control_PTHWC[pair_B],
             reward_B=reward_B,
             share_B=share_B,
         )
-        grads, terms = objective(state, base, sample, teacher, setup)
-        return jax.tree.map(jnp.add, total, grads), terms
+        if share > 0:
+            draw_null = lambda i: jax.random.bernoulli(own(null_key, i, k), share)
+            sample = some_null(sample, jax.vmap(draw_null)(index_B))
+        more, terms = fn(sample)
+        return jax.tree.map(jnp.add, total, more), terms
 
-    zero = jax.tree.map(jnp.zeros_like, state.evolving)
-    grads, terms = jax.lax.scan(add, zero, jnp.arange(parts * train.timesteps))
-    return grads, jax.tree.map(lambda x: x.sum(), terms)
+    total, terms = jax.lax.scan(add, zero, jnp.arange(parts * count))
+    return total, jax.tree.map(lambda x: x.sum(), terms)
+
+
+def null_share(cfg: Config) -> float:
+    """Return the share of samples that see the negative prompt: none where it never guides."""
+    guidance = cfg.guidance
+    return guidance.null_share if guidance.used and guidance.null == "adapter" else 0.0
+
+
+def some_null(sample: Sample, null_B: jax.Array) -> Sample:
+    """Let some videos see the negative prompt, with a neutral reward: the anchors hold it.
+
+    null_B: bool. A video's score says nothing of the negative prompt, so it learns nothing from it.
+    """
+    text_BSE = jnp.where(null_B[:, None, None], sample.null_1SE, sample.text_BSE)
+    reward_B = jnp.where(null_B, 0.5, sample.reward_B)
+    return sample._replace(text_BSE=text_BSE, reward_B=reward_B)
 
 
 def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
@@ -172,34 +218,30 @@ def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
     return jax.vmap(draw)(jax.random.split(key, pairs))
 
 
+def noise_up(sample: Sample, references: int) -> roles.Noised:
+    """Return a sample's videos at their times, x_t = (1 - t) x_0 + t noise."""
+    t = sample.t_B[:, None, None, None, None]
+    return roles.Noised(
+        x_BTHWC=flow.add_noise(sample.clean_BTHWC, sample.noise_BTHWC, t),
+        t_B=flow.TIMESTEPS * sample.t_B,
+        text_BSE=sample.text_BSE,
+        null_BSE=roles.repeat(sample.null_1SE, len(sample.t_B)),
+        control_BTHWC=sample.control_BTHWC,
+        references=references,
+    )
+
+
 def objective(state: State, base: dict, sample: Sample, teacher: dict | None, setup: Setup):
     """Return (gradient, terms) of the loss on some videos at one time each.
 
     The names of the terms stand here and nowhere else: log, record and report take them over.
     """
-    wan, cfg = setup.wan, setup.cfg
-    x_t = flow.add_noise(
-        sample.clean_BTHWC, sample.noise_BTHWC, sample.t_B[:, None, None, None, None]
-    )
-    step_B = flow.TIMESTEPS * sample.t_B
-    text_BSE, control_BTHWC = sample.text_BSE, sample.control_BTHWC
-    # The reference frames in front are conditioning, not video, and enter no loss.
-    kept = lambda v: v[:, setup.references :]
-    shared = None
-    if cfg.lora.targets == "main":  # hints read no main block: one set serves every role
-        shared = wan_model.hints(wan, base, None, x_t, step_B, text_BSE, control_BTHWC)
-
-    def see(lora):
-        hints = shared
-        if hints is None:
-            hints = wan_model.hints(wan, base, lora, x_t, step_B, text_BSE, control_BTHWC)
-        return kept(wan_model.velocity(wan, base, lora, x_t, step_B, text_BSE, hints))
-
+    wan, cfg, noised = setup.wan, setup.cfg, noise_up(sample, setup.references)
+    see = roles.predict(wan, base, noised, cfg)
     # Three frozen networks and the truth reduce to one target before the evolving pass begins.
-    v = kept(flow.velocity(sample.clean_BTHWC, sample.noise_BTHWC))
-    v_stb, v_init = see(state.stable), see(None)
-    t2v = base if teacher is None else teacher
-    v_t2v = wan_model.velocity(wan, t2v, None, kept(x_t), step_B, text_BSE)
+    v = flow.velocity(sample.clean_BTHWC, sample.noise_BTHWC)[:, setup.references :]
+    v_stb, v_init = see(state.stable), see(state.initial)
+    v_t2v = roles.teach(wan, base if teacher is None else teacher, noised, cfg)
     beta, lambda_t2v, lambda_self = cfg.loss.beta, cfg.loss.lambda_t2v, cfg.loss.lambda_self
     v_star, a = losses.target(
         v_stb, v_t2v, v_init, v, sample.reward_B, beta, lambda_t2v, lambda_self
@@ -226,3 +268,34 @@ def objective(state: State, base: dict, sample: Sample, teacher: dict | None, se
     }
     terms_B = {"loss": loss_B, "drift": drift_B}
     return grads, jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), terms_B)
+
+
+@partial(jax.jit, static_argnames="setup")
+def guided_drift(state: State, base: dict, scored: Scored, *, setup: Setup) -> dict:
+    """Measure how far the negative prompt's and the guided velocity are from the start's.
+
+    Args: as of `train_step`.
+
+    Returns:
+      `null` and `guided`: scalars, as `losses.drift`, means over the valid videos at one time each.
+    """
+    wan, guidance = setup.wan, setup.cfg.guidance
+    scale = max(guidance.rollout, guidance.train, guidance.proof, guidance.deploy)
+    unguided = dataclasses.replace(setup.cfg, guidance=dataclasses.replace(guidance, train=1.0))
+
+    def measure(sample: Sample):
+        noised = noise_up(sample, setup.references)
+        see = roles.predict(wan, base, noised, unguided)
+        see_null = roles.predict_null(wan, base, noised, unguided)
+        bare = guidance.null == "base"
+        null_evo = see_null(None if bare else state.evolving)
+        null_init = see_null(None if bare else state.initial)
+        guided_evo = roles.guide(see(state.evolving), null_evo, scale)
+        guided_init = roles.guide(see(state.initial), null_init, scale)
+        drift_B = {
+            "null": losses.drift(null_evo, null_init),
+            "guided": losses.drift(guided_evo, guided_init),
+        }
+        return (), jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), drift_B)
+
+    return over_samples(measure, (), state.step, scored, setup, count=1)[1]

@@ -81,7 +81,9 @@ def shifted(u: np.ndarray, shift: float) -> np.ndarray:
     Returns:
       Times in [0, 1], shaped as u.
     """
-    return shift * u / (1 + (shift - 1) * u)
+    # A shift lost beside 1 divides by zero at u = 1; the grids are checked after it.
+    with np.errstate(divide="ignore"):
+        return shift * u / (1 + (shift - 1) * u)
 
 
 def train_timesteps(steps: int, shift: float) -> np.ndarray:
@@ -196,8 +198,8 @@ def _unipc(steps: int, shift: float) -> Table:
     sigmas = shifted(np.linspace(1, 1 / TIMESTEPS, steps + 1)[:-1], shift)
     if abs(sigmas[0] - 1) < 1e-6:
         sigmas[0] -= 1e-6  # log(alpha_0) must be finite
-    timesteps = (sigmas * TIMESTEPS).astype(np.int64)  # the scheduler truncates: 999, not 1000
     _check_falling(sigmas.astype(np.float32), steps, shift)
+    timesteps = (sigmas * TIMESTEPS).astype(np.int64)  # the scheduler truncates: 999, not 1000
     sigma = np.append(sigmas, 0).astype(np.float32).astype(np.float64)
     # lambda = log(alpha / sigma), half the log signal-to-noise ratio, is the solver's own time: in
     # it the linear part of the equation integrates exactly. It ends at infinity, where sigma is 0.

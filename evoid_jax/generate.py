@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +23,23 @@ from tqdm import tqdm
 
 from evoid_jax import commandline, files, flow, media, rollout
 from evoid_jax.data.folder import visible
+from evoid_jax.groups import NEGATIVE_PROMPT
 from evoid_jax.models import adapters, lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
 
 TINY = Path(__file__).parent / "assets" / "tiny"
-# Used where neither a flag nor `evoid.json` in the model's folder says otherwise. Sizes and rate
-# are Wan2.1's own, steps and guidance those of the EvoID paper.
-DEFAULTS = {"frames": 81, "height": 480, "width": 832, "fps": 16, "steps": 20, "guidance": 5.0}
+# Used where no flag, no adapter and no `evoid.json` in the model's folder says otherwise. Sizes,
+# rate and negative prompt are Wan2.1's own, steps and guidance those of the EvoID paper.
+DEFAULTS = {
+    "frames": 81,
+    "height": 480,
+    "width": 832,
+    "fps": 16,
+    "steps": 20,
+    "guidance": 5.0,
+    "negative_prompt": NEGATIVE_PROMPT,
+}
 # Whether whole, least and most of each. Below 0 guidance would be off, as it is up to 1; sizes and
 # frames must further fit the model's strides.
 BOUNDS = {
@@ -58,9 +68,9 @@ def define_flags(values: flags.FlagValues):
     string("image", None, "Reference photos, separated by commas.", required=True)
     string("prompt", None, "What happens in the video.", required=True)
     string("output", None, "The mp4 to write.", required=True)
-    string("negative_prompt", "", "What the guidance steers away from.")
+    string("negative_prompt", None, "Default of the adapter or the model, else Wan2.1's own.")
     whole("steps", None, "Denoising steps; default 20.", lower_bound=1)
-    number("guidance", None, "Classifier-free guidance, off up to 1; default 5.")
+    number("guidance", None, "Off up to 1; default of the adapter or the model, else 5.")
     number("shift", None, "Time shift, above 0; default of the model's scheduler.")
     whole("frames", None, "4 k + 1; default of the model, else 81.")
     whole("height", None, "Pixels; default of the model, else 480.")
@@ -76,11 +86,13 @@ def define_flags(values: flags.FlagValues):
     choice("residual", "model", ["model", "float32"], "Of its residual stream; model is --dtype.")
 
 
-def settings(folder: str | Path, asked: dict) -> dict:
-    """Settle every key of DEFAULTS: from `asked` unless None, the model's evoid.json, DEFAULTS.
+def settings(folder: str | Path, asked: dict, header: Mapping[str, str] | None = None) -> dict:
+    """Settle every key of DEFAULTS: from `asked` unless None, an adapter's header, the model's
+    evoid.json, DEFAULTS.
 
     Args:
       asked: flags by name; others than those of DEFAULTS are left alone.
+      header: of the adapter's file, which says how it is meant to be deployed.
 
     Raises:
       ValueError: evoid.json holds a key that DEFAULTS has not, or a value is out of bounds.
@@ -93,13 +105,35 @@ def settings(folder: str | Path, asked: dict) -> dict:
     flagged = {key: asked[key] for key in DEFAULTS if asked.get(key) is not None}
     for key, value in own.items():
         check_bounds(f"{file}: {key}", key, value)
+    meant = deployment(header or {})
     for key, value in flagged.items():
         check_bounds(f"--{key}", key, value)
-    return DEFAULTS | own | flagged
+    return DEFAULTS | own | meant | flagged
+
+
+def deployment(header: Mapping[str, str]) -> dict:
+    """Return the settings that an adapter's header asks for; one of another maker asks for none.
+
+    Raises:
+      ValueError: its guidance is no number, or out of bounds.
+    """
+    meant = {key: header[key] for key in ("guidance", "negative_prompt") if key in header}
+    if "guidance" in meant:
+        try:
+            meant["guidance"] = float(meant["guidance"])
+        except ValueError:
+            raise ValueError(
+                f"the adapter's guidance is {meant['guidance']!r}, no number"
+            ) from None
+        check_bounds("the adapter's guidance", "guidance", meant["guidance"])
+    return meant
 
 
 def check_bounds(name: str, key: str, value) -> None:
-    """Raise a ValueError that calls the setting by `name` unless it is a number within bounds."""
+    """Raise a ValueError that calls the setting by `name` unless it is within bounds."""
+    if key not in BOUNDS:  # the negative prompt
+        umt5.check_text(value)
+        return
     whole, low, high = BOUNDS[key]
     kind = "a whole number" if whole else "a number"
     numeric = type(value) is int or (type(value) is float and not whole)
@@ -252,8 +286,7 @@ def check(args) -> Inputs:
         raise ValueError(f"--output must end in .mp4, got {args.output}")
     if args.shift is not None and not 0 < args.shift < math.inf:
         raise ValueError(f"--shift must be a number above 0, got {args.shift}")
-    for prompt in (args.prompt, args.negative_prompt):
-        umt5.check_text(prompt)
+    umt5.check_text(args.prompt)
     model, photos = files.user_path(args.model), image_files(args.image)
     read = {}
     if args.lora is not None:
@@ -261,13 +294,14 @@ def check(args) -> Inputs:
     if args.noise is not None:
         noise = files.user_path(args.noise)
         read["noise"] = files.require_file(noise, "expected an npy file of noise")
+    header = adapters.read(read["lora"]).header if "lora" in read else None
     return Inputs(
         model=model,
         images=[media.read_image(file) for file in photos],
         lora=read.get("lora"),
         noise=read.get("noise"),
         targets=outputs(args, [*photos, *read.values()]),
-        chosen=settings(model, args.flag_values_dict()),
+        chosen=settings(model, args.flag_values_dict(), header),
         shift=args.shift,
     )
 
@@ -294,7 +328,9 @@ def run(args) -> np.ndarray:
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
     frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
 
-    prompts = {"prompt": args.prompt, "negative_prompt": args.negative_prompt}
+    prompts = {"prompt": args.prompt}
+    if chosen["guidance"] > 1:
+        prompts["negative_prompt"] = chosen["negative_prompt"]
     note_cuts(opened.tokenizer, transformer.text_len, prompts)
     shape = rollout.latent_shape(frozen, frames, height, width, references)
     if inputs.noise:
@@ -306,7 +342,7 @@ def run(args) -> np.ndarray:
         adapter,
         inputs.images,
         args.prompt,
-        args.negative_prompt,
+        chosen["negative_prompt"],
         noise,
         table,
         guidance=float(chosen["guidance"]),

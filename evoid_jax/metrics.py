@@ -5,7 +5,6 @@ written and flushed to disk at once, so a killed run loses at most the line it w
 """
 
 import contextlib
-import importlib
 import json
 import math
 import os
@@ -19,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from evoid_jax import mirrors
+
 FILE = "metrics.jsonl"
 WIDTH = 100  # columns of the terminal that a printed line may fill
 HEADS = ("step", "score", "loss", "drift", "grad", "valid", "sec")  # of the columns of every run
 REPEAT = 25  # lines after which the columns' names are printed again
-PACKAGE = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # of each mirror, for import and pip
 
 _LOGIN = re.compile(r"([a-zA-Z][\w+.-]*://)[^/?#\s]*@")  # a password may hold an @ too
 _URL = re.compile(r"[a-zA-Z][\w+.-]*://[^\s'\"]+")
@@ -40,13 +40,6 @@ class LineColumn(NamedTuple):
     text: str
 
 
-def check_mirrors(tensorboard: bool, wandb: str) -> None:
-    """Raise a ValueError with the pip command unless the mirrors that are asked for can be used."""
-    for mirror, wanted in (("tensorboard", tensorboard), ("wandb", wandb)):
-        if wanted:
-            _import(mirror)
-
-
 class Writer:
     """Append steps to `workdir/metrics.jsonl`, print them, and mirror them if asked to.
 
@@ -55,7 +48,7 @@ class Writer:
     tensorboard: mirror the scalars. wandb: project to mirror them to, "" is off; W&B stays offline
       unless WANDB_MODE says otherwise. config: settings that W&B shows beside them.
     Raises ValueError for a broken line that is not the last and for a mirror that cannot start
-    (`check_mirrors` finds out earlier).
+    (`mirrors.check` finds out earlier).
     """
 
     def __init__(
@@ -72,8 +65,9 @@ class Writer:
         self.steps = steps
         self.verbose = verbose
         self.printed = 0
-        self.board = _open_tensorboard(self.workdir, start) if tensorboard else None
-        self.wandb = _open_wandb(self.workdir, wandb, config) if wandb else None
+        self.board = mirrors.open_tensorboard(self.workdir, start) if tensorboard else None
+        shown = without_secrets(plain(config or {}))
+        self.wandb = mirrors.open_wandb(self.workdir, wandb, shown) if wandb else None
         self.workdir.mkdir(parents=True, exist_ok=True)
         self.file = _open_lines(self.workdir / FILE, start)
 
@@ -92,6 +86,29 @@ class Writer:
             self.board.flush()
         if self.wandb:
             self.wandb.log(scalars, step=step)
+
+    def compare(self, step: int, summary: Mapping, videos: list, warning: str = "") -> None:
+        """Print one comparison of the watch and mirror it; its own file is written by watch.py.
+
+        Args:
+          step: how many steps are done.
+          summary: of `proof.summary`.
+          videos: uint8 FHWC, for the mirrors.
+          warning: what is wrong with it, if anything.
+        """
+        if self.verbose:
+            tqdm.write(comparison(step, plain(summary)))
+            if warning:
+                tqdm.write(f"  WATCH: {warning}")
+        scalars = {f"watch/{name}": value for name, value in _compared(plain(summary)).items()}
+        if self.board:
+            for name, value in scalars.items():
+                self.board.add_scalar(name, value, step)
+            mirrors.add_videos(self.board, "watch", videos, step)
+            self.board.flush()
+        if self.wandb:
+            # W&B counts logged steps from 0, and the step just written is still open.
+            self.wandb.log(scalars | mirrors.wandb_videos("watch", videos), step=step - 1)
 
     def _print(self, record) -> None:
         shown = [line(record, self.steps)]
@@ -169,6 +186,18 @@ def legend(record: Mapping, steps: int | None = None) -> str:
     return textwrap.fill(f"Columns. {'; '.join(words)}.", WIDTH, subsequent_indent="  ")
 
 
+def comparison(step: int, summary: Mapping) -> str:
+    """Return the terminal line of a comparison of the watch."""
+    low, high = summary.get("delta_total_ci95") or (None, None)
+    shown = [f"total {_score(get(summary, 'base', 'total'))}", "->"]
+    shown += [_score(get(summary, "evolved", "total"))]
+    if low is not None and high is not None:
+        shown.append(f"[{low:+.3f}, {high:+.3f}]")
+    for name, row in (summary.get("monitor_delta") or {}).items():
+        shown.append(f"{name} {row['mean']:+.3f}" if row.get("mean") is not None else f"{name} --")
+    return f"watch after {step}: {' '.join(shown)}"
+
+
 def weighted(scores: Mapping, weights: Mapping) -> float | None:
     """Return the weighted mean of the scores that exist; None if there are none."""
     pairs = [(weights.get(name) or 0.0, value) for name, value in scores.items()]
@@ -241,44 +270,21 @@ def write_text(file: str | Path, text: str) -> Path:
     return file
 
 
+def _compared(summary: Mapping) -> dict[str, float]:
+    """Return the numbers of a comparison that are worth a curve, by name."""
+    named = {"delta_total": summary.get("delta_total")}
+    for arm in ("base", "evolved"):
+        named |= {f"{arm}/{key}": x for key, x in (summary.get(arm) or {}).items()}
+    for part in ("delta", "monitor_delta"):
+        rows = summary.get(part) or {}
+        named |= {f"{part}/{name}": row.get("mean") for name, row in rows.items()}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _open_lines(file, start):
     kept = [record for record in read(file.parent) if record["step"] < start]
     write_text(file, "".join(json.dumps(record) + "\n" for record in kept))
     return open(file, "a", encoding="utf-8")
-
-
-def _open_tensorboard(workdir, start):
-    module = _import("tensorboard")
-    return module.SummaryWriter(str(workdir / "tensorboard"), purge_step=start)
-
-
-def _open_wandb(workdir, project, config):
-    module = _import("wandb")
-    workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        return module.init(
-            project=project,
-            name=workdir.resolve().name,
-            dir=str(workdir),
-            config=without_secrets(plain(config or {})),
-            mode=os.environ.get("WANDB_MODE", "offline"),
-        )
-    except Exception as error:  # its errors are classes of its own: no key, no network, a bad name
-        raise ValueError(
-            f"wandb does not start for project {project!r}: {error}. Set WANDB_MODE=offline, or "
-            "switch it off with config.wandb="
-        ) from error
-
-
-def _import(mirror):
-    package = PACKAGE[mirror]
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(
-            f"config.{mirror} needs the package {package}, which cannot be imported ({error}): "
-            f"run `pip install {package}` or leave config.{mirror} out"
-        ) from error
 
 
 def _columns(record, steps) -> list[LineColumn]:

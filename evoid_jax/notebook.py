@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import canvas, commandline, config, files, flow, media, rollout, train
+from evoid_jax import commandline, config, files, flow, media, rollout, train
 from evoid_jax import generate as generation
-from evoid_jax.models import lora
+from evoid_jax.models import adapters, lora
 from evoid_jax.models.scheduler import solver_of
 from evoid_jax.report import folder
 from evoid_jax.report.folder import RunFolder
@@ -38,6 +38,7 @@ class Model(NamedTuple):
     frozen: rollout.Frozen
     adapter: dict | None
     path: Path
+    header: Mapping[str, str]  # of the adapter's file: how it is meant to be deployed
 
 
 def load(path: str | Path = generation.TINY, adapter: str | Path = "", dtype: str = "") -> Model:
@@ -52,8 +53,11 @@ def load(path: str | Path = generation.TINY, adapter: str | Path = "", dtype: st
     path = files.user_path(path)
     kind = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.load(path, jnp.dtype(kind), remat="none")
-    tree = lora.load(files.user_path(adapter), frozen.wan.config) if adapter else None
-    return Model(frozen=frozen, adapter=tree, path=path)
+    tree, header = None, {}
+    if adapter:
+        file = files.user_path(adapter)
+        tree, header = lora.load(file, frozen.wan.config), adapters.read(file).header
+    return Model(frozen=frozen, adapter=tree, path=path, header=header)
 
 
 def generate(
@@ -61,7 +65,7 @@ def generate(
     image: str | Path | np.ndarray,
     prompt: str,
     *,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
@@ -74,14 +78,15 @@ def generate(
     Args:
       image: a file, or uint8 (H, W, 3).
       seed: of the noise; the same seed and settings give the same video.
-      steps, guidance, frames, height, width: None is the model's own, see generate.py.
+      negative_prompt, steps, guidance, frames, height, width: None is the adapter's or the model's
+        own, see generate.py.
 
     Returns:
       uint8 (F, H, W, 3).
     """
-    asked = {"steps": steps, "guidance": guidance}
+    asked = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
     asked |= {"frames": frames, "height": height, "width": width}
-    chosen = generation.settings(model.path, asked)
+    chosen = generation.settings(model.path, asked, model.header)
     size = chosen["frames"], chosen["height"], chosen["width"]
     rollout.check_size(model.frozen, *size)
     kind, shift = solver_of(model.frozen.scheduler)
@@ -91,7 +96,7 @@ def generate(
         model.adapter,
         [_photo(image)],
         prompt,
-        negative_prompt,
+        chosen["negative_prompt"],
         rollout.noise(np.uint32([seed]), shape),
         flow.schedule(kind, chosen["steps"], shift),
         guidance=float(chosen["guidance"]),
@@ -102,7 +107,7 @@ def generate(
 
 def score(
     videos: Sequence[np.ndarray],
-    images: Sequence[str | Path | np.ndarray],
+    images: Sequence[str | Path | np.ndarray | list],
     prompts: Sequence[str],
     *,
     sidecars: Sequence[str] = (),
@@ -113,7 +118,7 @@ def score(
 
     Args:
       videos: B of uint8 (F, H, W, 3).
-      images: the photo of each, a file or uint8 (H, W, 3) of any size.
+      images: the photo of each, a file or uint8 (H, W, 3) of any size; or a list of its photos.
       prompts: of each.
       sidecars: addresses; with none, a server of `preset` is started and stopped again.
       fps: frames per second.
@@ -125,7 +130,8 @@ def score(
       ConnectionError: a sidecar does not answer.
       ValueError: the arguments do not fit each other.
     """
-    video_BFHWC, face_BHWC = np.stack(videos), _faces(images, videos[0].shape[1:3])
+    lists = [image if isinstance(image, list) else [image] for image in images]
+    references = [[_photo(image) for image in own] for own in lists]
     options = client.Options(fps=fps)
     with tempfile.TemporaryDirectory() as logs:
         server = None if sidecars else local.start_sidecar(preset, logs)
@@ -134,7 +140,7 @@ def score(
             offered = [name for url in urls for name in client.info(url, options)["names"]]
             names = tuple(dict.fromkeys(offered))
             scores = client.score(
-                urls, names, video_BFHWC, face_BHWC, list(prompts), options=options
+                urls, names, np.stack(videos), references, list(prompts), options=options
             )
         finally:
             if server:
@@ -171,9 +177,3 @@ def _photo(image: str | Path | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     return media.read_image(files.user_path(image))
-
-
-def _faces(images: Sequence, size: tuple[int, int]) -> np.ndarray:
-    """Return the photos as the scorers of a run see them: on a canvas of the videos' size."""
-    height, width = size
-    return np.stack([canvas.seen(_photo(image), height, width) for image in images])

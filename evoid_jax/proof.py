@@ -194,9 +194,15 @@ def measured_on(summary: Mapping) -> str:
 
 
 def fallen(summary: Mapping) -> list[str]:
-    """Return the monitors that clearly fell: a reward that rises while they fall was hacked."""
-    rows = summary.get("monitor_delta") or {}
-    return [name for name in rows if direction_of(summary, "monitor_delta", name) == "down"]
+    """Return what clearly fell of what is measured and not rewarded: monitors, rewards of prior 0.
+
+    A reward that rises while they fall was hacked.
+    """
+    monitors = summary.get("monitor_delta") or {}
+    unrewarded = [name for name, prior in (summary.get("prior") or {}).items() if prior == 0]
+    down = lambda part, name: direction_of(summary, part, name) == "down"
+    fallen = [name for name in monitors if down("monitor_delta", name)]
+    return fallen + [name for name in unrewarded if down("delta", name)]
 
 
 def direction_of(summary: Mapping, part: str, name: str) -> str:

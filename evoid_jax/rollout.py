@@ -227,6 +227,7 @@ def sample(
     table: flow.Table,
     guidance: float,
     split: bool = False,
+    null_weights: tuple | None = None,
 ) -> jax.Array:
     """Generate latents from noise, all steps in one program.
 
@@ -237,11 +238,14 @@ def sample(
       table: of `flow.schedule`; tables of as many steps share one program.
       guidance: v_null + guidance (v - v_null); up to 1 is off, as in diffusers, and null unused.
       split: run the two prompts one after the other, in half the memory, not side by side.
+      null_weights: (base, lora) for the negative prompt, run on its own; None: as for the prompt.
 
     Returns:
       BTHWC float32, reference frames included: the pipeline's output_type="latent".
     """
-    velocity_fn = guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split)
+    velocity_fn = guided(
+        model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split, null_weights
+    )
     return flow.solve(table, velocity_fn, noise_BTHWC)
 
 
@@ -269,18 +273,33 @@ def denoise(
     return flow.advance(table, velocity_fn, state)
 
 
-def guided(model, base, lora, text_BSE, null_BSE, control_BTHWC, guidance, split=False):
+def guided(
+    model,
+    base,
+    lora,
+    text_BSE,
+    null_BSE,
+    control_BTHWC,
+    guidance: float,
+    split: bool = False,
+    null_weights: tuple | None = None,
+):
     """Return the guided velocity of (x_BTHWC, timestep 0..1000), BTHWC. Args: as `sample`."""
 
-    def velocity(x_BTHWC, timestep, text_BSE, control_BTHWC):
+    def velocity(x_BTHWC, timestep, text_BSE, control_BTHWC, weights=(base, lora)):
         t_B = jnp.full(x_BTHWC.shape[:1], timestep)
-        hints_VBLD = wan.hints(model, base, lora, x_BTHWC, t_B, text_BSE, control_BTHWC)
-        return wan.velocity(model, base, lora, x_BTHWC, t_B, text_BSE, hints_VBLD)
+        hints_VBLD = wan.hints(model, *weights, x_BTHWC, t_B, text_BSE, control_BTHWC)
+        return wan.velocity(model, *weights, x_BTHWC, t_B, text_BSE, hints_VBLD)
 
     if guidance <= 1:
         return lambda x, timestep: velocity(x, timestep, text_BSE, control_BTHWC)
     both_2BSE = _pair(text_BSE, null_BSE)
-    if split:
+    if null_weights is not None:
+
+        def velocities(x, timestep):
+            v = velocity(x, timestep, both_2BSE[0], control_BTHWC)
+            return v, velocity(x, timestep, both_2BSE[1], control_BTHWC, null_weights)
+    elif split:
 
         def velocities(x, timestep):
             return jax.lax.map(lambda text: velocity(x, timestep, text, control_BTHWC), both_2BSE)

@@ -51,6 +51,7 @@ class Run(NamedTuple):
     frozen: rollout.Frozen
     teacher: dict | None  # None: the base's main blocks
     data: pairs.Pairs
+    validation: pairs.Pairs
     heldout: pairs.Pairs
     panel: Panel
     solver: flow.Table
@@ -100,7 +101,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     opened = pipeline.open_diffusers(cfg.model, (VACE,))
     check_model(cfg, opened, fresh=not checkpoint.any_in(workdir / checkpoint.FOLDER))
     text_len = opened.pipeline.parts["transformer"].config.text_len
-    longest = longest_prompt(splits, cfg.rollout.negative_prompt, opened.tokenizer, text_len)
+    longest = longest_prompt(splits, cfg.guidance.negative_prompt, opened.tokenizer, text_len)
     logs = distributed.own_folder(workdir / "logs")
     distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
@@ -114,6 +115,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
             frozen=frozen,
             teacher=teacher.load(cfg.teacher, cfg.model, frozen, mesh),
             data=splits.evolution,
+            validation=splits.validation,
             heldout=splits.heldout,
             panel=panel,
             solver=sharding.replicate(solver, mesh),
@@ -131,10 +133,12 @@ def described(mesh: Mesh) -> str:
 
 
 def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
-    """Open the pairs of the evolution and those of the proof."""
+    """Open the pairs of the evolution, of the watch and of the proof."""
     cache = str(files.user_path(cfg.cache))
     with distributed.leader_first():
-        return pairs.open_splits(cfg.source, cfg.dir, cfg.heldout, seed, cache)
+        return pairs.open_splits(
+            cfg.source, cfg.dir, cfg.validation, cfg.heldout, seed=seed, cache_dir=cache
+        )
 
 
 def check_times(cfg: config.Config) -> None:
@@ -192,7 +196,7 @@ def longest_prompt(splits: pairs.Splits, negative: str, tokenizer, text_len: int
 
     text_len: tokens that the model reads; it never sees the rest, here as in diffusers.
     """
-    origins = {negative: "config.rollout.negative_prompt"}
+    origins = {negative: "config.guidance.negative_prompt"}
     for data in splits:
         origins |= dict(zip(data.prompts, data.origins, strict=True))
     prompts = list(origins)
@@ -235,7 +239,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    run: Run, batch: pairs.PairBatch, seed_PN: np.ndarray, monitors: bool = False
+    run: Run,
+    batch: pairs.PairBatch,
+    seed_PN: np.ndarray,
+    monitors: bool = False,
+    proof: bool = False,
 ) -> Prepared:
     """Encode prompts and faces once per pair, and write the request to the scorers.
 
@@ -243,11 +251,12 @@ def prepare(
       batch: P pairs with R images each.
       seed_PN: of the videos' noise, N videos of each pair.
       monitors: whether to measure what is never rewarded, too.
+      proof: whether the proof's rewards count and not the update's.
     """
     cfg, v = run.cfg, run.cfg.video
     pair_B = np.repeat(np.arange(len(batch.prompts), dtype=np.int32), seed_PN.shape[1])
     text_PSE = rollout.encode_text(run.frozen, batch.prompts, run.text_rows)
-    null_1SE = rollout.encode_text(run.frozen, [cfg.rollout.negative_prompt], run.text_rows)
+    null_1SE = rollout.encode_text(run.frozen, [cfg.guidance.negative_prompt], run.text_rows)
     control_PTHWC = rollout.control(
         run.frozen, batch.images, v.frames, v.height, v.width, cfg.rollout.reference_order
     )
@@ -261,22 +270,24 @@ def prepare(
         pair_B=pair_B,
         seed_B=seed_PN.reshape(-1),
         references=len(batch.images[0]),  # as many for every pair, see data/folder.py
-        request=request(batch, pair_B, (v.height, v.width), monitors),
+        request=request(batch, pair_B, cfg, monitors, proof),
     )
 
 
 def request(
-    batch: pairs.PairBatch, pair_B: np.ndarray, size: tuple[int, int], monitors: bool
+    batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool, proof: bool
 ) -> Request:
-    """Return what the scorers are told of each video: its face on the canvas, and its prompt."""
-    height, width = size
-    face_PHWC = np.stack([canvas.seen(images[0], height, width) for images in batch.images])
+    """Return what the scorers are told of each video: its person's photos, and its prompt."""
+    photos, v = batch.images, cfg.video
+    if cfg.reward.photos == "canvas":
+        photos = [[canvas.seen(image, v.height, v.width) for image in own] for own in photos]
     truth = batch.attributes
     return Request(
-        face_PHWC[pair_B],
+        [photos[p] for p in pair_B],  # a pair's videos share its arrays, which are sent once
         [batch.prompts[p] for p in pair_B],
         attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
         monitors=monitors,
+        proof=proof,
     )
 
 
@@ -288,13 +299,15 @@ class Generated(NamedTuple):
     video_BFHWC: jax.Array  # uint8
 
 
-def generate(run: Run, adapter: dict, batch: Prepared, clock: Clock) -> Iterator[Generated]:
+def generate(
+    run: Run, adapter: dict, batch: Prepared, clock: Clock, guidance: float
+) -> Iterator[Generated]:
     """Make a batch's videos with an adapter on the base, part by part.
 
     Yields a part as soon as it is decoded, so that it can be scored while the next is generated.
     """
     for rows in parts(run, len(batch.pair_B)):
-        clean_BTHWC = sample(run, adapter, batch, rows)
+        clean_BTHWC = sample(run, adapter, batch, rows, guidance)
         clock.lap("rollout", clean_BTHWC)
         video_BFHWC = rollout.decode(run.frozen, clean_BTHWC[:, batch.references :])
         clock.lap("decode", video_BFHWC)
@@ -307,7 +320,9 @@ def parts(run: Run, videos: int) -> list[np.ndarray]:
     return np.split(np.arange(videos, dtype=np.int32), count)
 
 
-def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Array:
+def sample(
+    run: Run, adapter: dict, batch: Prepared, rows: np.ndarray, guidance: float
+) -> jax.Array:
     """Generate the latents of some rows of a batch: BTHWC float32, reference frames first."""
     v = run.cfg.video
     shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
@@ -317,6 +332,7 @@ def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Ar
         # Merged once it saves the adapter's matmuls in every solver step. Not in bfloat16, which
         # would round a small adapter off.
         base, lora_on_top = _merge(base, adapter, run.frozen.wan.lora_scale), None
+    bare = (run.frozen.wan_params, None) if run.cfg.guidance.null == "base" else None
     return rollout.sample(
         run.frozen.wan,
         base,
@@ -326,8 +342,9 @@ def sample(run: Run, adapter: dict, batch: Prepared, rows: np.ndarray) -> jax.Ar
         batch.control_PTHWC[pair_B],
         rollout.noise(seed_B, shape),
         run.solver,
-        guidance=run.cfg.rollout.guidance,
+        guidance=guidance,
         split=run.cfg.rollout.split,
+        null_weights=bare,
     )
 
 
@@ -342,6 +359,7 @@ def to_device(batch: Prepared, clean_BTHWC: jax.Array, fused: Fused, mesh: Mesh)
         reward_B=reward_B,
         valid_B=valid_B,
         text_PSE=batch.text_PSE,
+        null_1SE=batch.null_1SE,
         control_PTHWC=batch.control_PTHWC,
     )
 

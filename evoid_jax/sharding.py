@@ -15,6 +15,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,7 +42,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> 
     Args:
       data: copies of the model; -1 takes all devices that the others leave.
       fsdp: devices that share a copy; -1 as for data.
-      context: devices that share a video's tokens; consecutive in `devices`.
+      context: devices that share a video's tokens; of one host where its devices divide so.
       devices: None is all of JAX's.
 
     Raises:
@@ -54,9 +55,52 @@ def make_mesh(data: int = -1, fsdp: int = 1, context: int = 1, devices=None) -> 
             f"mesh data={data} fsdp={fsdp} context={context} needs {data * fsdp * context} "
             f"devices, there are {len(devices)}"
         )
-    shape = np.array(devices).reshape(data, fsdp, context)
     # Auto: the compiler finds the shardings between our constraints; Explicit would want them all.
-    return Mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(laid_out(devices, (data, fsdp, context)), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def laid_out(devices, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the devices as the mesh has them: neighbours exchange most along its last axis.
+
+    Hosts follow one another in the order of their slices and processes, so that a process has
+    consecutive videos. A group of context devices lies within a host where the host's devices
+    divide into such groups; larger groups are whole hosts, or follow a TPU's wires.
+
+    Args:
+      devices: as many as the product of `shape`, of several processes if need be.
+      shape: of data, fsdp and context.
+
+    Returns:
+      Array of that shape.
+    """
+    context = shape[-1]
+    hosts = _by_host(devices)
+    if all(len(host) % context == 0 for host in hosts):
+        groups = [_wired(host, (len(host) // context, context)) for host in hosts]
+        return np.concatenate(groups).reshape(shape)
+    return _wired([device for host in hosts for device in host], shape)
+
+
+def _by_host(devices) -> list[list]:
+    """Return the devices of each process, processes in the order of their slices and numbers."""
+    hosts: dict[tuple[int, int], list] = {}
+    for device in devices:
+        # Only TPUs have slices, and only where there are several.
+        place = getattr(device, "slice_index", None) or 0, device.process_index
+        hosts.setdefault(place, []).append(device)
+    return [hosts[place] for place in sorted(hosts)]
+
+
+def _wired(devices: list, shape: tuple[int, ...]) -> np.ndarray:
+    """Return devices in a shape: a TPU's along its wires where these allow it, others in order."""
+    if devices[0].platform == "tpu":
+        try:
+            return mesh_utils.create_device_mesh(shape, devices)
+        except (ValueError, AssertionError, NotImplementedError):
+            pass  # several slices, or a part of one that is no cuboid, or a shape that cuts an axis
+    ordered = np.empty(len(devices), object)
+    ordered[:] = devices
+    return ordered.reshape(shape)
 
 
 def mesh_shape(data: int, fsdp: int, context: int, devices: int) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ from evoid_jax import (
     config,
     distributed,
     evolve,
+    export,
     files,
     heldout,
     metrics,
@@ -39,12 +40,14 @@ from evoid_jax import (
     session,
     settings,
     sharding,
+    watch,
     work_folder,
 )
 from evoid_jax.data import pairs
-from evoid_jax.models import lora, pipeline
+from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import blend, table
+from evoid_jax.rewards.absent import MissingReward
 from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.session import Run
@@ -54,17 +57,21 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
     cfg, first = run.cfg, int(state.step)
     look = {"desc": "evolution", "disable": not distributed.leads()}
+    watching = watch.Watching(run, first)
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
+        if watching.stop:
+            break
         clock = session.Clock()
         drawn = pairs.batch(run.data, step, cfg.data.pairs)
         batch = session.prepare(run, drawn, session.seeds(cfg, step))
 
         # The stable transformer generates; what is decoded is scored while the rest is generated.
         tickets, clean = [], []
-        for part in session.generate(run, state.stable, batch, clock):
+        for part in session.generate(run, state.stable, batch, clock, cfg.guidance.rollout):
             tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
             clean.append(part.clean_BTHWC)
-        scores = run.panel.collect(tickets)
+        with kept(saved, step, state, memory):
+            scores = run.panel.collect(tickets, batch.request)
 
         # Many scores become one reward in [0, 1]; the judge moves the weights.
         judge = partial(run.panel.attention, batch.request, batch.pair_B)
@@ -79,12 +86,31 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
                 state, run.frozen.wan_params, scored, run.teacher, setup=setup
             )
         terms = check(step, jax.device_get(terms))
+        terms["drift"] |= watch.guided_drift(run, state, scored, setup)
         clock.lap("train")
         if writer:
-            writer.write(step, record(cfg, terms, scores, fused, memory, clock.stop()))
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps:
+            why = batch.request.why
+            writer.write(step, record(cfg, terms, scores, fused, memory, why, clock.stop()))
+        with kept(saved, step + 1, state, memory):
+            watching.after(state, terms, writer)
+        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
             checkpoint.save(saved, step + 1, state, memory._asdict())
+    if watching.stop:
+        distributed.say(f"watch: stopped after step {int(state.step)}, {watching.stop}")
     return state
+
+
+@contextmanager
+def kept(
+    saved: checkpoint.Checkpoints, step: int, state: evolve.State, memory: RewardMemory
+) -> Iterator[None]:
+    """Save what was reached before `step` where a reward that counts cannot be had in the block."""
+    try:
+        yield
+    except MissingReward:
+        if step > 0:
+            checkpoint.save(saved, step, state, memory._asdict())
+        raise
 
 
 def check(step: int, terms: dict) -> dict:
@@ -106,13 +132,18 @@ def record(
     scores: ScoreTable,
     fused: Fused,
     memory: RewardMemory,
+    why: dict[str, int],
     seconds: dict[str, float],
 ) -> dict:
     """Return one step's line of metrics.jsonl; what was not had is NaN.
 
     terms: as `evolve.train_step` returns them; their names are the record's.
+    why: how many scores are missing for each reason.
     """
     names = table.names(cfg.reward.table)
+    counts_M = blend.priors(cfg.reward) > 0
+    missing = dict(zip(names, 1 - scores.valid_BM.mean(axis=0), strict=True))
+    missing = {name: missing[name] for name, counts in zip(names, counts_M, strict=True) if counts}
 
     def means(value_BM: np.ndarray) -> dict[str, float]:
         columns = zip(names, value_BM.T, scores.valid_BM.T, strict=True)
@@ -128,7 +159,10 @@ def record(
         },
         "weights": dict(zip(names, fused.weights_M, strict=True)),
         "attention": dict(zip(config.GROUPS, attention, strict=True)),
-        "valid_fraction": scores.valid_BM.mean(),
+        "valid_fraction": scores.valid_BM[:, counts_M].mean(),
+        "missing": missing,
+        # A list: words are no names of curves.
+        "reasons": [{"scores": count, "reason": reason} for reason, count in why.items()],
         "seconds": seconds,
     }
 
@@ -150,12 +184,15 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     """
     began = time.perf_counter()
     cfg = config.checked(cfg)
+    if cfg.deterministic:
+        platform.check_deterministic()
     work_folder.check_start(cfg, workdir)
     try:
         with session.open_run(cfg, workdir) as run:
             state, earlier = evolved(run)
+            state = watch.chosen(run, state)
             if distributed.leads():
-                export(run, state)
+                export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
             heldout.prove(run, state, began - earlier)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(work_folder.interrupted(workdir, cfg.steps)) from None
@@ -178,7 +215,7 @@ def evolved(run: Run) -> tuple[evolve.State, float]:
         with open_log(run, start) as writer:
             before = metrics.read(run.workdir)[:start]
             state = evolution(run, state, memory, saved, writer)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MissingReward):
         checkpoint.close(saved)  # waits for what is being written
         raise
     checkpoint.close(saved)
@@ -233,19 +270,6 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
         yield writer
 
 
-def export(run: Run, state: evolve.State) -> Path:
-    """Write the evolved adapter as diffusers loads it."""
-    file = run.workdir / "export" / "pytorch_lora_weights.safetensors"
-    origin = {
-        "base_model": pipeline.model_name(run.cfg.model),
-        "step": str(int(state.step)),
-        "config_digest": config.digest(run.cfg),
-    }
-    tree = jax.device_get(state.evolving)
-    lora.save(file, tree, scale=run.cfg.lora.scale, metadata=origin)
-    return file
-
-
 def quiet() -> None:
     """Keep libraries' routine messages off the terminal, and compiled programs for the next run."""
     for name in ("httpx", "httpx2", "openai"):
@@ -261,6 +285,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     quiet()
     cfg = config.from_dict(flags.FLAGS.config.to_dict())
+    if cfg.deterministic:
+        platform.make_deterministic()
     workdir = files.user_path(flags.FLAGS.workdir)
     with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
         report = train(cfg, workdir)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evoid_jax import checkpoint, config, distributed, files, metrics, provenance, settings
+from evoid_jax import (
+    checkpoint,
+    config,
+    distributed,
+    export,
+    files,
+    metrics,
+    mirrors,
+    provenance,
+    settings,
+)
 
 # What a run writes, one file of each folder.
 OUTPUTS = (
@@ -16,7 +26,7 @@ OUTPUTS = (
     f"{checkpoint.FOLDER}/digests",
     "logs/judge.log",
     "samples/heldout.json",
-    "export/pytorch_lora_weights.safetensors",
+    export.FILE,
 )
 
 
@@ -29,7 +39,7 @@ def check_start(cfg: config.Config, workdir: Path) -> None:
     """
     fresh = not checkpoint.any_in(workdir / checkpoint.FOLDER)
     settings.check_start(cfg, fresh=fresh)
-    metrics.check_mirrors(cfg.tensorboard, cfg.wandb)
+    mirrors.check(cfg.tensorboard, cfg.wandb)
     if distributed.leads():  # the others would meet its trials
         for name in OUTPUTS:
             files.check_writable(workdir / name)

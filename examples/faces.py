@@ -10,7 +10,7 @@ from evoid_jax import commandline
 def get_config(preset: str = "vace_14b"):
     cfg = commandline.load(f"configs/evoid.py:{preset}")
     cfg.reward.table = {
-        "vqscore": {"group": "quality", "prior": 0.3, "floor": 0.01},  # the judge
-        "sharpness": {"group": "quality", "prior": 0.1, "floor": 0.01},  # examples/sidecar.py
+        "vqscore": {"group": "quality", "prior": 0.3},  # the judge
+        "sharpness": {"group": "quality", "prior": 0.1},  # examples/sidecar.py
     }
     return cfg

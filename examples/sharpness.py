@@ -9,6 +9,6 @@ from evoid_jax import commandline
 
 def get_config(preset: str = "tiny"):
     cfg = commandline.load(f"configs/evoid.py:{preset}")
-    cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1, "floor": 0.01}
+    cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1}
     cfg.reward.sidecars = ("local", "http://127.0.0.1:8101")
     return cfg

@@ -127,6 +127,18 @@ def fill(workdir, steps=24, finished=True, samples=6, prompt="A woman with red h
     return workdir
 
 
+def watch(workdir, steps=(10, 20)):
+    """Write comparisons in which every reward rises and no monitor clearly falls."""
+    (workdir / "watch").mkdir()
+    (workdir / "watch/start_00.mp4").write_bytes(mp4(0))
+    for step in steps:
+        compared = made_up_summary(np.random.default_rng(step))
+        compared |= {"steps": step, "drift": 0.001 * step}
+        compared["monitor_delta"]["motion"]["ci95"] = [-0.01, 0.02]
+        (workdir / f"watch/step_{step:06d}_00.mp4").write_bytes(mp4(step // 10))
+        proof.write_json(workdir / f"watch/step_{step:06d}.json", compared)
+
+
 def record(share, rng):
     rise = 1 - math.exp(-3 * share)
     score = {n: at + gain * rise + rng.normal(0, 0.03) for n, (_, at, gain) in REWARDS.items()}

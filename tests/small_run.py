@@ -10,6 +10,7 @@ SMALL = {
     "data": {"pairs": 2, "seeds": 2, "heldout_identities": 2, "heldout_seeds": 1},
     "rollout": {"steps": 2},
     "train": {"timesteps": 1},
+    "watch": {"every": 2, "identities": 2, "seeds": 1},
 }
 
 

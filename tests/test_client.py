@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import numpy as np
@@ -26,10 +27,11 @@ def running(*fakes):
 def batch(count=4) -> dict:
     """Return `client.score`'s arguments for videos whose pixels are 10, 20, ..."""
     video_BFHWC = np.zeros((count, 3, 16, 16, 3), np.uint8)
+    photo = np.full((8, 8, 3), 7, np.uint8)
     video_BFHWC[:] = (10 * np.arange(1, count + 1, dtype=np.uint8)).reshape(-1, 1, 1, 1, 1)
     return {
         "video_BFHWC": video_BFHWC,
-        "reference_BHWC": np.full((count, 8, 8, 3), 7, np.uint8),
+        "references": [[photo]] * count,
         "prompts": [f"video {b}" for b in range(count)],
     }
 
@@ -68,7 +70,7 @@ def test_scores_stand_in_the_columns_of_the_table():
     np.testing.assert_array_equal(scores.monitor["truth"], [20, 40, 60, 80])
     sent = fake.batches[0]
     assert sent.prompts == batch()["prompts"] and sent.monitors and sent.fps == 8
-    np.testing.assert_array_equal(sent.references, batch()["reference_BHWC"])
+    np.testing.assert_array_equal(np.stack(sent.references), np.stack(batch()["references"]))
     np.testing.assert_allclose(sent.attributes[2], [0.1, 0.2], rtol=1e-6)
     assert sent.attributes[1] is None
 
@@ -80,6 +82,38 @@ def test_a_batch_is_shared_out_among_replicas():
         check_all_valid(client.score(urls, NAMES, **batch(10), options=options), 10)
     sizes = [[len(b.videos) for b in fake.batches] for fake in (one, two)]
     assert sorted(sizes) == [[3, 1], [3, 3]] or sorted(map(sorted, sizes)) == [[1, 3], [3, 3]]
+
+
+def shares(parts, replicas: int) -> list[int]:
+    """Return how many videos each replica gets of a batch that is scored part by part."""
+    team, got = [str(k) for k in range(replicas)], [0] * replicas
+    for rows in parts:
+        for job in client._split(team, ("gme",), rows, watch=False, most=32):
+            got[int(job.urls[0])] += job.stop - job.start
+            assert sorted(job.urls) == team  # each of the others stands in
+    return got
+
+
+@pytest.mark.parametrize(("each", "replicas"), [(1, 4), (2, 4), (4, 4), (8, 4), (1, 2), (2, 8)])
+def test_parts_of_a_batch_load_all_replicas_alike(each, replicas):
+    parts = [range(first, first + each) for first in range(0, 32, each)]
+    assert shares(parts, replicas) == [32 // replicas] * replicas
+
+
+@pytest.mark.parametrize("each", [3, 5, 6, 7])
+def test_parts_that_do_not_divide_come_close(each):
+    got = shares([range(first, first + each) for first in range(0, 12 * each, each)], 4)
+    assert sum(got) == 12 * each and max(got) - min(got) <= 2
+
+
+def test_videos_scored_one_by_one_take_turns_at_the_replicas():
+    """The last of them is down: the one after it, which is the first, takes its eight videos."""
+    fakes, one = [Fake() for _ in range(3)] + [Fake(before=[(503, "")] * 99)], batch(1)
+    with running(*fakes) as urls, ThreadPoolExecutor(8) as pool:
+        ask = lambda row: client.score(urls, NAMES, **one, options=QUICK, first=row)
+        for scores in pool.map(ask, range(32)):
+            check_all_valid(scores, 1)
+    assert [fake.posts for fake in fakes] == [16, 8, 8, 8]
 
 
 def test_each_sidecar_is_asked_for_its_own_rewards():
@@ -160,12 +194,35 @@ def altered(name, **fields):
     return change
 
 
+NULL = {"score": [None, 0.1, None, 0.3]}
+
+
+@pytest.mark.parametrize(
+    "fields,blank",
+    [
+        (NULL, [0, 2]),
+        (NULL | {"excused": [True, False, False, False]}, [2]),
+        (NULL | {"excused": None}, [0, 2]),
+        ({"raw": [1, float("nan"), 3, 4]}, [1]),
+        ({"score": [0.1, 1.7, 0.2, 0.3]}, []),  # the server's mistake
+        ({"score": 0.3}, []),
+    ],
+)
+def test_a_null_is_blank_unless_it_is_excused(fields, blank):
+    with running(Fake(change=altered("gme", **fields))) as urls:
+        scores = client.score(urls, NAMES, **batch(), options=QUICK)
+    want_BM = np.zeros((4, 8), bool)
+    want_BM[blank, 2] = True
+    np.testing.assert_array_equal(scores.table.blank_BM, want_BM)
+
+
 @pytest.mark.parametrize(
     "fields,bad,words",
     [
         ({"raw": [1, None, 3, 4], "reason": [None, "no face", None, None]}, [1], "no face"),
         ({"score": [None, 0.1, 0.2, 0.3]}, [0], "no number"),
         ({"score": [0.1, 0.2, float("nan"), float("inf")]}, [2, 3], "no number"),
+        ({"excused": [1, 0, 0, 0]}, [0, 1, 2, 3], "gme excused: expected 4 booleans"),
         ({"score": [0.1, 1.7, 0.2, -0.4]}, [1, 3], "outside 0..1"),
         ({"score": [0.1, 0.2]}, [0, 1, 2, 3], "gme score: expected 4 numbers or nulls, got 2"),
         ({"score": 0.3}, [0, 1, 2, 3], "gme score: expected 4 numbers"),
@@ -199,7 +256,7 @@ class Grader:
     def __init__(self, answer):
         self.answer = answer
 
-    def vqscore(self, video_BFHWC, reference_BHWC, prompts):
+    def vqscore(self, video_BFHWC, references, prompts):
         if self.answer is None:
             raise RuntimeError("burnt out")
         return self.answer
@@ -224,7 +281,10 @@ def test_arguments_are_checked():
     for change, words in [
         ({"video_BFHWC": good["video_BFHWC"].astype(np.float32)}, "uint8"),
         ({"video_BFHWC": good["video_BFHWC"][0]}, "rank 5"),
-        ({"reference_BHWC": good["reference_BHWC"][:2]}, "reference"),
+        ({"references": good["references"][:2]}, "photos for 4 videos, got 2"),
+        ({"references": [[], *good["references"][1:]]}, "got none"),
+        ({"references": [[np.zeros((8, 8), np.uint8)]] * 4}, r"got uint8 \(8, 8\)"),
+        ({"references": [[np.zeros((8, 8, 3))]] * 4}, r"got float64 \(8, 8, 3\)"),
         ({"prompts": good["prompts"][:3]}, "3 first"),
         ({"attributes": [None]}, "4 attributes"),
     ]:

@@ -54,7 +54,7 @@ def test_defaults_are_the_papers():
     assert (c.data.pairs, c.data.seeds, c.steps, c.train.lr) == (4, 8, 200, 1e-4)
     assert (c.loss.lambda_t2v, c.loss.lambda_self) == (0.01, 0.2)
     assert (c.lora.rank, c.lora.alpha) == (32, 32.0)
-    assert (c.rollout.steps, c.rollout.guidance) == (20, 5.0)
+    assert c.rollout.steps == 20
 
 
 @pytest.mark.parametrize("name", ["tiny", "vace_1_3b", "vace_14b", "vace_14b,uniform,no_teacher"])
@@ -153,7 +153,7 @@ def test_lora_can_adapt_what_the_settings_allow():
 
 def test_the_table_is_a_mapping_by_name_outside_and_rows_in_order_inside():
     values = config.to_dict(config.Config())["reward"]["table"]
-    assert values["arcface"] == {"group": "identity", "prior": 0.125, "floor": 0.01}
+    assert values["arcface"] == {"group": "identity", "prior": 0.125, "floor": 0.0}
     assert list(values)[-1] == config.JUDGE == "vqscore" and len(values) == 8
     cfg = evoid.get_config("tiny")
     cfg.reward.table.arcface.prior = 0.2
@@ -163,10 +163,10 @@ def test_the_table_is_a_mapping_by_name_outside_and_rows_in_order_inside():
     table = config.from_dict(cfg.to_dict()).reward.table
     kept = [metric.name for metric in config.METRICS if metric.name != "flow"]
     assert [metric.name for metric in table] == [*kept, "blur", "sharpness"]
-    assert table[0] == config.Metric("arcface", "identity", 0.2, 0.01)
+    assert table[0] == config.Metric("arcface", "identity", 0.2, 0.0)
     assert table[-2:] == (
         config.Metric("blur", "quality", 1.0, 0.02),
-        config.Metric("sharpness", "quality", 0.1, 0.01),
+        config.Metric("sharpness", "quality", 0.1, 0.0),
     )
 
 
@@ -309,7 +309,7 @@ def test_every_setting_is_read_somewhere():
     """A key that nothing reads is a lie to its user."""
     read = set()
     for file in (ROOT / "evoid_jax").rglob("*.py"):
-        if file.name != "config.py":
+        if file.name not in ("config.py", "groups.py"):
             tree = ast.parse(file.read_text())
             read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert {name.rpartition(".")[2] for name in EVERY} - read == set()

@@ -68,6 +68,16 @@ def test_one_process_is_left_alone():
         raise ValueError("as ever")
 
 
+def test_whoever_is_done_waits_for_process_0_as_long_as_it_lives(monkeypatch):
+    """It may write videos and a report for longer than the five minutes that JAX would wait."""
+    asked = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.update(options))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    distributed.start(Settings("h:1", 2, 0), silent=7)
+    assert asked["shutdown_timeout_seconds"] >= 24 * 3600
+    assert asked["heartbeat_timeout_seconds"] == 7  # what ends the wait when process 0 dies
+
+
 @pytest.mark.parametrize("leads", [True, False])
 def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys, leads):
     monkeypatch.setattr(distributed, "leads", lambda: leads)

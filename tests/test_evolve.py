@@ -54,6 +54,7 @@ def scored(valid=(1, 1, 1, 1), reward=(0.9, 0.1, 0.6, 0.4)):
         reward_B=jnp.array(reward, jnp.float32),
         valid_B=jnp.array(valid, jnp.float32),
         text_PSE=jax.random.normal(keys[1], (PAIRS, 5, 24)),
+        null_1SE=jax.random.normal(jax.random.key(6), (1, 5, 24)),
         control_PTHWC=jax.random.normal(keys[2], (PAIRS, 3, 4, 4, 96)),
     )
 
@@ -74,40 +75,99 @@ def sample(data, noise, t_B, clean_BTHWC=None):
         noise_BTHWC=noise,
         t_B=t_B,
         text_BSE=data.text_PSE[data.pair_B],
+        null_1SE=data.null_1SE,
         control_BTHWC=data.control_PTHWC[data.pair_B],
         reward_B=data.reward_B,
         share_B=jnp.full(VIDEOS, 1 / VIDEOS),
     )
 
 
-def test_gradient_is_that_of_the_four_terms(base, mesh):
+GUIDED = {
+    "unguided": config.Guidance(),
+    "null with adapter": config.Guidance(train=3.0, null="adapter"),
+    "null of the base": config.Guidance(train=3.0, null="base"),
+}
+
+
+@pytest.mark.parametrize("guidance", GUIDED.values(), ids=GUIDED)
+def test_gradient_is_that_of_the_four_terms(base, mesh, guidance):
     """Written out as the paper prints it, every role in one differentiated function."""
     state, data = drifted(base), scored()
     keys = jax.random.split(jax.random.key(9), 2)
     noise = jax.random.normal(keys[0], data.clean_BTHWC.shape)
     t_B = jnp.array([0.3, 0.3, 0.8, 0.8])
     text, control = data.text_PSE[data.pair_B], data.control_PTHWC[data.pair_B]
+    null = jnp.repeat(data.null_1SE, VIDEOS, axis=0)
 
     def paper(evolving):
         t = t_B[:, None, None, None, None]
         x_t, v = (1 - t) * data.clean_BTHWC + t * noise, (noise - data.clean_BTHWC)[:, 1:]
 
-        def see(lora):
+        def see_one(lora, text):
             hints = wan_model.hints(WAN, base, lora, x_t, 1000 * t_B, text, control)
             return wan_model.velocity(WAN, base, lora, x_t, 1000 * t_B, text, hints)[:, 1:]
 
+        def teach_one(text):
+            return wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
+
+        def guided(v_text, v_null):
+            return v_text if guidance.train == 1 else v_null + 3 * (v_text - v_null)
+
+        def see(lora):
+            null_lora = lora if guidance.null == "adapter" else None
+            return guided(see_one(lora, text), see_one(null_lora, null))
+
         v_evo, v_stb, v_ini = see(evolving), see(state.stable), see(None)
-        v_t2v = wan_model.velocity(WAN, base, None, x_t[:, 1:], 1000 * t_B, text)
+        v_t2v = guided(teach_one(text), teach_one(null))
         loss_B = losses.policy(v_evo, v_stb, v, data.reward_B, 1.0)
         loss_B += 0.01 * losses.anchor(v_evo, v_t2v) + 0.2 * losses.anchor(v_evo, v_ini)
         return loss_B.mean()
 
-    at_t = sample(data, noise, t_B)
-    objective = jax.jit(lambda s: evolve.objective(s, base, at_t, None, setup(mesh)))
+    at_t, cfg = sample(data, noise, t_B), dataclasses.replace(CFG, guidance=guidance)
+    objective = jax.jit(lambda s: evolve.objective(s, base, at_t, None, setup(mesh, cfg)))
     grads, terms = objective(state)
     value, want = jax.jit(jax.value_and_grad(paper))(state.evolving)
     np.testing.assert_allclose(terms["loss"]["total"], value, rtol=1e-5)
     close(grads, want, 5e-5)
+
+
+def test_videos_that_see_the_negative_prompt_are_held_and_learn_no_score(base, mesh):
+    """All of them: rewards do not matter, and only the anchors and the trust region pull."""
+    guidance = config.Guidance(rollout=5.0, null_share=1.0)
+    cfg = change(dataclasses.replace(CFG, guidance=guidance), "loss", lambda_t2v=0.0)
+    start = evolve.init(cfg, base, WAN.config)
+    grads, _ = accumulate(start, base, scored(), mesh, cfg)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+    state = drifted(base)
+    one = accumulate(state, base, scored(), mesh, cfg)
+    close(one, accumulate(state, base, scored(reward=(0.1, 0.9, 0.2, 0.7)), mesh, cfg), 1e-7)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(one[0])) > 1e-5
+
+
+def test_the_share_of_videos_that_see_the_negative_prompt(base, mesh):
+    """None where it never guides, and where the adapter does not answer it."""
+    apart = dict(train=1.0, proof=1.0, null_share=0.25)
+    share = lambda **values: evolve.null_share(config.Config(guidance=config.Guidance(**values)))
+    assert share(rollout=5.0, **apart) == 0.25
+    assert share(rollout=1.0, **apart) == 0
+    assert share(rollout=5.0, **apart, null="base") == 0
+
+
+def test_guided_drift_is_that_of_the_guided_velocity(base, mesh):
+    """v_null + g (v - v_null) of evolving against initial; zero for equal adapters."""
+    guidance = config.Guidance(rollout=5.0, null_share=0.0)
+    cfg = change(dataclasses.replace(CFG, guidance=guidance), "train", timesteps=1)
+    measure = lambda state, data: evolve.guided_drift(state, base, data, setup=setup(mesh, cfg))
+    state, data = drifted(base), scored()
+    far = measure(state, data)
+    assert float(far["guided"]) > 0 and float(far["null"]) > 0
+    start = measure(evolve.init(cfg, base, WAN.config), data)
+    assert float(start["null"]) == float(start["guided"]) == 0
+    # A text that is the negative prompt is guided nowhere: v_null + 5 (v_null - v_null).
+    same = data._replace(text_PSE=jnp.repeat(data.null_1SE, PAIRS, axis=0))
+    drift, (_, terms) = measure(state, same), accumulate(state, base, same, mesh, cfg)
+    np.testing.assert_allclose(drift["guided"], drift["null"], rtol=1e-4)
+    np.testing.assert_allclose(terms["drift"]["evo_init"], drift["null"], rtol=1e-5)
 
 
 def test_step_moves_evolving_and_stable_follows(base, mesh):
@@ -157,6 +217,20 @@ def test_neutral_rewards_at_the_start_give_no_force(base, mesh):
     )
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
     assert float(terms["drift"]["evo_stb"]) == 0 and float(terms["loss"]["self"]) == 0
+
+
+def test_a_run_is_held_by_the_adapter_that_it_started_from(base, mesh):
+    """theta_0 is the start, lora.init included: no pull at step 0, and one back to it later."""
+    cfg = change(change(CFG, "lora", init="start.safetensors"), "loss", lambda_t2v=0.0)
+    start = jax.tree.map(np.array, drifted(base).evolving)
+    state = evolve.init(cfg, base, WAN.config, jax.tree.map(jnp.array, start))
+    neutral = scored(reward=(0.5,) * 4)
+    grads, terms = accumulate(state, base, neutral, mesh, cfg)
+    assert float(terms["loss"]["self"]) == 0 and float(terms["drift"]["evo_init"]) == 0
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-6
+    new, _ = evolve.train_step(state, base, scored(), None, setup=setup(mesh, cfg))
+    jax.tree.map(np.testing.assert_array_equal, new.initial, start)
+    assert float(accumulate(new, base, neutral, mesh, cfg)[1]["loss"]["self"]) > 0
 
 
 def test_opposite_rewards_give_opposite_forces(base, mesh):

@@ -1,6 +1,7 @@
 """The files of examples/ do what the documents say of them."""
 
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_the_sidecar_is_at_most_40_lines():
 
 def test_the_client_gets_its_scores_in_order(url):
     video_BFHWC = np.concatenate([stripes(0), stripes(8), stripes(24)])
-    faces = np.zeros((3, 16, 32, 3), np.uint8)
+    faces = [[np.zeros((16, 32, 3), np.uint8)]] * 3
     asked = ("sharpness", "arcface")
     scores = client.score([url], asked, video_BFHWC, faces, ["a", "b", "c"])
     np.testing.assert_allclose(scores.table.raw_BM[:, 0], [0, 8, 24])
@@ -45,7 +46,7 @@ def test_the_client_gets_its_scores_in_order(url):
 
 
 def test_a_request_it_cannot_read_is_400_with_words(url):
-    body = wire.encode(stripes(8), np.zeros((1, 16, 32, 3), np.uint8), ["a"])
+    body = wire.encode(stripes(8), [[np.zeros((16, 32, 3), np.uint8)]], ["a"])
     cut = httpx2.post(f"{url}/score", content=body[:200], trust_env=False)
     assert cut.status_code == 400 and "ValueError" in cut.json()["detail"]
 
@@ -56,13 +57,20 @@ def test_the_request_of_the_protocol_page_byte_for_byte():
     shown = json.loads(page.split("```json\n")[1].split("```")[0])
     video = np.arange(2 * 9 * 64 * 64 * 3, dtype=np.uint32).astype(np.uint8)
     video = video.reshape(2, 9, 64, 64, 3)
-    faces = np.full((2, 64, 64, 3), 7, np.uint8)
+    large, small = np.full((640, 480, 3), 7, np.uint8), np.full((96, 96, 3), 9, np.uint8)
+    large[3, 5] = 0, 1, 2
     prompts = ["A person waves.", "A person nods."]
     rewards = ["arcface", "sharpness"]
-    body = wire.encode(video, faces, prompts, rewards=rewards, fps=8)
+    body = wire.encode(video, [[large, small]] * 2, prompts, rewards=rewards, fps=8)
     (size,) = struct.unpack("<I", body[:4])
     assert json.loads(body[4 : 4 + size]) == shown
-    assert body[4 + size :] == video.tobytes() + faces.tobytes()
+    assert body[4 + size :] == video.tobytes() + large.tobytes() + small.tobytes()
+    # The page's lines of Python find the photos in it.
+    code = page.split("```python\n")[1].split("```")[0]
+    names = {"json": json, "math": math, "np": np, "struct": struct}
+    exec(code, names)
+    for photo, sent in zip(names["photos"](body, 1), (large, small), strict=True):
+        np.testing.assert_array_equal(photo, sent)
 
 
 def test_the_settings_add_one_row_to_the_table():

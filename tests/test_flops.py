@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from evoid_jax import sharding
-from evoid_jax.config import Config, Lora, Rollout, Train, Video
+from evoid_jax.config import Config, Guidance, Lora, Train, Video
 from evoid_jax.models import wan
 from evoid_jax.plan import count, flops, programs
 
@@ -123,7 +123,7 @@ def test_a_train_step_does_no_more_than_it_must(remat):
 def test_guidance_doubles_a_solver_step():
     at = flops.sizes(TINY, (3, 4, 6), 1)
     once, twice = (
-        flops.solver_step(TINY, Config(rollout=Rollout(guidance=g)), at) for g in (1.0, 5.0)
+        flops.solver_step(TINY, Config(guidance=Guidance(rollout=g)), at) for g in (1.0, 5.0)
     )
     assert twice == 2 * once
 

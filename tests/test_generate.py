@@ -11,6 +11,7 @@ import tiny_pipeline
 import torch
 from absl import flags
 from PIL import Image
+from safetensors.numpy import save_file
 from tiny_pipeline import FRAMES, HEIGHT, PROMPTS, WIDTH, photo
 
 from evoid_jax import commandline, generate, media, rollout
@@ -86,7 +87,7 @@ def test_an_adapter_acts_as_in_diffusers(folder, tmp_path):
     adapter = lora.init(jax.random.key(0), frozen.wan_params, frozen.wan.config, rank=4)
     file = tmp_path / "pytorch_lora_weights.safetensors"
     names = [f"--latents={tmp_path}/latents.npy", f"--noise={tmp_path}/noise.npy", "--steps=2"]
-    args = arguments(folder, tmp_path, *names)
+    args = arguments(folder, tmp_path, *names, "--negative_prompt=")
     noise = np.random.default_rng(1).standard_normal((1, 16, 4, *SHAPE[3:])).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)
 
@@ -288,10 +289,41 @@ def test_the_command_ends_with_a_message_not_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def save_thin_adapter(file, **header):
+    layer = "transformer.blocks.0.attn1.to_q"
+    thin = {f"{layer}.lora_A.weight": np.ones((2, 8), np.float32)}
+    thin[f"{layer}.lora_B.weight"] = np.ones((8, 2), np.float32)
+    save_file(thin, file, metadata=header)
+
+
+def test_an_adapter_says_how_it_is_deployed(tmp_path):
+    """Flags go first, then the adapter's header, then the model's own file."""
+    file = tmp_path / "a.safetensors"
+    save_thin_adapter(file, guidance="1", negative_prompt="blurry")
+    media.write_image(tmp_path / "0.png", photo(40, 52, 0))
+
+    def chosen(*more):
+        values = flags.FlagValues()
+        generate.define_flags(values)
+        paths = f"--image={tmp_path}/0.png", f"--output={tmp_path}/out.mp4", f"--lora={file}"
+        values(["generate", *paths, "--prompt=nods", *more])
+        settled = generate.check(values).chosen
+        return settled["guidance"], settled["negative_prompt"]
+
+    assert chosen() == (1.0, "blurry")
+    assert chosen("--guidance=3", "--negative_prompt=") == (3.0, "")
+    save_thin_adapter(file)
+    assert chosen() == (5.0, "")  # the embedded model's own negative prompt
+    for wrong, words in (("much", "is 'much', no number"), ("-1", "must be a number from 0")):
+        save_thin_adapter(file, guidance=wrong)
+        with pytest.raises(ValueError, match=f"the adapter's guidance {words}"):
+            chosen()
+
+
 def test_a_folder_with_an_adapter_will_do(tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "pytorch_lora_weights.safetensors").touch()
+    save_thin_adapter(adapter / "pytorch_lora_weights.safetensors")
     media.write_image(tmp_path / "0.png", photo(40, 52, 0))
 
     def checked(*more: str) -> generate.Inputs:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "evoid_jax"
 # From the cellar to the roof. A module imports from its own floor and from those below. A name
 # stands for a module or for a package with all that is in it; the longest one that fits counts.
 FLOORS = (
-    ("files", "fields", "config", "kinds", "media", "canvas", "world"),
+    ("files", "fields", "mirrors", "groups", "config", "kinds", "media", "canvas", "world"),
     (
         "settings",
         "commandline",
@@ -19,10 +19,12 @@ FLOORS = (
         "provenance",
         "sidecars.wire",
     ),
-    ("models", "flow", "losses"),
+    ("models", "flow", "losses", "clipping"),
+    ("export", "roles"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session", "work_folder"),
-    ("heldout", "report"),
+    ("arms", "stopping"),
+    ("heldout", "watch", "report"),
     ("train", "generate", "convert", "plan", "pretrain", "report.__main__"),
     ("notebook",),
 )

@@ -21,10 +21,10 @@ def world(count=2, seed=0) -> dict:
     """Return what a judge grades: true videos of the tiny world, people's photos, prompts."""
     scenes = [portraits.scene(300 + b, seed + 7 * b) for b in range(count)]
     video_BFHWC = np.stack([portraits.render(s) for s in scenes])
-    reference_BHWC = np.stack([portraits.reference(s.identity) for s in scenes])
+    references = [[portraits.reference(s.identity)] for s in scenes]
     return {
         "video_BFHWC": video_BFHWC,
-        "reference_BHWC": reference_BHWC,
+        "references": references,
         "prompts": [portraits.prompt(s) for s in scenes],
     }
 
@@ -82,9 +82,9 @@ def test_vqscore_by_hand():
 def test_what_a_judge_is_shown():
     fake = Fake(SEVENS)
     ask(fake, frames=3, fps=4.0)
-    video_BFHWC, reference_BHWC, prompts = world().values()
+    video_BFHWC, references, prompts = world().values()
     photo, *frames = fake.pictures()
-    assert np.abs(photo.astype(int) - reference_BHWC[0]).mean() < 4  # JPEG is lossy
+    assert np.abs(photo.astype(int) - references[0][0]).mean() < 4  # JPEG is lossy
     for frame, f in zip(frames, (0, 4, 8), strict=True):
         assert np.abs(frame.astype(int) - video_BFHWC[0, f]).mean() < 4
     texts = fake.texts()
@@ -105,10 +105,22 @@ def test_large_frames_are_scaled_down():
     fake = Fake(SEVENS)
     with serve(fake.app()) as url:
         asker = judge.Judge(url + "/v1", frames=2, side=100)
-        asker.vqscore(
-            np.zeros((1, 5, 96, 200, 3), np.uint8), world(1)["reference_BHWC"], ["a person"]
-        )
+        asker.vqscore(np.zeros((1, 5, 96, 200, 3), np.uint8), world(1)["references"], ["a person"])
     assert [p.shape for p in fake.pictures()] == [(64, 64, 3), (48, 100, 3), (48, 100, 3)]
+
+
+def test_several_photos_are_shown_numbered_scaled_and_not_too_many():
+    wide, tall = np.full((90, 300, 3), 200, np.uint8), np.full((60, 40, 3), 90, np.uint8)
+    fake = Fake(SEVENS)
+    with serve(fake.app()) as url:
+        asker = judge.Judge(url + "/v1", frames=2, side=100, photos=2, workers=1)
+        references = [[wide, tall, wide], [tall]]
+        asker.vqscore(world()["video_BFHWC"], references, ["a person"] * 2)
+    assert [p.shape for p in fake.pictures(0)[:2]] == [(30, 100, 3), (60, 40, 3)]
+    assert [p.shape for p in fake.pictures(1)[:1]] == [(60, 40, 3)]
+    assert len(fake.pictures(0)) == 4 and len(fake.pictures(1)) == 3
+    assert fake.texts(0)[:2] == [f"reference photo {k}/2 of the person" for k in (1, 2)]
+    assert fake.texts(1)[0] == "reference photo of the person"
 
 
 @pytest.mark.parametrize(
@@ -163,18 +175,18 @@ def test_a_dead_judge():
 
 
 def test_attention_shows_best_and_worst_and_averages_pairs():
-    video_BFHWC, reference_BHWC, prompts = world(5).values()
+    video_BFHWC, references, prompts = world(5).values()
     group_B, reward_B = np.array([9, 9, 4, 4, 9]), np.array([0.2, 0.9, 0.6, np.nan, 0.5])
     fake = Fake({"identity": 1, "text": 2, "quality": 10}, {"identity": 4, "text": 0, "quality": 0})
     with serve(fake.app()) as url:
         asker = judge.Judge(url + "/v1", frames=4, workers=1)
-        attention_G, ok = asker.attention(video_BFHWC, reference_BHWC, prompts, group_B, reward_B)
+        attention_G, ok = asker.attention(video_BFHWC, references, prompts, group_B, reward_B)
     assert ok and attention_G.dtype == np.float32
     np.testing.assert_allclose(attention_G, [2.5, 1, 5])
     alone, pair = fake.pictures(0), fake.pictures(1)  # pairs in the order of their numbers
     assert len(alone) == 1 + 2 and len(pair) == 1 + 4
     near = lambda a, b: np.abs(a.astype(int) - b).mean() < 4
-    assert near(alone[1], video_BFHWC[2, 0]) and near(pair[0], reference_BHWC[1])
+    assert near(alone[1], video_BFHWC[2, 0]) and near(pair[0], references[1][0])
     assert near(pair[1], video_BFHWC[1, 0]) and near(pair[3], video_BFHWC[0, 0])
     assert "best video, frame 1/2, t=0.00s" in fake.texts(1)
     assert "worst video, frame 2/2, t=1.00s" in fake.texts(1)
@@ -215,7 +227,7 @@ def test_the_heuristic_says_what_it_is(heuristic):
     assert [m.id for m in models] == ["heuristic"]
     reply = heuristic._client.chat.completions.with_raw_response
     parts = [
-        *judge._photo(world(1)["reference_BHWC"][0], 64),
+        *heuristic._photos(world(1)["references"])[0],
         *heuristic._show(world(1)["video_BFHWC"][0], 2, ""),
     ]
     parts.append({"type": "text", "text": "grade"})
@@ -235,7 +247,7 @@ def test_the_heuristic_is_deterministic(heuristic):
 
 def test_the_heuristic_prefers_the_true_video(heuristic):
     """The truth beats, on average by a clear step, each way of spoiling it."""
-    video_BFHWC, reference_BHWC, prompts = world(12).values()
+    video_BFHWC, references, prompts = world(12).values()
     random = np.random.default_rng(0)
     noise = random.normal(0, 30, video_BFHWC.shape)
     spoilt = {
@@ -243,18 +255,30 @@ def test_the_heuristic_prefers_the_true_video(heuristic):
         "frozen": np.repeat(video_BFHWC[:, 4:5], 9, axis=1),
         "shuffled": video_BFHWC[:, random.permutation(9)],
         "another scene": np.roll(video_BFHWC, 1, axis=0),
-        "a copy of the photo": np.repeat(reference_BHWC[:, None], 9, axis=1),
+        "a copy of the photo": np.repeat(np.stack(references), 9, axis=1),
         "nothing": np.full_like(video_BFHWC, 128),
     }
-    true_B = heuristic.vqscore(video_BFHWC, reference_BHWC, prompts)[1]
+    true_B = heuristic.vqscore(video_BFHWC, references, prompts)[1]
     for name, video in spoilt.items():
-        score_B = heuristic.vqscore(video, reference_BHWC, prompts)[1]
+        score_B = heuristic.vqscore(video, references, prompts)[1]
         assert np.mean(true_B - score_B) > 0.05, name
         assert np.mean(true_B > score_B) > 0.6, name
 
 
+def test_the_heuristic_takes_the_mean_over_photos():
+    video_BFHWC, references, prompts = world().values()
+    small = lambda x: np.stack([judge_server.cv2.resize(f, (48, 48)) for f in x]) / np.float32(255)
+    photos = [small(own)[0] for own in references]
+    video = small(video_BFHWC[0])
+    one, two = (judge_server.grade(photo, video, prompts[0]) for photo in photos)
+    both = judge_server.grade_all(photos, video, prompts[0])
+    assert one["identity"] > two["identity"] + 0.1
+    for name in judge.DIMENSIONS:
+        assert both[name] == pytest.approx((one[name] + two[name]) / 2)
+
+
 def test_heuristic_attention_points_at_what_is_wrong(heuristic):
-    video_BFHWC, reference_BHWC, prompts = world(8).values()
+    video_BFHWC, references, prompts = world(8).values()
     group_B, reward_B = np.arange(8), np.ones(8)
     ask = lambda video, reference: dict(
         zip(
@@ -263,19 +287,19 @@ def test_heuristic_attention_points_at_what_is_wrong(heuristic):
             strict=True,
         )
     )
-    true = ask(video_BFHWC, reference_BHWC)
+    true = ask(video_BFHWC, references)
     noise = np.random.default_rng(0).integers(-60, 60, video_BFHWC.shape)
-    noisy = ask(np.clip(video_BFHWC + noise, 0, 255).astype(np.uint8), reference_BHWC)
-    strangers = ask(video_BFHWC, np.roll(reference_BHWC, 1, axis=0))
+    noisy = ask(np.clip(video_BFHWC + noise, 0, 255).astype(np.uint8), references)
+    strangers = ask(video_BFHWC, references[-1:] + references[:-1])
     assert all(0 <= x <= 10 for x in true.values())
     assert noisy["quality"] > true["quality"] + 0.5
     assert strangers["identity"] > true["identity"] + 1
-    frozen = ask(np.repeat(video_BFHWC[:, :1], 9, axis=1), reference_BHWC)
+    frozen = ask(np.repeat(video_BFHWC[:, :1], 9, axis=1), references)
     assert frozen["text"] > true["text"] + 0.5
 
 
 def test_the_heuristic_refuses_what_it_cannot_read():
-    photo = judge._photo(world(1)["reference_BHWC"][0], 64)
+    photo = judge.Judge("http://127.0.0.1:1/v1")._photos(world(1)["references"])[0]
     body = lambda parts, schema=judge.GRADES: {
         "messages": [{"role": "user", "content": parts}],
         "response_format": schema,

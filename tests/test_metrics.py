@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from evoid_jax import metrics
+from evoid_jax import metrics, mirrors
 
 RECORD = {
     "loss": {"total": 0.25},
@@ -207,8 +207,8 @@ def test_missing_mirror_says_how_to_install_it(tmp_path, monkeypatch, options, m
         metrics.Writer(tmp_path, **options)
     assert steps_of(tmp_path) == [0, 1, 2]  # nothing was dropped by the failed start
     with pytest.raises(ValueError, match=f"pip install {module}"):
-        metrics.check_mirrors(**{"tensorboard": False} | options)
-    metrics.check_mirrors(tensorboard=False, wandb="")  # what is off needs nothing
+        mirrors.check(**{"tensorboard": False} | options)
+    mirrors.check(tensorboard=False, wandb="")  # what is off needs nothing
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
@@ -236,3 +236,27 @@ def test_a_line_without_a_sound_step_is_named(tmp_path, line):
     (tmp_path / metrics.FILE).write_text(f'{line}\n{{"step": 2}}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:1: expected a JSON object with a step"):
         metrics.read(tmp_path)
+
+
+def test_a_comparison_of_the_watch_is_printed_and_mirrored(tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    summary = {
+        "base": {"total": 0.4, "arcface": 0.5},
+        "evolved": {"total": 0.45, "arcface": 0.6},
+        "delta_total": 0.05,
+        "delta_total_ci95": [0.03, 0.07],
+        "delta": {"arcface": {"mean": 0.1}},
+        "monitor_delta": {"motion": {"mean": -0.01}, "unknown": {"mean": None}},
+    }
+    videos = [np.zeros((3, 8, 8, 3), np.uint8)]
+    with metrics.Writer(tmp_path, tensorboard=True) as writer:
+        writer.compare(20, summary, videos, warning="a reward is gamed")
+    said = capsys.readouterr().out
+    assert "watch after 20: total .400 -> .450 [+0.030, +0.070] motion -0.010 unknown --" in said
+    assert "WATCH: a reward is gamed" in said
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    for name in (b"watch/delta_total", b"watch/delta/arcface", b"watch/monitor_delta/motion"):
+        assert name in written
+    assert b"watch/monitor_delta/unknown" not in written
+    assert b"GIF89a" in written and b"watch/0" in written

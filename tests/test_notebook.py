@@ -42,10 +42,13 @@ def test_scores_come_by_name(photo):
     video = np.full((3, 32, 32, 3), 51, np.uint8)
     fake = Fake()
     with serve(fake.app()) as url:
-        scores = notebook.score([video, video * 2], [photo] * 2, [PROMPT] * 2, sidecars=[url])
+        images = [photo, [photo, photo[::2]]]
+        scores = notebook.score([video, video * 2], images, [PROMPT] * 2, sidecars=[url])
     assert list(scores) == list(SEVEN)
     np.testing.assert_allclose(scores["arcface"], [0.2, 0.4], rtol=1e-6)
-    assert fake.batches[0].references.shape == (2, 32, 32, 3)
+    one, two = fake.batches[0].references
+    np.testing.assert_array_equal(one[0], photo)  # whole, not on a canvas of the videos' size
+    np.testing.assert_array_equal(two[1], photo[::2])
 
 
 def test_a_run_is_made_and_read(tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image
 from programs import python
 
 from evoid_jax import media
-from evoid_jax.data.pairs import batch, check_images, open_pairs, open_splits, order, spread
+from evoid_jax.data.pairs import batch, check_images, open_splits, order, spread
 from evoid_jax.world import portraits
 
 
@@ -66,15 +66,18 @@ def test_portraits_are_paired_with_their_own_prompts(evolution):
     assert len(seen) > 10
 
 
-def test_heldout_people_come_once_and_are_nobody_from_evolution(world):
-    assert set(world.heldout.identities) == set(map(str, portraits.SPLITS["heldout"]))
-    assert len(world.heldout) == 256
-    assert not set(world.heldout.identities) & set(world.evolution.identities)
-    assert world.heldout.kind == world.evolution.kind == "unseen identities"
+@pytest.mark.parametrize("split", ["validation", "heldout"])
+def test_people_set_apart_come_once_and_are_nobody_else(world, split):
+    apart = getattr(world, split)
+    assert set(apart.identities) == set(map(str, portraits.SPLITS[split]))
+    assert len(apart) == 256
+    others = [pairs for pairs in world if pairs is not apart]
+    assert not set(apart.identities) & {name for pairs in others for name in pairs.identities}
+    assert apart.kind == world.evolution.kind == "unseen identities"
 
 
 def test_reopening_reads_the_same_pairs(evolution, cache_dir):
-    again = open_pairs("portraits", cache_dir=cache_dir)
+    again = open_splits("portraits", cache_dir=cache_dir).evolution
     assert again.origins == evolution.origins
     assert again[7].prompt == evolution[7].prompt
 
@@ -95,16 +98,16 @@ def test_a_batch_holds_what_its_order_says(evolution):
 def test_the_order_depends_on_step_and_seed_only(evolution, cache_dir):
     """Resuming at step 5 needs nothing but the number 5."""
     straight = [order(evolution, step, 4).tolist() for step in range(7)]
-    fresh = open_pairs("portraits", cache_dir=cache_dir)
+    fresh = open_splits("portraits", cache_dir=cache_dir).evolution
     assert [order(fresh, step, 4).tolist() for step in (6, 5)] == [straight[6], straight[5]]
-    other = open_pairs("portraits", seed=1, cache_dir=cache_dir)
+    other = open_splits("portraits", seed=1, cache_dir=cache_dir).evolution
     assert order(other, 0, 4).tolist() != straight[0]
 
 
 def test_an_epoch_holds_every_pair_once_and_epochs_differ(tmp_path):
     names = [f"{k}.png" for k in range(6)]
     lines = [{"image": name, "prompt": name} for name in names]
-    pairs = open_pairs(folder=write_folder(tmp_path, lines, names), seed=3)
+    pairs = open_splits(folder=write_folder(tmp_path, lines, names), seed=3).evolution
     orders = [
         np.concatenate([order(pairs, 3 * epoch + k, 2) for k in range(3)]).tolist()
         for epoch in range(4)
@@ -114,14 +117,14 @@ def test_an_epoch_holds_every_pair_once_and_epochs_differ(tmp_path):
 
 
 def test_no_repeat_in_an_epoch_that_the_count_does_not_divide(tmp_path):
-    pairs = open_pairs(folder=five(tmp_path))
+    pairs = open_splits(folder=five(tmp_path)).evolution
     for epoch in range(6):
         drawn = np.concatenate([order(pairs, 2 * epoch + k, 2) for k in range(2)])
         assert len(set(drawn.tolist())) == 4
 
 
 def test_fewer_pairs_than_the_batch_wants_come_equally_often(tmp_path):
-    pairs = open_pairs(folder=five(tmp_path))
+    pairs = open_splits(folder=five(tmp_path)).evolution
     drawn = np.concatenate([order(pairs, step, 8) for step in range(5)])
     assert np.bincount(drawn).tolist() == [8] * 5
 
@@ -142,7 +145,7 @@ def test_a_users_folder(tmp_path):
         "",
         {"image": ["b.jpg", str(tmp_path / "c.png")], "prompt": "two views"},
     ]
-    pairs = open_pairs(folder=write_folder(tmp_path, lines))
+    pairs = open_splits(folder=write_folder(tmp_path, lines)).evolution
     assert len(pairs) == 2
     assert pairs.prompts == ["Eine Frau lächelt.\u2028Sie winkt.", "two views"]
     assert pairs.origins == [f"{tmp_path / 'prompts.jsonl'}, line {n}" for n in (1, 3)]
@@ -153,7 +156,7 @@ def test_a_users_folder(tmp_path):
 
 
 def test_iterating_ends(tmp_path):
-    assert len(list(open_pairs(folder=five(tmp_path)))) == 5
+    assert len(list(open_splits(folder=five(tmp_path)).evolution)) == 5
 
 
 def test_one_reader_for_training_and_generating(tmp_path):
@@ -162,7 +165,7 @@ def test_one_reader_for_training_and_generating(tmp_path):
     grey = np.full((4, 4), 32768, np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     lines = [{"image": name, "prompt": "x"} for name in ("clear.png", "deep.png")]
-    pairs = open_pairs(folder=write_folder(tmp_path, lines, ()))
+    pairs = open_splits(folder=write_folder(tmp_path, lines, ())).evolution
     for pair, value in zip(pairs, (255, 128), strict=True):
         assert (pair.images[0] == value).all()
     np.testing.assert_array_equal(pairs[0].images[0], media.read_image(tmp_path / "clear.png"))
@@ -174,7 +177,7 @@ def test_opening_decodes_once_and_prompts_decode_nothing(tmp_path, monkeypatch):
     check = media.check_image
     monkeypatch.setattr(media, "check_image", lambda file: checked.append(file) or check(file))
     monkeypatch.setattr(media, "read_image", read.append)
-    pairs = open_pairs(folder=folder)
+    pairs = open_splits(folder=folder).evolution
     assert pairs.prompts == ["x", "y", "z"]
     check_images(pairs, lambda height, width: None)
     assert len(checked) == 1 and not read
@@ -184,7 +187,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
     five(tmp_path)
     text = "\ufeff" + '{"image": "a.png", "prompt": "x"}\r\n{"image": "b.jpg", "prompt": "y"}\r\n'
     (tmp_path / "prompts.jsonl").write_bytes(text.encode())
-    assert open_pairs(folder=str(tmp_path)).prompts == ["x", "y"]
+    assert open_splits(folder=str(tmp_path)).evolution.prompts == ["x", "y"]
 
 
 def test_a_name_is_found_however_its_accents_are_stored(tmp_path):
@@ -192,12 +195,12 @@ def test_a_name_is_found_however_its_accents_are_stored(tmp_path):
     for stored, written in ((composed, apart), (apart, composed)):
         folder = tmp_path / str(len(stored))
         folder.mkdir()
-        pairs = open_pairs(folder=write_folder(folder, [line(written)], [stored]))
+        pairs = open_splits(folder=write_folder(folder, [line(written)], [stored])).evolution
         assert pairs[0].images[0].shape == (30, 20, 3)
 
 
 def test_a_picture_that_vanishes_later_is_named_with_its_line(tmp_path):
-    pairs = open_pairs(folder=five(tmp_path))
+    pairs = open_splits(folder=five(tmp_path)).evolution
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"line 1: .*a\.png has changed since the start"):
         pairs[0]
@@ -214,11 +217,11 @@ def test_sizes_that_cannot_be_are_named_with_their_line(tmp_path):
             raise ValueError(f"{height}x{width} vanishes")
 
     with pytest.raises(ValueError, match=r"line 2: .*b\.jpg: 30x21 vanishes"):
-        check_images(open_pairs(folder=folder), fits)
+        check_images(open_splits(folder=folder).evolution, fits)
     turned = Image.Exif()
     turned[0x0112] = 6
     photo(48, 64).save(tmp_path / "a.png", exif=turned)
-    picture = open_pairs(folder=folder).rows[0].pictures[0]
+    picture = open_splits(folder=folder).evolution.rows[0].pictures[0]
     assert (picture.height, picture.width) == (64, 48)  # as it will be read
 
 
@@ -262,8 +265,11 @@ FAULTS = {
     "identity is a number": (line(identity=3), '"identity" must be a name in quotes, not 3'),
     "identity is null": (line(identity=None), '"identity" must be a name in quotes, not null'),
     "identity is empty": (line(identity="\u200b"), '"identity" must be a name in quotes'),
-    "split": (line(split="test"), '"split" must be "evolution" or "heldout", not "test"'),
-    "split is a list": (line(split=["heldout"]), '"split" must be "evolution" or "heldout"'),
+    "split": (
+        line(split="test"),
+        '"split" must be one of "evolution", "validation", "heldout", not "t',
+    ),
+    "split is a list": (line(split=["heldout"]), '"split" must be one of "evolution"'),
     "missing file": (line("nobody.gif"), "nobody.gif does not exist"),
     "second file missing": (line(["a.png", "x.y"]), "x.y does not exist; correct the name or"),
     "wrong capitals": (line("A.PNG"), "A.PNG does not exist; did you mean a.png?"),
@@ -300,7 +306,7 @@ def test_a_faulty_line_is_named_with_file_and_number(faulty, fault):
     text, message = FAULTS[fault]
     write_folder(faulty, [GOOD, "", text, line("c.png")], ())
     with pytest.raises(ValueError) as error:
-        open_pairs(folder=str(faulty))
+        open_splits(folder=str(faulty))
     assert f"{faulty / 'prompts.jsonl'}, line 3" in str(error.value)
     assert message in str(error.value)
     str(error.value).encode()  # can be printed
@@ -308,39 +314,37 @@ def test_a_faulty_line_is_named_with_file_and_number(faulty, fault):
 
 def test_a_faulty_folder_is_named(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
-        open_pairs(folder=str(tmp_path / "nowhere"))
+        open_splits(folder=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"prompts\.jsonl is missing; write"):
-        open_pairs(folder=str(tmp_path))
+        open_splits(folder=str(tmp_path))
     (tmp_path / "Prompts.jsonl").touch()
     with pytest.raises(ValueError, match=r"is missing \(there is Prompts\.jsonl\)"):
-        open_pairs(folder=str(tmp_path))
+        open_splits(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_text("\n \n")
     with pytest.raises(ValueError, match=r"prompts\.jsonl is empty; write"):
-        open_pairs(folder=str(tmp_path))
+        open_splits(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(ValueError, match="Git LFS pointer"):
-        open_pairs(folder=str(tmp_path))
+        open_splits(folder=str(tmp_path))
     (tmp_path / "prompts.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="UTF-16; save it as UTF-8"):
-        open_pairs(folder=str(tmp_path))
+        open_splits(folder=str(tmp_path))
 
 
-def test_unknown_sources_and_splits_are_refused(tmp_path):
+def test_unknown_sources_and_shares_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown source of pairs None"):
-        open_pairs()
-    with pytest.raises(ValueError, match="unknown split 'train'"):
-        open_pairs("portraits", split="train", cache_dir=str(tmp_path))
+        open_splits()
     with pytest.raises(ValueError, match=r"config\.data\.heldout=0\.2 is for a folder"):
         open_splits("portraits", heldout=0.2, cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="need a cache_dir"):
-        open_pairs("portraits")
+        open_splits("portraits")
 
 
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "faces").mkdir()
     five(tmp_path / "faces")
-    assert len(open_pairs(folder="~/faces")) == 5
+    assert len(open_splits(folder="~/faces").evolution) == 5
 
 
 def test_tensorflow_and_torch_are_never_imported(cache_dir, evolution):

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,8 +12,11 @@ from fake_sidecar import Fake
 from fastapi import FastAPI
 from servers import serve
 
-from evoid_jax import config, sharding
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax import config, distributed, sharding
+from evoid_jax.rewards import absent
+from evoid_jax.rewards import panel as panel_module
+from evoid_jax.rewards.panel import Panel, Request, check_offered
+from evoid_jax.sidecars.tiny import judge as judge_server
 
 VIDEOS = 4
 ROWS = np.arange(VIDEOS, dtype=np.int32)
@@ -30,8 +34,8 @@ def videos(first: int) -> np.ndarray:
 
 
 def request(word: str, monitors: bool = False) -> Request:
-    face_BHWC = np.zeros((VIDEOS, 8, 8, 3), np.uint8)
-    return Request(face_BHWC, [f"{word} {row}" for row in ROWS], monitors=monitors)
+    photos = [np.zeros((8, 8, 3), np.uint8)]
+    return Request([photos] * VIDEOS, [f"{word} {row}" for row in ROWS], monitors=monitors)
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def fake():
 @pytest.fixture
 def panel(fake, tmp_path):
     with serve(fake.app()) as url:
-        cfg = config.Reward(sidecars=(url,), judge="", timeout=20.0)
+        cfg = config.Reward(sidecars=(url,), judge="", preference=False, timeout=20.0)
         with Panel(cfg, one_device(), 8, tmp_path) as panel:
             yield panel
 
@@ -50,9 +54,13 @@ def panel(fake, tmp_path):
 def test_two_requests_under_way_at_once_keep_their_own(panel, fake):
     first, second = request("first", monitors=True), request("second")
     tickets = [panel.submit(videos(10), first, ROWS), panel.submit(videos(50), second, ROWS[::-1])]
-    scores = panel.collect(tickets)
-    np.testing.assert_array_equal(scores.raw_BM[:, 0], [*range(10, 14), *range(50, 54)])
-    assert np.all(scores.valid_BM[:, :7]) and not np.any(scores.valid_BM[:, 7])
+    one, two = (
+        panel.collect([ticket_B], asked)
+        for ticket_B, asked in zip(tickets, (first, second), strict=True)
+    )
+    np.testing.assert_array_equal(one.raw_BM[:, 0], range(10, 14))
+    np.testing.assert_array_equal(two.raw_BM[:, 0], range(53, 49, -1))  # by row, as it was asked
+    assert np.all(one.valid_BM[:, :7]) and not np.any(one.valid_BM[:, 7])
     # Each video was sent with the prompt of its row in its own request ...
     sent = {}
     for batch in fake.batches:
@@ -70,14 +78,14 @@ def test_two_requests_under_way_at_once_keep_their_own(panel, fake):
 def test_an_answer_after_its_batch_was_dropped_reaches_nobody(fake, tmp_path):
     fake.before = [1.0]  # seconds that the first request is kept waiting
     with serve(fake.app()) as url:
-        cfg = config.Reward(sidecars=(url,), judge="", timeout=20.0)
+        cfg = config.Reward(sidecars=(url,), judge="", preference=False, timeout=20.0)
         with Panel(cfg, one_device(), 8, tmp_path) as panel:
             dropped, kept = request("dropped"), request("kept")
             jax.block_until_ready(panel.submit(videos(10), dropped, ROWS))
             while not fake.posts:
                 time.sleep(0.01)
             del dropped
-            scores = panel.collect([panel.submit(videos(50), kept, ROWS)])
+            scores = panel.collect([panel.submit(videos(50), kept, ROWS)], kept)
             while len(fake.batches) < 2:
                 time.sleep(0.01)
             np.testing.assert_array_equal(scores.raw_BM[:, 0], [50, 51, 52, 53])
@@ -88,12 +96,112 @@ def test_an_answer_after_its_batch_was_dropped_reaches_nobody(fake, tmp_path):
 def test_a_request_is_forgotten_with_its_batch(panel):
     """Its videos are gigabytes at a real size."""
     done = request("done")
-    panel.collect([panel.submit(videos(10), done, ROWS)])
+    panel.collect([panel.submit(videos(10), done, ROWS)], done)
     number = done.number
     assert number in panel._requests
     del done
     gc.collect()
     assert number not in panel._requests
+
+
+def lacking(*names, calls: int):
+    """Leave these rewards out of the first replies."""
+
+    def change(reply):
+        nonlocal calls
+        calls -= 1
+        if calls >= 0:
+            reply["scores"] = {k: v for k, v in reply["scores"].items() if k not in names}
+        return reply
+
+    return change
+
+
+def collected(fake, log_dir, *, count=1, proof=False, **changes):
+    """Score `count` batches in a row; return the last one's scores and request."""
+    settings = {"judge": "", "preference": False, "timeout": 20.0} | changes
+    with serve(fake.app()) as url:
+        cfg = config.Reward(sidecars=(url,), **settings)
+        with Panel(cfg, one_device(), 8, log_dir) as panel:
+            for _ in range(count):
+                asked = request("a")
+                asked.proof = proof
+                scores = panel.collect([panel.submit(videos(10), asked, ROWS[::-1])], asked)
+    return scores, asked
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that would have been waited."""
+    seconds = []
+    monkeypatch.setattr(panel_module, "time", SimpleNamespace(sleep=seconds.append))
+    return seconds
+
+
+def test_a_reward_that_nobody_has_is_asked_for_again(fake, tmp_path, waits, capsys):
+    fake.change = lacking("gme", "flow", calls=3)
+    scores, asked = collected(fake, tmp_path)
+    assert waits == [2, 4, 8] and asked.why == {}
+    # videos 10.. went to rows 3..0, and the second half of them came with the second try
+    np.testing.assert_array_equal(scores.raw_BM[:, 2], [15, 14, 13, 12])
+    np.testing.assert_allclose(scores.score_BM[:, 6], np.array([13, 12, 11, 10]) / 255, rtol=1e-6)
+    assert np.all(scores.valid_BM[:, :7]) and not np.any(scores.blank_BM)
+    assert [set(batch.rewards) for batch in fake.batches[1:]] == [{"gme", "flow"}] * 3
+    said = capsys.readouterr().out
+    assert "waiting for gme, flow, which no video of this step has" in said
+    assert "the reply has no scores for gme" in said and "and 594 s of patience" in said
+
+
+def test_a_run_stops_where_patience_ends_unless_it_may_go_on(fake, tmp_path, waits):
+    fake.change = lacking("gme", calls=10**9)
+    words = "no video of this step has gme, asked for again over 9 s .*on_missing=go_on"
+    with pytest.raises(absent.MissingReward, match=words):
+        collected(fake, tmp_path, patience=9.0)
+    assert waits == [2, 4, 3] and issubclass(absent.MissingReward, distributed.EXPECTED)
+    with pytest.raises(absent.MissingReward):
+        collected(fake, tmp_path, patience=0.0)
+    waits.clear()
+    scores, asked = collected(fake, tmp_path, count=3, patience=9.0, on_missing="go_on")
+    assert waits == [2, 4, 3]  # a reward that was given up is not waited for at every step
+    np.testing.assert_array_equal(scores.valid_BM[0, :7], [1, 1, 0, 1, 1, 1, 1])
+    assert asked.why == {
+        "the reply has no scores for gme, only "
+        "['aesthetic', 'arcface', 'curricularface', 'flow', 'naturalness', 'qalign']": 4
+    }
+
+
+def test_a_reward_that_only_watches_is_not_waited_for(fake, tmp_path, waits):
+    fake.change = lacking("gme", calls=10**9)
+    rows = [
+        dataclasses.replace(row, prior=0.0) if row.name == "gme" else row for row in config.METRICS
+    ]
+    collected(fake, tmp_path, table=tuple(rows))
+    assert waits == []
+
+
+def test_the_proof_asks_the_judge_though_the_update_does_not(fake, tmp_path, waits):
+    with serve(judge_server.app()) as url:
+        judged = {"judge": f"{url}/v1", "preference": False}
+        update, _ = collected(fake, tmp_path, **judged)
+        proof, _ = collected(fake, tmp_path, proof=True, **judged)
+    assert not np.any(update.valid_BM[:, 7]) and np.all(proof.valid_BM[:, 7])
+
+
+def test_a_null_is_a_blank_and_a_failure_is_not(fake, tmp_path, caplog):
+    def change(reply):
+        column = reply["scores"]["arcface"]
+        column["score"] = [None, 0.2, None, 0.3]
+        column["reason"] = ["no face in 8 frames", None, "out of memory", None]
+        column["excused"] = [False, False, True, False]
+        return reply
+
+    fake.change = change
+    scores, asked = collected(fake, tmp_path, count=2)
+    np.testing.assert_array_equal(scores.valid_BM[:, 0], [1, 0, 1, 0])  # rows are turned round
+    np.testing.assert_array_equal(scores.blank_BM[:, 0], [0, 0, 0, 1])
+    assert not np.any(scores.blank_BM[:, 1:])
+    assert asked.why == {"no face in 8 frames": 1, "out of memory": 1}
+    assert caplog.text.count("no face in 8 frames") == 1  # of two batches
 
 
 def test_the_table_of_the_config_says_who_is_asked(fake, tmp_path):
@@ -103,7 +211,8 @@ def test_the_table_of_the_config_says_who_is_asked(fake, tmp_path):
     with serve(fake.app()) as url:
         cfg = config.Reward(sidecars=(url,), judge="", table=mine)
         with Panel(cfg, one_device(), 8, tmp_path) as panel:
-            scores = panel.collect([panel.submit(videos(10), request("a"), ROWS)])
+            asked = request("a")
+            scores = panel.collect([panel.submit(videos(10), asked, ROWS)], asked)
     np.testing.assert_array_equal(scores.raw_BM, np.stack([ROWS + 12, ROWS + 13], axis=1))
     assert set(fake.batches[0].rewards) == {"gme", "sharpness"}
 
@@ -117,6 +226,17 @@ def test_a_reward_that_no_sidecar_offers_is_refused_unless_it_only_watches(fake,
             Panel(cfg, one_device(), 8, tmp_path)
         idle = rows[0], dataclasses.replace(rows[1], prior=0.0)
         Panel(dataclasses.replace(cfg, table=idle), one_device(), 8, tmp_path).close()
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_a_reward_by_another_name_is_refused(uniform):
+    """Whatever the weights are: priors, or the same for all that have one."""
+    infos = [{"names": ["arcface", "gme"]}, {"names": ["flow"]}]
+    rows = [row for row in config.METRICS if row.name in ("arcface", "gme", "flow", "vqscore")]
+    check_offered(config.Reward(table=tuple(rows), uniform=uniform), infos)
+    rows[0] = dataclasses.replace(rows[0], name="ArcFace")
+    with pytest.raises(ValueError, match="^config.reward.table has ArcFace, which no sidecar"):
+        check_offered(config.Reward(table=tuple(rows), uniform=uniform), infos)
 
 
 def test_a_sidecar_that_is_not_ours_is_named_with_its_setting(tmp_path):

@@ -133,9 +133,11 @@ def planned(*args: str) -> dict:
 
 LIMITS = [
     ("cuda", ("--target=h100:1",), 68.0),
-    ("cuda", ("--target=h100:8",), 36.0),
+    ("cuda", ("--target=h100:8",), 34.0),
+    ("cuda", ("--target=h100:8", "--config.train.remat=attention"), 46.0),
     ("cuda", ("--target=h100:8", "--height=720", "--width=1280"), 75.0),
-    ("tpu", ("--target=v5p:2x2x1",), 60.0),
+    ("tpu", ("--target=v5p:2x2x1",), 46.0),
+    ("tpu", ("--target=v5p:2x2x1", "--config.train.remat=attention"), 60.0),
     ("tpu", ("--target=v6e:4x4", "--context=4"), 28.0),
 ]
 

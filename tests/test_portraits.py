@@ -57,7 +57,7 @@ def test_attributes_are_uniform_and_independent():
 
 def test_splits_share_nobody():
     splits = list(portraits.SPLITS.values())
-    assert [len(split) for split in splits] == [20000, 512, 256]
+    assert [len(split) for split in splits] == [20000, 512, 256, 256]
     assert len(set().union(*splits)) == sum(map(len, splits))
 
 

@@ -33,13 +33,13 @@ def test_command_takes_the_sizes_that_were_trained():
     config = {
         "model": "my model",
         "video": {"frames": 9, "height": 64, "width": 64, "fps": 8},
-        "rollout": {"steps": 20, "guidance": 1.0, "shift": 3.0},
+        "rollout": {"steps": 20, "shift": 3.0},
     }
     got = folder.next_command("runs/a b", config, "export/x.safetensors").split(" \\\n    ")
     assert got == [
         "python -m evoid_jax.generate '--model=my model'",
         "'--lora=runs/a b/export/x.safetensors'",
-        "--frames=9 --height=64 --width=64 --fps=8 --steps=20 --guidance=1.0 --shift=3.0",
+        "--frames=9 --height=64 --width=64 --fps=8 --steps=20 --shift=3.0",
         '--image=face.png --prompt="A person waves a hand." --output=out.mp4',
     ]
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, NEGATIVE, PROMPTS, WIDTH, photo
 
 from evoid_jax import canvas, flow, rollout
-from evoid_jax.models import scheduler
+from evoid_jax.models import lora, scheduler
 
 SIZE = FRAMES, HEIGHT, WIDTH
 IMAGES = [photo(50, 37, 1), photo(40, 90, 2), photo(64, 64, 3)]
@@ -173,6 +174,28 @@ def test_a_video_does_not_depend_on_its_batch_nor_on_how_guidance_runs(frozen):
     assert relative(apart, both) <= 1e-5
     one = rollout.sample(*model, text[1:], null, control[1:], noise[1:], table, 5.0)
     assert relative(one, both[1:]) <= 1e-5
+
+
+def test_the_negative_prompt_may_have_weights_of_its_own(frozen):
+    """With the adapter on the prompt alone, guidance adds g times what the adapter adds to v."""
+    text, null = rollout.encode_text(frozen, PROMPTS[:1]), rollout.encode_text(frozen, [NEGATIVE])
+    control = rollout.control(frozen, [IMAGES[:1]], *SIZE)
+    x = rollout.noise(np.uint32([7]), rollout.latent_shape(frozen, *SIZE, 1))
+    adapter = lora.init(jax.random.key(0), frozen.wan_params, frozen.wan.config, rank=4)
+    shake = lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(1), leaf.shape)
+    adapter, bare = jax.tree.map(shake, adapter), (frozen.wan_params, None)
+
+    def velocity(tree, scale, null_weights=None):
+        weights = frozen.wan, frozen.wan_params, tree
+        guided = rollout.guided(
+            *weights, text, null, control, scale, split=False, null_weights=null_weights
+        )
+        return np.asarray(jax.jit(guided)(x, 600.0))
+
+    added = velocity(adapter, 1.0) - velocity(None, 1.0)
+    own = velocity(adapter, 5.0, null_weights=bare) - velocity(None, 5.0)
+    assert relative(own, 5 * added) <= 1e-3
+    assert relative(velocity(adapter, 5.0) - velocity(None, 5.0), 5 * added) > 0.05
 
 
 def test_noise_depends_on_the_seed_alone():

@@ -1,5 +1,7 @@
 """rows.py: who is the same person, and who is held out, told from names and bytes of pictures."""
 
+import re
+
 import pytest
 from picture_files import photo
 
@@ -53,8 +55,9 @@ def test_two_names_of_one_person_are_refused(lines, message):
 
 
 def sides(lines, share=0.0) -> tuple[list[str], list[str]]:
-    evolution, heldout = split(identified(lines), share)
-    return [r.origin for r in evolution], [r.origin for r in heldout]
+    split_rows = split(identified(lines), validation=0.0, heldout=share)
+    assert not split_rows["validation"]
+    return [r.origin for r in split_rows["evolution"]], [r.origin for r in split_rows["heldout"]]
 
 
 def test_nobody_is_held_out_unless_asked_for():
@@ -79,7 +82,7 @@ def test_lines_of_a_person_follow_the_one_that_names_a_split():
         (
             [("ax", "anna"), ("bx", "ben", "heldout")],
             0.0,
-            "line 2 is held out, but its picture x.png is trained on in line 1",
+            'line 2 is in "heldout", but its picture x.png is in "evolution" in line 1',
         ),
         ([("a", "", "heldout"), ("b", "", "heldout")], 0.0, "all 2 identities are held out"),
         (["a", ("b", "", "heldout")], 0.2, "config.data.heldout is 0.2: use only one"),
@@ -104,6 +107,38 @@ def test_more_lines_in_another_order_move_nobody_across():
     _, after = sides(more, 0.2)
     assert set(before) == {origin for origin in after if int(origin.split()[1]) < 100}
     assert 40 <= len(after) <= 80  # a fifth of 300, give or take three deviations
+
+
+def test_the_share_for_validation_moves_nobody_out_of_the_proof():
+    lines = identified(rows(*(chr(ord("\u4e00") + i) for i in range(300))))
+    origins = lambda got, name: {r.origin for r in got[name]}
+    alone = split(lines, validation=0.0, heldout=0.2)
+    both = split(lines, validation=0.3, heldout=0.2)
+    assert origins(both, "heldout") == origins(alone, "heldout")
+    assert origins(both, "validation") < origins(alone, "evolution")
+    assert 66 <= len(both["validation"]) <= 114  # 0.3 of 300, give or take three deviations
+    assert sum(map(len, both.values())) == 300
+
+
+@pytest.mark.parametrize(
+    ("validation", "heldout", "message"),
+    [
+        (1.0, 0.0, "config.data.validation must be at least 0 and below 1, got 1.0"),
+        (0.5, 0.5, "config.data.validation=0.5 and config.data.heldout=0.5 leave nobody to train"),
+        (0.0001, 0.0, "config.data.validation=0.0001 holds out none of 2 identities"),
+    ],
+)
+def test_shares_that_leave_nobody(validation, heldout, message):
+    with pytest.raises(ValueError) as error:
+        split(identified(rows("a", "b")), validation, heldout)
+    assert message in str(error.value)
+
+
+def test_a_picture_of_two_people_in_two_splits_is_refused():
+    lines = rows(("ax", "anna", "validation"), ("bx", "ben", "heldout"), "c")
+    message = 'line 2 is in "heldout", but its picture x.png is in "validation" in line 1'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        split(identified(lines), 0.0, 0.0)
 
 
 def test_a_folder_is_split_by_person(tmp_path):

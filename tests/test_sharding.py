@@ -1,6 +1,7 @@
 """Where arrays live: the mesh, the table of weights, batches in parts."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,3 +81,98 @@ def test_videos_that_do_not_divide_are_named():
     sharding.check_videos(8, FOUR)
     with pytest.raises(ValueError, match="6 videos of a step do not divide over 4 groups"):
         sharding.check_videos(6, FOUR)
+
+
+class Device(NamedTuple):
+    """All that a layout asks of a device."""
+
+    id: int
+    process_index: int
+    platform: str = "gpu"
+    device_kind: str = "NVIDIA H100"
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+    slice_index: int = 0
+
+
+def gpus(hosts: int, each: int) -> list[Device]:
+    return [
+        Device(id=host * each + i, process_index=host) for host in range(hosts) for i in range(each)
+    ]
+
+
+def tpus(size: tuple[int, int, int], host: tuple[int, int, int], kind: str) -> list[Device]:
+    """Return chips in the order of their ids, x fastest; hosts are boxes of them."""
+    devices = []
+    grid = [-(-side // part) for side, part in zip(size, host, strict=True)]
+    for z, y, x in np.ndindex(size[::-1]):
+        place = [c // part for c, part in zip((x, y, z), host, strict=True)]
+        process = place[0] + grid[0] * (place[1] + grid[1] * place[2])
+        devices.append(Device(len(devices), process, "tpu", kind, (x, y, z)))
+    return devices
+
+
+MACHINES = {
+    "2 x 8 H100": gpus(2, 8),
+    "3 x 4 H100": gpus(3, 4),
+    "v5p:4x4x4": tpus((4, 4, 4), (2, 2, 1), "TPU v5"),
+    "v5p:2x2x1": tpus((2, 2, 1), (2, 2, 1), "TPU v5"),
+    "v6e:4x4": tpus((4, 4, 1), (2, 2, 1), "TPU v6 lite"),
+    "v6e:8x8": tpus((8, 8, 1), (2, 2, 1), "TPU v6 lite"),
+}
+
+
+CASES = [(m, c) for m in MACHINES for c in (1, 2, 4, 8) if len(MACHINES[m]) % c == 0]
+
+
+@pytest.mark.parametrize(("machine", "context"), CASES)
+@pytest.mark.parametrize("order", ["as numbered", "mixed"])
+def test_a_video_stays_on_one_host_and_hosts_in_order(machine, context, order):
+    """For every machine whose hosts divide into groups of that size, whatever the order of ids."""
+    devices = list(MACHINES[machine])
+    each = sum(device.process_index == 0 for device in devices)
+    if order == "mixed":
+        devices = [devices[i] for i in np.random.default_rng(0).permutation(len(devices))]
+    shape = (1, len(devices) // context, context)
+    mesh = sharding.laid_out(devices, shape)
+    assert mesh.shape == shape
+    assert sorted(d.id for d in mesh.flat) == sorted(d.id for d in devices)  # each of them once
+    if each % context:
+        return
+    process = np.vectorize(lambda d: d.process_index, otypes=[int])(mesh)[0]
+    assert (process == process[:, :1]).all()
+    assert (np.diff(process[:, 0]) >= 0).all()
+
+
+def test_chips_of_a_context_group_are_neighbours():
+    """A ring through the group goes along wires of the torus: each step is one chip long."""
+    mesh = sharding.laid_out(MACHINES["v6e:4x4"], (2, 2, 4))
+    for group in mesh.reshape(-1, 4):
+        xy = np.array([device.coords for device in group])
+        assert np.abs(xy - xy.mean(0)).max() == 0.5  # a square of two by two
+    pairs = sharding.laid_out(MACHINES["v5p:4x4x4"], (1, 32, 2)).reshape(-1, 2)
+    assert all(np.abs(np.subtract(a.coords, b.coords)).sum() == 1 for a, b in pairs)
+
+
+def test_a_group_larger_than_a_host_takes_whole_hosts_or_an_axis_of_the_torus():
+    mesh = sharding.laid_out(gpus(4, 4), (1, 2, 8))
+    hosts = [{device.process_index for device in group} for group in mesh.reshape(-1, 8)]
+    assert hosts == [{0, 1}, {2, 3}]
+    mesh = sharding.laid_out(MACHINES["v6e:8x8"], (1, 8, 8))
+    for group in mesh.reshape(-1, 8):
+        xy = np.array([device.coords for device in group])
+        assert sorted(np.ptp(xy, axis=0)) == [0, 0, 7]  # a row or a column
+
+
+def test_slices_follow_one_another():
+    one = tpus((2, 2, 1), (2, 2, 1), "TPU v5")
+    two = [d._replace(id=d.id + 4, process_index=1, slice_index=1) for d in one]
+    mesh = sharding.laid_out([two[0], *one, *two[1:]], (2, 1, 4))
+    assert [[d.slice_index for d in group] for group in mesh.reshape(-1, 4)] == [[0] * 4, [1] * 4]
+    assert sharding.laid_out([*two, *one], (1, 1, 8)).shape == (1, 1, 8)
+
+
+def test_hosts_of_different_sizes_are_taken_in_order():
+    devices = [Device(id=i, process_index=int(i > 2)) for i in range(8)]  # 3 and 5
+    mesh = sharding.laid_out(devices[::-1], (1, 4, 2))
+    assert [d.process_index for d in mesh.flat] == [0] * 3 + [1] * 5

@@ -19,7 +19,7 @@ from evoid_jax.sidecars.tiny import rewards as tiny
 from evoid_jax.world import portraits
 
 REWARDS = ["arcface", "curricularface", "gme", "aesthetic", "qalign", "naturalness", "flow"]
-PEOPLE = list(portraits.SPLITS["heldout"])[200:224]  # in no training or calibration set
+PEOPLE = list(portraits.SPLITS["validation"])[200:224]  # in no training or calibration set
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def http(loaded):
 def world():
     scenes = [portraits.scene(i, 0) for i in PEOPLE]
     videos = np.stack([portraits.render(s) for s in scenes])
-    references = np.stack([portraits.reference(s.identity) for s in scenes])
+    references = [[portraits.reference(s.identity)] for s in scenes]
     prompts = [portraits.prompt(s, 0) for s in scenes]
     return videos, references, prompts, [s.identity.tolist() for s in scenes], scenes
 
@@ -62,7 +62,7 @@ def test_wire_round_trip_is_the_identity(world):
     videos, references, prompts, truth, _ = world
     batch = wire.decode(wire.encode(videos, references, prompts, truth, ["flow"], True, fps=12))
     np.testing.assert_array_equal(np.stack(batch.videos), videos)
-    np.testing.assert_array_equal(batch.references, references)
+    np.testing.assert_array_equal(np.stack(batch.references), np.stack(references))
     np.testing.assert_array_equal(np.stack(batch.attributes), np.float32(truth))
     assert (batch.prompts, batch.rewards) == (prompts, ["flow"])
     assert (batch.fps, batch.monitors, batch.reasons) == (12.0, True, [None] * len(prompts))
@@ -120,7 +120,7 @@ def test_mp4_and_raw_of_the_same_videos_score_nearly_alike(http, world):
 def test_videos_of_other_sizes_and_lengths_score(http, world):
     video = np.stack([cv2.resize(f, (160, 120)) for f in portraits.render(world[4][0], 20, 96)])
     files = [media.encode(video, 8), media.encode(world[0][1], 8)]
-    references = np.stack([cv2.resize(r, (96, 96)) for r in world[1][:2]])
+    references = [[cv2.resize(photo, (96, 96))] for [photo] in world[1][:2]]
     reply = http.post("/score", content=wire.encode_mp4(files, references, world[2][:2])).json()
     assert all(s is not None for c in reply["scores"].values() for s in c["score"])
 
@@ -130,6 +130,7 @@ def test_what_cannot_be_scored_is_null_with_a_reason_never_zero(loaded, world):
     reply = ask(loaded, videos, references, ["", prompts[1], prompts[2]])
     gme = reply["scores"]["gme"]
     assert gme["score"][0] is None and gme["raw"][0] is None and "prompt" in gme["reason"][0]
+    assert gme["excused"] == [True, False, False]  # no video can help its prompt
     assert gme["score"][1] is not None and scores(reply, "arcface")[0] >= 0
     still = ask(loaded, videos[:, :1], references, prompts)["scores"]
     for name in ("qalign", "flow"):
@@ -150,6 +151,7 @@ def test_a_reward_that_raises_or_gives_nan_leaves_the_others_alone(loaded, world
     hurt = loaded._replace(rewards=tuple(rewards))
     columns = ask(hurt, videos, references, prompts)["scores"]
     assert columns["a"]["score"] == [None, None] and "out of memory" in columns["a"]["reason"][1]
+    assert columns["a"]["excused"] == [True, True] and columns["b"]["excused"] == [False, False]
     assert columns["b"]["score"] == [0.3, None] and columns["b"]["raw"] == [0.3, None]
     assert columns["b"]["reason"][0] is None and "finite" in columns["b"]["reason"][1]
     assert None not in columns["flow"]["score"]
@@ -161,7 +163,7 @@ def test_a_reward_that_raises_or_gives_nan_leaves_the_others_alone(loaded, world
         (lambda b: b[:2], "4-byte"),
         (lambda b: b[:50], "header"),
         (lambda b: b"\x04\x00\x00\x00nope", "not JSON"),
-        (lambda b: b[:-1], "references"),
+        (lambda b: b[:-1], "of photos"),
         (lambda b: b.replace(b'"raw"', b'"avi"'), "avi"),
         (lambda b: b.replace(b'"shape": [1, 9', b'"shape": [1, 8'), "bytes of video"),
         (lambda b: b.replace(b'"flow"', b'"fluw"'), "fluw"),
@@ -217,14 +219,26 @@ def test_own_videos_look_more_like_the_reference_than_another_persons(loaded, wo
     videos, references, prompts, truth, _ = world
     own = ask(loaded, videos, references, prompts, attributes=truth, monitors=True)
     roll = lambda rows: rows[1:] + rows[:1]
-    strange = ask(
-        loaded, videos, np.roll(references, -1, 0), prompts, attributes=roll(truth), monitors=True
-    )
+    strange = ask(loaded, videos, roll(references), prompts, attributes=roll(truth), monitors=True)
     for name in ("arcface", "curricularface"):
         assert (scores(own, name) > scores(strange, name)).mean() > 0.9
         assert scores(own, name).mean() > scores(strange, name).mean() + 0.3
     own, strange = (np.array(r["monitor"]["identity"]) for r in (own, strange))
     assert (own > strange).mean() > 0.9 and own.mean() > strange.mean() + 0.3
+
+
+def test_likeness_to_several_photos_is_the_mean_over_them(loaded, world):
+    """Photos of any size; videos of one request may have different numbers of them."""
+    videos, references, prompts = (part[:3] for part in world[:3])
+    (own,), (other,) = references[:2]
+    larger = cv2.resize(other, (128, 128), interpolation=cv2.INTER_NEAREST)
+    ask_of = lambda rows: ask(loaded, videos[[0] * len(rows)], rows, prompts[:1] * len(rows))
+    reply = ask_of([[own], [larger], [own, larger], [own, larger, larger]])
+    for name in ("arcface", "curricularface"):
+        one, two, both, thrice = reply["scores"][name]["raw"]
+        assert one > two + 0.1
+        assert both == pytest.approx((one + two) / 2, abs=2e-6)
+        assert thrice == pytest.approx((one + 2 * two) / 3, abs=2e-6)
 
 
 @pytest.mark.parametrize("name", ["arcface", "curricularface"])
@@ -258,7 +272,8 @@ def test_blur_lowers_aesthetic_by_degrees(loaded, world):
 def test_shuffled_frames_lower_qalign(loaded, world):
     videos, references, prompts = world[:3]
     moving = [i for i, s in enumerate(world[4]) if s.camera != "static"]
-    videos, references, prompts = videos[moving], references[moving], [prompts[i] for i in moving]
+    videos = videos[moving]
+    references, prompts = ([part[i] for i in moving] for part in (references, prompts))
     shuffled = videos[:, [4, 0, 7, 2, 8, 1, 5, 3, 6]]
     clean, mixed = (
         scores(ask(loaded, v, references, prompts), "qalign") for v in (videos, shuffled)

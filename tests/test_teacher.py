@@ -66,7 +66,7 @@ def test_other_bytes_are_loaded_and_named(folder, frozen, mesh, tmp_path, capsys
     noise, t_B = jax.random.normal(keys[1], x0.shape), jnp.array([0.4, 0.7])
     text = jax.random.normal(keys[2], (2, 4, c.text_dim))
     control = jnp.zeros((2, 3, 4, 4, c.vace_in_channels))
-    sample = evolve.Sample(x0, noise, t_B, text, control, jnp.ones(2), jnp.ones(2))
+    sample = evolve.Sample(x0, noise, t_B, text, text[:1], control, jnp.ones(2), jnp.ones(2))
     setup = evolve.Setup(config.Config(), frozen.wan, mesh, references=1)
     step = jax.jit(lambda base, t2v: evolve.objective(state, base, sample, t2v, setup)[1])
     own, other = step(frozen.wan_params, None), step(frozen.wan_params, loaded)

@@ -1,6 +1,7 @@
 """One life: train 2, resume to 4, equals 4 straight, bit for bit; and a run leaves what it says."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,19 +13,24 @@ from safetensors import safe_open
 from small_run import SMALL, lines, settings
 
 from evoid_jax import (
+    arms,
     checkpoint,
     config,
     convert,
     evolve,
-    heldout,
+    export,
+    proof,
     session,
     sharding,
     train,
+    watch,
     work_folder,
 )
 from evoid_jax.media import write_image
 from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
+from evoid_jax.rewards import absent, blend
+from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.world import portraits
 
 NAMES = [metric.name for metric in config.METRICS]
@@ -80,7 +86,8 @@ def test_metrics_hold_what_a_reader_needs(runs):
         assert set(row["reward"]["score"]) == set(NAMES) == set(row["weights"])
         assert abs(sum(row["weights"].values()) - 1) < 1e-5
         assert all(0 <= x <= 1 for x in row["reward"]["score"].values())
-        assert 0 <= row["reward"]["unified"] <= 1 and row["valid_fraction"] == 1
+        assert abs(row["reward"]["unified"] - 0.5) < 1e-6 and row["valid_fraction"] == 1
+        assert row["missing"] == dict.fromkeys(NAMES, 0) and row["reasons"] == []
         loss = row["loss"]
         total = loss["policy"] + 0.01 * loss["t2v"] + 0.2 * loss["self"]
         assert abs(loss["total"] - total) < 1e-5
@@ -100,6 +107,36 @@ def test_a_run_leaves_what_it_says(runs):
     assert "<video" in (workdir / "report.html").read_text()
     with safe_open(workdir / "export" / "pytorch_lora_weights.safetensors", "numpy") as file:
         assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in file.keys()  # noqa: SIM118
+
+
+def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
+    """One video of four lacks arcface. The judge is not asked for its preference."""
+    table = config.METRICS[0], config.METRICS[2], config.METRICS[7]
+    cfg = config.Config(reward=config.Reward(table=table, preference=False, dynamic=False))
+    score_BM = np.array([[0.2, 0.3], [0.4, 0.5], [np.nan, 0.1], [0.6, 0.7]], np.float32)
+    score_BM = np.concatenate([score_BM, np.full((4, 1), np.nan, np.float32)], axis=1)
+    valid_BM = np.isfinite(score_BM)
+    scores = ScoreTable(score_BM, score_BM, valid_BM, np.zeros_like(valid_BM))
+    memory, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, np.zeros(4, int), ask=None)
+    why = {"arcface: no memory": 1}
+    row = train.record(cfg, {}, scores, fused, memory, why, seconds={})
+    assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
+    assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
+    want = {"arcface": 0.125 / 0.275, "gme": 0.15 / 0.275, "vqscore": 0}
+    assert row["weights"] == pytest.approx(want)
+    assert fused.valid_B.tolist() == [True, True, False, True]
+
+
+def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
+    kept = []
+    monkeypatch.setattr(checkpoint, "save", lambda *values: kept.append(values))
+    for step in (0, 7):
+        with (
+            pytest.raises(absent.MissingReward),
+            train.kept("saved", step, "state", blend.FORGOTTEN),
+        ):
+            raise absent.stopped(["gme"], 600.0, {})
+    assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())]
 
 
 def test_workdir_of_another_run_is_refused(runs, cache):
@@ -136,6 +173,60 @@ def test_every_prompt_has_room_whatever_its_script():
     assert session.longest_prompt((split(english),), chinese, tokenizer, 512) == longest
     assert longest <= session.text_rows(longest, 512, one) <= longest + 16
     assert session.text_rows(600, 512, one) == 512
+
+
+def test_the_watch_keeps_comparisons_adapters_and_videos(runs):
+    """The same in a run that was stopped and resumed, but for the seconds."""
+    kept = []
+    for workdir in runs:
+        summaries = watch.read(workdir)
+        assert [summary["steps"] for summary in summaries] == [2, 4]
+        kept.append([{k: v for k, v in s.items() if k != "seconds"} for s in summaries])
+        for name in ("start", "step_000002", "step_000004"):
+            assert (workdir / watch.FOLDER / f"{name}_00.mp4").stat().st_size > 100
+    assert kept[0] == kept[1]
+    assert all(summary["drift"] > 0 for summary in kept[0])
+    assert kept[0][0]["base"] == kept[0][1]["base"] != kept[0][0]["evolved"]
+    # The adapter of the last comparison is the one that the run ended with.
+    last = adapters.to_diffusers(adapters.read(watch.adapter(runs[0], 4)))
+    exported = adapters.to_diffusers(adapters.read(runs[0] / export.FILE))
+    for name, tensor in exported.items():
+        np.testing.assert_array_equal(last[name], tensor)
+
+
+def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
+    """Totals made up in the watch's own files decide."""
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[0], workdir)
+    first, second = watch.read(workdir)
+
+    def rewrite(step, summary):
+        proof.write_json(workdir / watch.FOLDER / f"step_{step:06d}.json", summary)
+
+    better = first | {"delta_total": second["delta_total"] + 1}
+    rewrite(2, better)
+    adapter, _ = convert.adapter_of_run(workdir, "best")
+    assert adapter.header["step"] == "2"
+    gamed = {"prior": {"a": 1.0}, "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
+    gamed["monitor_delta"] = {"m": {"ci95": [-2, -1]}}
+    rewrite(2, better | gamed)
+    assert convert.adapter_of_run(workdir, "best")[0].header["step"] == "4"
+    rewrite(4, second | gamed)
+    with pytest.raises(FileNotFoundError, match="in all of them a reward was gamed"):
+        convert.adapter_of_run(workdir, "best")
+
+
+def test_a_run_that_the_watch_stops_is_saved_proved_and_stays_stopped(tmp_path, cache):
+    """Any drift is too much; the same command proves it again, and a raised limit goes on."""
+    watched = {"every": 1, "identities": 2, "seeds": 1, "drift": 1e-9}
+    small = {"watch": watched, "data": {"heldout_identities": 1}}
+    for _ in range(2):
+        train.train(settings(cache, 3, **small), tmp_path)
+        assert [row["step"] for row in lines(tmp_path)] == [0]
+        assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 1
+    watched["drift"] = 0.0
+    train.train(settings(cache, 3, **small), tmp_path)
+    assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2]
 
 
 def test_a_prompt_that_the_model_reads_only_in_part_is_named(capsys):
@@ -175,6 +266,11 @@ def test_a_run_starts_at_the_strength_of_its_file_and_does_not_need_it_again(tmp
     for name, tensor in of_export.items():
         np.testing.assert_array_equal(of_run[name], tensor)
 
+    # The run is measured against its start, in the loss and in the proof: nothing has changed yet.
+    (first,) = lines(workdir)
+    assert first["loss"]["self"] == 0 and first["drift"]["evo_init"] == 0
+    assert abs(json.loads((workdir / "summary.json").read_text())["delta_total"]) < 1e-4
+
     file.unlink()
     train.train(settings(cache, 2, **small, data={"heldout_identities": 1}), workdir)
     assert [row["step"] for row in lines(workdir)] == [0, 1]
@@ -192,8 +288,22 @@ def test_a_file_without_room_in_the_run_is_refused_before_anything_is_loaded(tmp
 
 @pytest.mark.parametrize(("each", "shards"), [(3, 8), (2, 1), (2, 8), (5, 4)])
 def test_held_out_videos_divide_over_the_devices(each, shards):
-    count = heldout.triples(32, each, shards)
+    count = arms.triples(32, each, shards)
     assert count * each % shards == 0 and 16 <= count * each <= 40
+
+
+def test_a_score_that_one_arm_of_the_proof_hides_is_nothing():
+    def arm(score, blank):
+        score_BM = np.array([score], np.float32).T
+        blank_BM = np.array([blank], bool).T
+        return arms.Arm([], score_BM, np.isfinite(score_BM), blank_BM, {})
+
+    nan = np.nan
+    base = arm([0.7, 0.6, nan, 0.5], [False, False, True, False])
+    evolved = arm([nan, nan, nan, 0.9], [True, False, True, False])
+    levelled = arms.level(base, evolved)
+    np.testing.assert_allclose(levelled[0].score_BM[:, 0], [0.7, 0.6, nan, 0.5])
+    np.testing.assert_allclose(levelled[1].score_BM[:, 0], [0, nan, nan, 0.9])
 
 
 def test_users_own_folder_through_the_command_line(tmp_path, cache):

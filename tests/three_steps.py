@@ -70,6 +70,7 @@ def trained(base, mesh):
         reward_B=reward,
         valid_B=valid,
         text_PSE=text,
+        null_1SE=text[:1],
         control_PTHWC=control,
     )
     base, terms = placed_base(base, mesh), []

@@ -19,6 +19,7 @@ from servers import serve
 from three_steps import shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
+from evoid_jax.rewards import absent
 from evoid_jax.rewards.panel import Panel, Request
 from evoid_jax.sidecars.tiny import judge as judge_server
 
@@ -49,26 +50,58 @@ def check_arrays(mesh):
 def check_panel(me: int, mesh):
     """Each process has its own servers and asks about its own videos; all know all the answers."""
     video = np.random.default_rng(0).integers(0, 256, (8, 9, 64, 64, 3), dtype=np.uint8)
-    face, prompts = video[:, 0], [f"A person waves {i} times." for i in range(8)]
+    faces = [[frame_HWC] for frame_HWC in video[:, 0]]
+    prompts = [f"A person waves {i} times." for i in range(8)]
     reward_B = np.linspace(0, 1, 8)
     fake = Fake()
     with serve(fake.app()) as sidecar, serve(judge_server.app()) as url:
         cfg = config.Reward(sidecars=(sidecar,), judge=f"{url}/v1")
         with Panel(cfg, mesh, 8, "unused") as panel:
-            request = Request(face, prompts, monitors=True)
+            request = Request(faces, prompts, monitors=True)
             placed = sharding.place_batch(video, mesh)
             ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
-            raw_BM, _, valid_BM = panel.collect([ticket_B])
+            scores = panel.collect([ticket_B], request)
             assert sorted(request.videos) == list(range(4 * me, 4 * me + 4))
             assert sum(len(batch.videos) for batch in fake.batches) == 4
             first_B = video[:, 0, 0, 0, 0].astype(np.float32)
-            np.testing.assert_array_equal(raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None])
-            assert np.all(valid_BM)
+            np.testing.assert_array_equal(
+                scores.raw_BM[:, :7], first_B[:, None] + np.arange(7.0)[None]
+            )
+            assert np.all(scores.valid_BM)
             np.testing.assert_array_equal(panel.monitors(request)["truth"], 2 * first_B)
             attention_G, answered = panel.attention(request, PAIR_B, reward_B, np.ones(8, bool))
-            want_G, pairs = panel.judge.attention(video, face, prompts, PAIR_B, reward_B)
+            want_G, pairs = panel.judge.attention(video, faces, prompts, PAIR_B, reward_B)
             assert answered and pairs == 2
             np.testing.assert_allclose(attention_G, want_G, rtol=1e-6)
+
+
+def check_missing(me: int, mesh):
+    """What one process lost both wait for, leave out or stop at."""
+    video, prompts = np.full((8, 5, 16, 16, 3), 9, np.uint8), ["A person waves."] * 8
+
+    def collected(fake: Fake, **changes):
+        with serve(fake.app()) as sidecar:
+            cfg = config.Reward(sidecars=(sidecar,), judge="", preference=False, **changes)
+            with Panel(cfg, mesh, 8, "unused") as panel:
+                request = Request(video[:, 0], prompts)
+                placed = sharding.place_batch(video, mesh)
+                ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
+                return panel.collect([ticket_B], request), request.why
+
+    both_shards = lambda times: [(400, "out of order")] * 2 * times
+    late, why = collected(Fake(before=both_shards(1)))  # both had nothing, and have it again
+    assert np.all(late.valid_BM[:, :7]) and why == {}
+    half, why = collected(Fake(before=both_shards(1 if me == 1 else 0)))
+    np.testing.assert_array_equal(
+        half.valid_BM[:, :7], np.repeat([[True] * 7, [False] * 7], 4, axis=0)
+    )
+    ((reason, count),) = why.items()
+    assert "out of order" in reason and count == 4 * 7
+    try:
+        collected(Fake(before=both_shards(9)), patience=1.0)
+        raise AssertionError("went on")
+    except absent.MissingReward as error:
+        assert "asked for again over 1 s" in str(error)
 
 
 def check_training():
@@ -108,6 +141,7 @@ def agree(folder: str):
     check_exchange(me)
     check_arrays(mesh)
     check_panel(me, mesh)
+    check_missing(me, mesh)
     check_training()
     check_checkpoint(me, mesh, folder)
     distributed.say("two processes agree")

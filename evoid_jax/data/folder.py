@@ -2,7 +2,7 @@
 
 Every line is an object: {"image": "anna.png", "prompt": "A person waves a hand."}. `image` may be a
 list of pictures of one person, each relative to the folder or absolute. Two keys are optional:
-"identity", a name for the person, and "split", "evolution" or "heldout".
+"identity", a name for the person, and "split", "evolution", "validation" or "heldout".
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _row(folder: Path, line: str, origin: str, pictures: dict[Path, Picture]) ->
         raise ValueError(f'"identity" must be a name in quotes, not {shown}; or leave it out')
     if "split" in values and split not in SPLITS:
         shown = json.dumps(split)
-        raise ValueError(f'"split" must be "evolution" or "heldout", not {shown}')
+        known = ", ".join(json.dumps(name) for name in SPLITS)
+        raise ValueError(f'"split" must be one of {known}, not {shown}')
     if identity:
         identity = unicodedata.normalize("NFC", _characters("identity", identity).strip())
     files = [_locate(folder, _characters("image", name)) for name in names]

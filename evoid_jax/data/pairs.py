@@ -74,27 +74,30 @@ class Pairs:
 
 
 class Splits(NamedTuple):
-    """The pairs to train on, and those for the proof."""
+    """The pairs to train on, those to watch and tune on, and those for the proof alone."""
 
     evolution: Pairs
+    validation: Pairs
     heldout: Pairs
 
 
 def open_splits(
     source: str | None = None,
     folder: str | None = None,
+    validation: float = 0.0,
     heldout: float = 0.0,
     seed: int = 0,
     cache_dir: str | None = None,
 ) -> Splits:
-    """Open the pairs of both splits; a user's folder is checked from end to end first.
+    """Open the pairs of all splits; a user's folder is checked from end to end first.
 
-    A folder that holds nobody out is its own proof: then both splits hold all of its pairs.
+    A folder that keeps nobody for a split lends it the pairs that it trains on.
 
     Args:
       source: "portraits" for the tiny world, None for a user's folder.
       folder: a folder with images and prompts.jsonl; wins over `source` when given.
-      heldout: share of the folder's identities that are held out, where its lines name no split.
+      validation, heldout: shares of the folder's identities that are set apart, where its lines
+        name no split.
       seed: of the shuffle of the pairs to train on; does not change who is held out.
       cache_dir: where the tiny world's pairs are prepared once and then read from.
 
@@ -102,29 +105,38 @@ def open_splits(
       ValueError: nothing to open, an unknown source, no cache_dir, or a faulty folder.
     """
     if folder:
-        return _open_folder(files.user_path(folder), heldout, seed)
+        return _open_folder(files.user_path(folder), validation, heldout, seed)
     if source != "portraits":
         raise ValueError(f"unknown source of pairs {source!r}: use 'portraits', or give a folder")
-    if heldout:
-        raise ValueError(
-            f"config.data.heldout={heldout} is for a folder of yours (config.data.dir); the "
-            "portraits have held-out people of their own: set it to 0"
-        )
+    for name, share in (("validation", validation), ("heldout", heldout)):
+        if share:
+            raise ValueError(
+                f"config.data.{name}={share} is for a folder of yours (config.data.dir); the "
+                "portraits have people of their own set apart: set it to 0"
+            )
     if not cache_dir:
         raise ValueError("the portraits need a cache_dir to be prepared in")
     from evoid_jax.data import portrait_pairs  # its library takes a second to import
 
-    evolution, others = (portrait_pairs.open_split(name, Path(cache_dir)) for name in SPLITS)
-    return Splits(Pairs(*evolution, seed, UNSEEN), Pairs(*others, 0, UNSEEN))
+    opened = {name: portrait_pairs.open_split(name, Path(cache_dir)) for name in SPLITS}
+    seeds = {"evolution": seed, "validation": 0, "heldout": 0}
+    return Splits(**{name: Pairs(*opened[name], seeds[name], UNSEEN) for name in SPLITS})
 
 
-def _open_folder(folder: Path, heldout: float, seed: int) -> Splits:
-    evolution, others = pair_rows.split(user_folder.read(folder), heldout)
-    kind = UNSEEN if others else TRAINED
-    others = others or evolution
+def _open_folder(folder: Path, validation: float, heldout: float, seed: int) -> Splits:
+    split_rows = pair_rows.split(user_folder.read(folder), validation, heldout)
+    evolution = split_rows["evolution"]
+
+    def apart(name: str) -> Pairs:
+        rows = split_rows[name]
+        kind, rows = (UNSEEN, rows) if rows else (TRAINED, evolution)
+        return Pairs(rows, partial(_read_images, rows), 0, kind)
+
+    heldout_pairs = apart("heldout")
     return Splits(
-        Pairs(evolution, partial(_read_images, evolution), seed, kind),
-        Pairs(others, partial(_read_images, others), 0, kind),
+        Pairs(evolution, partial(_read_images, evolution), seed, heldout_pairs.kind),
+        validation=apart("validation"),
+        heldout=heldout_pairs,
     )
 
 
@@ -142,20 +154,6 @@ def _read_images(rows: list[Row], index: int) -> tuple[list[np.ndarray], None]:
             )
         images.append(image_HWC)
     return images, None
-
-
-def open_pairs(
-    source: str | None = None,
-    folder: str | None = None,
-    split: str = "evolution",
-    seed: int = 0,
-    cache_dir: str | None = None,
-    heldout: float = 0.0,
-) -> Pairs:
-    """Open one of the splits of `open_splits`: "evolution" or "heldout"."""
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: use 'evolution' or 'heldout'")
-    return open_splits(source, folder, heldout, seed, cache_dir)[SPLITS.index(split)]
 
 
 def check_images(pairs: Pairs, fits: Callable[[int, int], object]) -> None:

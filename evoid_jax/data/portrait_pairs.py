@@ -15,7 +15,7 @@ from PIL import Image
 from evoid_jax.data.rows import Picture, Row
 from evoid_jax.world import paint, people, places, portraits, prompts
 
-PROMPTS_PER_IDENTITY = {"evolution": 4, "heldout": 1}
+PROMPTS_PER_IDENTITY = {"evolution": 4, "validation": 1, "heldout": 1}
 
 
 def _png(image_HW3: np.ndarray) -> io.BytesIO:
@@ -29,7 +29,8 @@ def _png(image_HW3: np.ndarray) -> io.BytesIO:
 class PortraitPairs(tfds.core.GeneratorBasedBuilder):
     """Pairs a person's neutral photo with the prompt of a random scene of that person.
 
-    Splits `evolution` (512 people, 4 prompts each) and `heldout` (256 others, 1 prompt each).
+    Splits `evolution` (512 people, 4 prompts each), `validation` and `heldout` (256 others in each,
+    1 prompt each).
     Prepare with file_format="array_record": the default format needs TensorFlow.
     """
 

@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from typing import NamedTuple
 
-SPLITS = ("evolution", "heldout")
+SPLITS = ("evolution", "validation", "heldout")
 
 
 class Picture(NamedTuple):
@@ -120,42 +120,68 @@ def _refuse_two_names(rows: list[Row]) -> None:
             )
 
 
-def split(rows: list[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """Divide rows of known identity into (evolution, held out); no person is in both.
+def split(rows: list[Row], validation: float, heldout: float) -> dict[str, list[Row]]:
+    """Divide rows of known identity into SPLITS; no person is in two of them.
 
     Where a row names its split, that counts, and rows of the same person without one follow it;
-    all others evolve. Otherwise about `share` of the people are held out, drawn by their name
+    all others evolve. Otherwise about these shares of the people are set apart, drawn by their name
     alone, or by their picture where they have none. So more rows, another order or another seed
-    move nobody across; only a row that gives somebody a name, or shows that two are one, may.
+    move nobody across; only a row that gives somebody a name, or shows that two are one, may. Nor
+    does the share of one split move anybody out of the other.
+
+    Args:
+      validation, heldout: shares of the people, each at least 0, and together below 1.
 
     Returns:
-      The two lists; the second is empty where nothing is asked for.
+      The rows by split; those that nothing is asked for are empty.
 
     Raises:
-      ValueError: a person or a picture in both, nobody in one of them, or both ways at once.
+      ValueError: a person or a picture in two splits, nobody in one of them, or both ways at once.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"config.data.heldout must be at least 0 and below 1, got {share}")
+    shares = {"validation": validation, "heldout": heldout}
+    _check_shares(shares)
     first = next((row for row in rows if row.split), None)
-    if first and share:
-        raise ValueError(
-            f'{first.origin} names its "split", and config.data.heldout is {share}: use only one'
-        )
+    for name, share in shares.items():
+        if first and share:
+            raise ValueError(
+                f'{first.origin} names its "split", and config.data.{name} is {share}: use only one'
+            )
     if first:
         side = _named_sides(rows)
     else:
-        side = {row.identity: SPLITS[_draw(row.key) < share] for row in rows}
-    evolution, heldout = ([row for row in rows if side[row.identity] == name] for name in SPLITS)
+        side = {row.identity: _drawn_side(row.key, shares) for row in rows}
+    split_rows = {name: [row for row in rows if side[row.identity] == name] for name in SPLITS}
     people = len(side)
-    if not evolution:
+    if not split_rows["evolution"]:
         raise ValueError(f"all {people} identities are held out; leave some to train on")
-    if share and not heldout:
-        raise ValueError(
-            f"config.data.heldout={share} holds out none of {people} identities; raise it, or "
-            'write "split": "heldout" in the lines of some'
-        )
-    _refuse_shared_pictures(evolution, heldout)
-    return evolution, heldout
+    for name, share in shares.items():
+        if share and not split_rows[name]:
+            raise ValueError(
+                f"config.data.{name}={share} holds out none of {people} identities; raise it, or "
+                f'write "split": "{name}" in the lines of some'
+            )
+    _refuse_shared_pictures(split_rows)
+    return split_rows
+
+
+def _check_shares(shares: dict[str, float]) -> None:
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"config.data.{name} must be at least 0 and below 1, got {share}")
+    if not sum(shares.values()) < 1:
+        each = " and ".join(f"config.data.{name}={share}" for name, share in shares.items())
+        raise ValueError(f"{each} leave nobody to train on; together they must be below 1")
+
+
+def _drawn_side(key: str, shares: dict[str, float]) -> str:
+    """Return the split of a person: held out from the low end of the draw, validation from the top.
+
+    So neither share moves the border of the other.
+    """
+    place = _draw(key)
+    if place < shares["heldout"]:
+        return "heldout"
+    return "validation" if place >= 1 - shares["validation"] else "evolution"
 
 
 def _draw(key: str) -> float:
@@ -177,13 +203,15 @@ def _named_sides(rows: list[Row]) -> dict[str, str]:
     return {row.identity: named.get(row.identity, row).split or SPLITS[0] for row in rows}
 
 
-def _refuse_shared_pictures(evolution: list[Row], heldout: list[Row]) -> None:
-    """Raise a ValueError for a picture on both sides, which two named people may share."""
-    seen = {picture.digest: row for row in evolution for picture in row.pictures}
-    for row in heldout:
-        for picture in row.pictures:
-            if picture.digest in seen:
-                raise ValueError(
-                    f"{row.origin} is held out, but its picture {picture.name} is trained on in "
-                    f"{seen[picture.digest].origin}; a picture belongs to one split"
-                )
+def _refuse_shared_pictures(split_rows: dict[str, list[Row]]) -> None:
+    """Raise a ValueError for a picture in two splits, which two named people may share."""
+    seen: dict[str, tuple[str, Row]] = {}
+    for name, rows in split_rows.items():
+        for row in rows:
+            for picture in row.pictures:
+                first_name, first = seen.setdefault(picture.digest, (name, row))
+                if first_name != name:
+                    raise ValueError(
+                        f'{row.origin} is in "{name}", but its picture {picture.name} is in '
+                        f'"{first_name}" in {first.origin}; a picture belongs to one split'
+                    )

@@ -140,19 +140,35 @@ def objective(c: WanConfig, cfg: Config, sample: Sizes) -> dict[str, float]:
     thin = adapter(c, cfg, tokens, text)
     initial, teacher = main(c, tokens, text), main(c, sample.video, text)
     evolving = add(initial, thin)
+    if cfg.lora.init:
+        initial = evolving
     # Four roles see the video: evolving and stable each through an adapter of its own.
     forward = vace(c, tokens, text).forward + 2 * evolving.forward
     forward += initial.forward + teacher.forward
+    if cfg.guidance.train > 1:
+        forward += teacher.forward  # the negative prompt's
+    forward += negative(cfg, initial, evolving, hints=vace(c, tokens, text))
     # What is recomputed is the evolving role's blocks; saved attention spares self-attention's.
     again = add(blocks(c, c.num_layers, tokens, text), thin)
     kept = c.num_layers * 4 * tokens**2 * c.dim
     recomputed = {"full": again.forward, "attention": again.forward - kept, "none": 0.0}
-    executed = forward + evolving.flash_backward + recomputed[cfg.train.remat]
-    return {"model": forward + evolving.backward, "executed": executed}
+    # A guided prediction with the adapter on both prompts goes backward through both.
+    times = 2 if cfg.guidance.train > 1 and cfg.guidance.null == "adapter" else 1
+    executed = forward + times * (evolving.flash_backward + recomputed[cfg.train.remat])
+    return {"model": forward + times * evolving.backward, "executed": executed}
+
+
+def negative(cfg: Config, initial: Work, evolving: Work, hints: Work) -> float:
+    """Return the FLOPs of what the pupils see of the negative prompt."""
+    if cfg.guidance.train <= 1:
+        return 0.0
+    if cfg.guidance.null == "base":
+        return hints.forward + initial.forward
+    return hints.forward + initial.forward + 2 * evolving.forward
 
 
 def solver_step(c: WanConfig, cfg: Config, sample: Sizes) -> float:
     """Return the FLOPs of one solver step for one video, both prompts of the guidance."""
     tokens, text = sample.tokens, sample.text
     once = add(vace(c, tokens, text), main(c, tokens, text), adapter(c, cfg, tokens, text))
-    return once.forward * (2 if cfg.rollout.guidance > 1 else 1)
+    return once.forward * (2 if cfg.guidance.rollout > 1 else 1)

@@ -178,6 +178,7 @@ def train_step(at: Setting):
         reward_B=number,
         valid_B=number,
         text_PSE=texts(at, pairs),
+        null_1SE=texts(at, 1),
         control_PTHWC=control(at, pairs),
     )
     setup = evolve.Setup(at.cfg, at.wan, at.mesh, at.references)
@@ -200,7 +201,7 @@ def rollout_step(at: Setting):
         control(at, count, sharding.BATCH),
         array(at, (count, *at.latent_THWC), spec=sharding.BATCH),
         table,
-        guidance=r.guidance,
+        guidance=at.cfg.guidance.rollout,
         split=r.split,
     )
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from evoid_jax import files, metrics, provenance, settings
 
 OF_RUNS = (settings.FILE, metrics.FILE, provenance.FILE, "summary.json", "report.html")
-OF_RUNS += ("samples", "export", "logs")
+WATCH = "watch"  # as watch.py writes it
+OF_RUNS += ("samples", "export", "logs", WATCH)
 FLOAT = sys.float_info.max
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds")
 
@@ -25,6 +26,13 @@ class HeldoutSample(NamedTuple):
     base: bytes | None
     evolved: bytes | None
     reference: bytes | None
+
+
+class Watched(NamedTuple):
+    """One comparison of the watch, and its first video (or None)."""
+
+    summary: dict
+    video: bytes | None
 
 
 class RewardRow(NamedTuple):
@@ -49,6 +57,8 @@ class RunFolder(NamedTuple):
     summary: dict | None
     samples: list[HeldoutSample]
     samples_total: int
+    watched: list[Watched]  # in the order of their steps
+    watch_start: bytes | None  # the first watched video by what the run started from
     adapter: str | None  # relative to the folder; None where there is none yet
 
 
@@ -87,8 +97,21 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
         summary=summary,
         samples=[_sample(folder / "samples", entry) for entry in entries[:videos]],
         samples_total=len(entries),
+        watched=_watched(folder / WATCH, videos),
+        watch_start=_bytes(folder / WATCH / "start_00.mp4") if videos else None,
         adapter=_adapter(folder),
     )
+
+
+def _watched(folder: Path, videos: int) -> list[Watched]:
+    """Read the comparisons of the watch; raise a ValueError for a malformed one."""
+    watched = []
+    for file in sorted(folder.glob("step_*.json")):
+        summary = _read_json(file, dict)
+        _check_summary(file, summary)
+        video = _bytes(file.with_name(f"{file.stem}_00.mp4")) if videos else None
+        watched.append(Watched(summary, video))
+    return watched
 
 
 def rewards_of(
@@ -122,7 +145,7 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
     """Return the command that generates with the run's adapter, in lines for a shell."""
     config = config or {}
     settings = [("video", key) for key in ("frames", "height", "width", "fps")]
-    settings += [("rollout", key) for key in ("steps", "guidance", "shift")]
+    settings += [("rollout", key) for key in ("steps", "shift")]  # the adapter knows its guidance
     values = [(key, metrics.get(config, part, key)) for part, key in settings]
     same = " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
     model = config.get("model") or "MODEL"

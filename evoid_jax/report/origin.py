@@ -39,8 +39,8 @@ def notes(run: RunFolder) -> list[str]:
     init = get(run.config or {}, "lora", "init")
     if init:
         words.append(
-            f"The run started from the adapter {init}. Base is the model without any adapter, so "
-            "the change from base to evolved includes what that adapter brought."
+            f"The run started from the adapter {init}. Base is the model with it, so that the "
+            "change from base to evolved is what this run added."
         )
     return words
 

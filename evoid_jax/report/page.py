@@ -15,12 +15,22 @@ from typing import NamedTuple
 
 from evoid_jax import files, metrics, proof
 from evoid_jax.metrics import get
-from evoid_jax.report import charts, curves, folder, origin
+from evoid_jax.report import charts, curves, folder, origin, watched
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 
 FILE = "report.html"
-LINKS = ("videos", "numbers", "scorers", "rewards", "weights", "training", "made", "config")
+LINKS = (
+    "videos",
+    "numbers",
+    "watch",
+    "scorers",
+    "rewards",
+    "weights",
+    "training",
+    "made",
+    "config",
+)
 TITLES = {"scorers": "models", "rewards": "curves", "made": "origin"}  # of the links
 
 
@@ -45,6 +55,7 @@ def page(run: RunFolder) -> str:
     sections = (
         videos(run),
         numbers(run.summary, hues),
+        watched.section(run.watched, run.watch_start),
         origin.rewards(run, hues),
         curves.rewards(run.steps, hues),
         curves.weights(run.steps, hues),

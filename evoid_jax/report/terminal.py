@@ -71,5 +71,5 @@ def _short_notes(run) -> str:
     if origin.judge_is_heuristic(run):
         words.append("the judge is no language model")
     if get(run.config or {}, "lora", "init"):
-        words.append("base is without config.lora.init")
+        words.append("base has config.lora.init")
     return "; ".join(words)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from evoid_jax.config import GROUPS, JUDGE, Reward
+from evoid_jax.groups import GROUPS, JUDGE, Reward
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.table import ScoreTable
 
@@ -24,38 +24,52 @@ class RewardMemory(NamedTuple):
     """What the rewards remember from step to step; saved with every checkpoint."""
 
     attention: list[float] | None  # averaged over steps; None before the first answer
-    deviations: list[list[float]]  # per step and reward: the scores' usual spread within a pair
+    # Per step and reward, None where too few had it: the std of scores within a pair, its median
+    # over the pairs, and the std over all videos.
+    deviations: list[list[float | None]]
+    spreads: list[list[float | None]]
 
 
-FORGOTTEN = RewardMemory(attention=None, deviations=[])  # before the first step
+FORGOTTEN = RewardMemory(attention=None, deviations=[], spreads=[])  # before the first step
 
 
 class Fused(NamedTuple):
     """One step's rewards, numpy."""
 
     reward_B: np.ndarray  # in [0, 1]
-    valid_B: np.ndarray  # False: no reward was had, the video trains nothing
+    valid_B: np.ndarray  # False: a reward is missing, see `fuse.settle`; it trains nothing
     normalised_BM: np.ndarray  # in [0, 1], 1/2 is the mean of the pair
-    weights_M: np.ndarray  # sum to 1
+    weights_M: np.ndarray  # as used, mean over valid videos: sum to 1, NaN where none is valid
 
 
 def priors(cfg: Reward) -> np.ndarray:
-    """Return prior_M of the update: those of the proof, or uniform where the config says so."""
-    prior_M = proof_priors(cfg)
+    """Return prior_M of the update: the table's, or uniform; none for a preference that is off."""
+    prior_M = _without_judge(cfg) if not cfg.preference else table.arrays(cfg.table)[0]
     return (prior_M > 0).astype(np.float32) if cfg.uniform else prior_M
 
 
 def proof_priors(cfg: Reward) -> np.ndarray:
-    """Return prior_M of the proof: the table's, none for the preference where that is off."""
+    """Return prior_M of the proof: the table's, whatever the update does without.
+
+    So every ablation is measured on one scale (paper, table 3). Only where there is no judge at all
+    nobody can grade the preference, and it has no weight.
+    """
+    return table.arrays(cfg.table)[0] if cfg.judge else _without_judge(cfg)
+
+
+def _without_judge(cfg: Reward) -> np.ndarray:
     prior_M, _, _ = table.arrays(cfg.table)
     judged_M = np.array([name == JUDGE for name in table.names(cfg.table)])
-    return prior_M if cfg.preference else np.where(judged_M, 0, prior_M)
+    return np.where(judged_M, 0, prior_M)
 
 
 def blend(
     cfg: Reward, memory: RewardMemory, scores: ScoreTable, pair_B: np.ndarray, ask: Ask
 ) -> tuple[RewardMemory, Fused]:
     """Normalise within pairs, let the judge move the weights, and unify (paper, section 3.3).
+
+    What is missing is settled first, so that the videos of a pair are compared by the same rewards
+    with the same weights. The paper says nothing of missing scores; the rules are ours.
 
     Args:
       memory: after the step before.
@@ -69,29 +83,60 @@ def blend(
     """
     prior_M = priors(cfg)
     _, group_M, _ = table.arrays(cfg.table)
-    memory = memory._replace(deviations=[*memory.deviations, _spread(scores, pair_B)])
-    floor_M = _floors(cfg, memory.deviations)
-    normalised = fuse.normalize(scores.score_BM, scores.valid_BM, pair_B, cfg.clip, floor_M)
+    memory = _spread(memory, scores, pair_B)
+    floor_M = _floors(cfg, memory)
+    score_BM, known_BM = fuse.fill_blanks(scores.score_BM, scores.valid_BM, scores.blank_BM, pair_B)
+    used_BM, whole_B = fuse.settle(known_BM, prior_M > 0, pair_B)
+    normalised_BM = fuse.normalize(score_BM, used_BM, pair_B, cfg.clip, floor_M)
+
+    def unified(weights_M) -> tuple[jax.Array, jax.Array, jax.Array]:
+        share_BM = fuse.shares(used_BM & whole_B[:, None], weights_M, group_M)
+        return share_BM, *fuse.unify(normalised_BM, share_BM)
+
     if cfg.dynamic:
-        plain_B, any_B = fuse.unify(normalised, scores.valid_BM, prior_M, group_M)
+        _, plain_B, any_B = unified(prior_M)
         answer_G, answered = ask(np.asarray(plain_B), np.asarray(any_B))
         if answered:
             memory = memory._replace(attention=_averaged(cfg, memory.attention, answer_G))
     weights_M = _weights(cfg, prior_M, group_M, memory.attention)
-    reward_B, valid_B = fuse.unify(normalised, scores.valid_BM, weights_M, group_M)
-    fused = Fused(reward_B=reward_B, valid_B=valid_B, normalised_BM=normalised, weights_M=weights_M)
-    return memory, jax.device_get(fused)
+    share_BM, reward_B, valid_B = jax.device_get(unified(weights_M))
+    fused = Fused(
+        reward_B=reward_B,
+        valid_B=valid_B,
+        normalised_BM=np.asarray(normalised_BM),
+        weights_M=_used(share_BM[valid_B]),
+    )
+    return memory, fused
 
 
-def _spread(scores: ScoreTable, pair_B: np.ndarray) -> list[float]:
-    return fuse.deviation(scores.score_BM, pair_B).tolist()
+def _used(share_bM: np.ndarray) -> np.ndarray:
+    """Return the mean weights of some videos."""
+    if len(share_bM) == 0:
+        return np.full(share_bM.shape[1], np.nan, np.float32)
+    return share_bM.mean(axis=0)
 
 
-def _floors(cfg: Reward, deviations: list[list[float]]) -> np.ndarray:
+def _spread(memory: RewardMemory, scores: ScoreTable, pair_B: np.ndarray) -> RewardMemory:
+    """Return the memory with this step's spreads; what is missing, or blank, is in none."""
+    score_BM = np.where(scores.valid_BM, scores.score_BM, np.nan)
+    deviation_M = fuse.deviation(score_BM, pair_B)
+    spread_M = fuse.deviation(score_BM, np.zeros_like(pair_B))  # as if all were one pair
+    return memory._replace(
+        deviations=[*memory.deviations, _or_none(deviation_M)],
+        spreads=[*memory.spreads, _or_none(spread_M)],
+    )
+
+
+def _or_none(value_M: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in value_M]
+
+
+def _floors(cfg: Reward, memory: RewardMemory) -> np.ndarray:
     """Return floor_M: a spread far below what a reward usually shows is taken for noise."""
-    _, _, floor_M = table.arrays(cfg.table)
-    usual_M = np.median(deviations, axis=0)
-    return np.maximum(floor_M, cfg.floor * usual_M).astype(np.float32)
+    _, _, least_M = table.arrays(cfg.table)
+    within_SM = np.array(memory.deviations, float)  # None becomes NaN
+    overall_SM = np.array(memory.spreads, float)
+    return fuse.floors(within_SM, overall_SM, cfg.floor, least_M)
 
 
 def _averaged(cfg: Reward, attention: list[float] | None, answer_G: np.ndarray) -> list[float]:

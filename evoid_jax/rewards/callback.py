@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 # Bytes. JAX's CPU client copies up to 100 KiB at once, larger arrays in its threads: see `_pieces`.
 INLINE = 2**16
 
-# (video_bFHWC, index_b) -> raw_bM, score_bM, valid_bM, all numpy
-ScoreFn = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Tables = tuple[np.ndarray, np.ndarray, np.ndarray]  # raw_bM, score_bM, valid_bM
+ScoreFn = Callable[[np.ndarray, np.ndarray], Tables]  # of (video_bFHWC, index_b), all numpy
 
 
 class Callback(NamedTuple):

@@ -2,7 +2,8 @@
 
 B videos, M rewards in the order that is asked for. Sidecars may be replicas (the batch is split
 among them) or hold different rewards (each is asked for its own). What cannot be had after retries
-is invalid, with a reason: never a zero, which would read as "bad video".
+is invalid, with a reason: never a zero, which would read as "bad video". A null that a sidecar
+sends is another thing, a blank: it looked and could not measure; see `fuse.fill_blanks`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from evoid_jax.config import JUDGE
+from evoid_jax.groups import JUDGE
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError, retry
 from evoid_jax.sidecars import wire
@@ -38,7 +39,7 @@ class Grader(Protocol):
     """Whoever fills the column `JUDGE`; see rewards/judge.py."""
 
     def vqscore(
-        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+        self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
@@ -56,22 +57,27 @@ def score(
     urls: list[str] | tuple[str, ...],
     names: tuple[str, ...],
     video_BFHWC: np.ndarray,
-    reference_BHWC: np.ndarray,
+    references: wire.Photos,
     prompts: list[str],
     attributes: list | None = None,
     monitors: bool = False,
     options: Options = DEFAULTS,
     judge: Grader | None = None,
+    first: int = 0,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
 
     Args:
       urls: sidecars, such as "http://127.0.0.1:8100".
       names: the M rewards that are wanted, such as `table.names(config.reward.table)`.
-      video_BFHWC, reference_BHWC: uint8.
+      video_BFHWC: uint8.
+      references: of each video one or more photos of its person, uint8 (h, w, 3) of any sizes. What
+        several videos share should be one array, which a request then carries once.
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
+      first: which row of its batch the first video is; replicas take turns by it, so that batches
+        sent one video at a time do not all begin with the same replica.
 
     Returns:
       Scores of the B videos: tables (B, M) with raw values in each reward's own unit and scores in
@@ -82,20 +88,20 @@ def score(
     """
     if isinstance(urls, str):
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
-    _check(video_BFHWC, reference_BHWC, prompts, attributes)
+    _check(video_BFHWC, references, prompts, attributes)
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, dead = _plan(urls, names, count, monitors, options)
+    jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
     out = _empty(names, count, missing)
     for url, why in dead.items():
-        log.warning("sidecar %s: %s", url, why)
+        log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
     def ask(job: _Job) -> dict | SidecarError:
         cut = slice(job.start, job.stop)
         return _ask(
             job,
             video_BFHWC[cut],
-            reference_BHWC[cut],
+            references[cut],
             prompts=list(prompts[cut]),
             attributes=None if attributes is None else list(attributes[cut]),
             options=options,
@@ -103,7 +109,7 @@ def score(
 
     lost = len(dead)
     with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
-        graded = pool.submit(_grade, judge, video_BFHWC, reference_BHWC, prompts) if judge else None
+        graded = pool.submit(_grade, judge, video_BFHWC, references, prompts) if judge else None
         for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
             lost += isinstance(reply, SidecarError)
             _fill(out, job, reply)
@@ -129,21 +135,33 @@ def info(url: str, options: Options = DEFAULTS) -> dict:
 _info = functools.lru_cache(maxsize=256)(info)  # only answers are kept: a dead one is asked again
 
 
-def _check(video_BFHWC, reference_BHWC, prompts, attributes) -> None:
+def _check(video_BFHWC, references, prompts, attributes) -> None:
     count = len(prompts)
-    for name, array, rank in (("video", video_BFHWC, 5), ("reference", reference_BHWC, 4)):
-        shape = array.shape
-        if array.dtype != np.uint8 or len(shape) != rank or shape[-1] != 3 or shape[0] != count:
+    if not (_is_rgb(video_BFHWC, 5) and len(video_BFHWC) == count):
+        raise ValueError(
+            f"video: expected uint8 of rank 5, {count} first (as many as prompts) and 3 last, got "
+            f"{video_BFHWC.dtype} {video_BFHWC.shape}"
+        )
+    if len(references) != count:
+        raise ValueError(f"references: expected photos for {count} videos, got {len(references)}")
+    for own in references:
+        wrong = [photo for photo in own if not _is_rgb(photo, 3)]
+        if wrong or len(own) == 0:
+            got = f"{wrong[0].dtype} {wrong[0].shape}" if wrong else "none"
             raise ValueError(
-                f"{name}: expected uint8 of rank {rank}, {count} first (as many as prompts) and 3 "
-                f"last, got {array.dtype} {shape}"
+                f"references: expected uint8 photos (h, w, 3) of each video, got {got}"
             )
     if attributes is not None and len(attributes) != count:
         raise ValueError(f"expected {count} attributes or None, got {len(attributes)}")
 
 
+def _is_rgb(array: np.ndarray, rank: int) -> bool:
+    shape = array.shape
+    return array.dtype == np.uint8 and len(shape) == rank and shape[-1] == 3 and 0 not in shape
+
+
 def _plan(
-    urls: tuple[str, ...], wanted: tuple[str, ...], count: int, monitors: bool, options: Options
+    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
 ) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
     alive, dead = _known(urls, options)
@@ -153,7 +171,7 @@ def _plan(
         names = tuple(name for name in offered if name not in taken)
         watch = monitored and not watched
         if names or watch:
-            jobs += _split(team, names, count, watch, options.batch)
+            jobs += _split(team, names, rows, watch, options.batch)
         taken |= set(names)
         watched |= watch
     each = "; ".join(f"{url}: {why}" for url, why in dead.items())
@@ -194,24 +212,27 @@ def _teams(
     return teams
 
 
-def _split(team: list[str], names: tuple, count: int, watch: bool, most: int) -> list[_Job]:
+def _split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[_Job]:
     """Cut a batch into requests, shared out among replicas; the others stand in on failure."""
+    count = len(rows)
     size = max(1, min(most, math.ceil(count / len(team))))
     jobs = []
     for i, start in enumerate(range(0, count, size)):
-        turn = i % len(team)
+        # Counted from the batch's own first row: its other parts are requests of somebody else, who
+        # counts in the same way, in this process or another.
+        turn = (rows.start // size + i) % len(team)
         urls = (*team[turn:], *team[:turn])  # its own replica first, then the others in turn
         jobs.append(_Job(urls, names, start, min(start + size, count), watch))
     return jobs
 
 
 def _ask(
-    job: _Job, video_BFHWC, reference_BHWC, prompts: list[str], attributes, options: Options
+    job: _Job, video_BFHWC, references, prompts: list[str], attributes, options: Options
 ) -> dict | SidecarError:
     """Return a sidecar's reply, or the error that stood after the last try."""
     body = wire.encode(
         video_BFHWC,
-        reference_BHWC,
+        references,
         prompts,
         attributes=attributes,
         rewards=list(job.names),
@@ -221,7 +242,7 @@ def _ask(
     try:
         return retry(job.urls, "POST", "/score", options, body)
     except SidecarError as error:
-        log.warning("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
+        log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
         return error
 
 
@@ -231,6 +252,7 @@ def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Score
         raw_BM=np.full(shape, np.nan, np.float32),
         score_BM=np.full(shape, np.nan, np.float32),
         valid_BM=np.zeros(shape, bool),
+        blank_BM=np.zeros(shape, bool),
     )
     reasons = tuple(dict(missing) for _ in range(count))
     return Scores(names, nothing, reasons, monitor={}, failed=0)
@@ -242,8 +264,8 @@ def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
         try:
             if isinstance(reply, SidecarError):
                 raise reply
-            raw_b, score_b, reasons = _column(reply, name, job.stop - job.start)
-            _enter(out, name, job.start, raw_b, score_b, reasons)
+            column = _column(reply, name, job.stop - job.start)
+            _enter(out, name, job.start, column)
         except SidecarError as error:
             for b in range(job.start, job.stop):
                 out.reasons[b][name] = str(error)
@@ -263,8 +285,17 @@ def _fill_monitors(out: Scores, job: _Job, monitor) -> None:
             log.warning("%s", error)
 
 
-def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray, list]:
-    """Return one reward's raw and [0, 1] values, NaN for null, and its reasons.
+class _Column(NamedTuple):
+    """One reward of some videos, as it was sent; NaN for null."""
+
+    raw_b: np.ndarray
+    score_b: np.ndarray
+    reasons: list
+    excused: list[bool]  # a null here is no fault of the video's
+
+
+def _column(reply: dict, name: str, count: int) -> _Column:
+    """Read one reward of a reply.
 
     Raises:
       SidecarError: the reply has no such reward, or not one number or null per video.
@@ -277,8 +308,15 @@ def _column(reply: dict, name: str, count: int) -> tuple[np.ndarray, np.ndarray,
     reasons = entry.get("reason") or [None] * count
     if not isinstance(reasons, list) or len(reasons) != count:
         raise SidecarError(f"{name}: expected {count} reasons, got {reasons!r:.80}")
-    raw_b = _numbers(entry.get("raw"), f"{name} raw", count)
-    return raw_b, _numbers(entry.get("score"), f"{name} score", count), reasons
+    excused = entry.get("excused") or [False] * count
+    if not isinstance(excused, list) or [type(one) for one in excused] != [bool] * count:
+        raise SidecarError(f"{name} excused: expected {count} booleans, got {excused!r:.80}")
+    return _Column(
+        raw_b=_numbers(entry.get("raw"), f"{name} raw", count),
+        score_b=_numbers(entry.get("score"), f"{name} score", count),
+        reasons=reasons,
+        excused=excused,
+    )
 
 
 def _numbers(values, what: str, count: int) -> np.ndarray:
@@ -295,13 +333,15 @@ def _numbers(values, what: str, count: int) -> np.ndarray:
         raise SidecarError(f"{what}: a number beyond all floats") from error
 
 
-def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) -> None:
+def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
     """Enter one reward's scores of the videos from `start` on, each with its own check."""
     m = out.names.index(name)
-    for i, (raw, value, reason) in enumerate(zip(raw_b, score_b, reasons, strict=True)):
+    for i, (raw, value) in enumerate(zip(column.raw_b, column.score_b, strict=True)):
         b = start + i
         if not (np.isfinite(raw) and np.isfinite(value)):
-            out.reasons[b][name] = str(reason or "the sidecar sent no number and no reason")
+            reason = column.reasons[i] or "the sidecar sent no number and no reason"
+            out.reasons[b][name] = str(reason)
+            out.table.blank_BM[b, m] = not column.excused[i]
         elif not -ROUNDING <= value <= 1 + ROUNDING:
             out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
         else:
@@ -311,10 +351,10 @@ def _enter(out: Scores, name: str, start: int, raw_b, score_b, reasons: list) ->
             out.reasons[b].pop(name, None)
 
 
-def _grade(judge: Grader, video_BFHWC, reference_BHWC, prompts):
+def _grade(judge: Grader, video_BFHWC, references, prompts):
     """Return the judge's (raw_B, score_B, valid_B), or why there are none."""
     try:
-        return judge.vqscore(video_BFHWC, reference_BHWC, list(prompts))
+        return judge.vqscore(video_BFHWC, references, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
         log.exception("the judge failed")
         return f"the judge failed: {error}"
@@ -328,5 +368,10 @@ def _fill_judge(out: Scores, graded) -> None:
             reasons[JUDGE] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
-    score_B = np.where(valid_B, score_B, np.nan)  # NaN is what `_enter` takes for missing
-    _enter(out, JUDGE, 0, raw_B, score_B, ["the judge gave no usable answer"] * count)
+    column = _Column(
+        raw_b=raw_B,
+        score_b=np.where(valid_B, score_B, np.nan),  # NaN is what `_enter` takes for missing
+        reasons=["the judge gave no usable answer"] * count,
+        excused=[True] * count,  # it can grade any video: none is to blame
+    )
+    _enter(out, JUDGE, 0, column)

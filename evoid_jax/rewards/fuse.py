@@ -1,4 +1,4 @@
-"""Many scores into one reward: normalise per pair, weigh by prior and attention, unify.
+"""Many scores into one reward: settle what is missing, normalise per pair, weigh, unify.
 
 B videos, M metrics, G groups (identity, text, quality). Pure functions: numpy or jax arrays in, jax
 arrays out, all of them safe under `jit`. Values are checked only where they are concrete.
@@ -10,15 +10,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+ROUNDING = 1e-5  # ten units in the last place of what our sidecars send
+FAINT = 0.02  # share of a metric's spread over all videos that is noise within a pair (ours)
+
+
+def fill_blanks(
+    scores_BM: jax.Array, valid_BM: jax.Array, blank_BM: jax.Array, group_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Count a blank as 0 where another video of its pair has that score.
+
+    A blank says that the scorer looked and could not measure: no face in any frame. What other
+    videos of the same photo and prompt show, this one hides, and hiding must not pay. Where the
+    whole pair is blank, the photo or the prompt is why, and nothing is filled in.
+
+    Args:
+      scores_BM, valid_BM: scores in [0, 1], and which were had.
+      blank_BM: which of the others are blanks.
+      group_B: (B,) ints, equal for videos of one pair.
+
+    Returns:
+      The scores with zeros, and which of them there are now. The rest may hold anything.
+    """
+    scores_BM = jnp.asarray(scores_BM, jnp.float32)
+    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
+    zero_BM = jnp.asarray(blank_BM, bool) & ~valid_BM & _any_mate(valid_BM, group_B)
+    return jnp.where(zero_BM, 0, scores_BM), valid_BM | zero_BM
+
+
+def settle(
+    known_BM: jax.Array, counts_M: jax.Array, group_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Decide which videos of a pair are compared, so that all of them are by the same rewards.
+
+    A reward that no video of a pair has leaves the pair. A video that lacks one of those which
+    remain is left out: ranked by its other rewards alone it would profit from the loss of a harsh
+    one, and without that reward the whole pair would be ranked by something else. A video that is
+    left alone is left out too, since it is compared with nothing.
+
+    Args:
+      known_BM: which scores there are, as from `fill_blanks`.
+      counts_M: which rewards count; for the others nobody is left out.
+      group_B: (B,) ints, equal for videos of one pair.
+
+    Returns:
+      used_BM, equal over `counts_M` for all videos of a pair that are left, and valid_B, which
+      videos these are.
+    """
+    known_BM, counts_M = jnp.asarray(known_BM, bool), jnp.asarray(counts_M, bool)
+    lost_BM = _any_mate(known_BM, group_B) & ~known_BM & counts_M[None, :]
+    whole_B = ~lost_BM.any(axis=1) & (known_BM & counts_M[None, :]).any(axis=1)
+    mates_BB = _mates(group_B) & whole_B[None, :]
+    valid_B = whole_B & (mates_BB.sum(axis=1) > 1)
+    return known_BM & (valid_B[:, None] | ~counts_M[None, :]), valid_B
+
 
 def normalize(
     scores_BM: jax.Array, valid_BM: jax.Array, group_B: jax.Array, clip: float, floor_M: jax.Array
 ) -> jax.Array:
     """Map scores to [0, 1] within each pair's videos: how good is it for this face and this prompt?
 
-    1/2 + 1/2 clip((R - mean) / (clip max(std, floor)), -1, 1), for each metric and pair on its own,
-    with the population std over valid members. Centred on purpose: a reward whose mean is not 1/2
-    would pull the whole batch towards or away from its own samples.
+    For each metric and pair on its own, with mean and population std over its valid members:
+
+        z = (R - mean) / max(std, floor),    u = clip(z / clip, -1, 1)
+        u <- u - mean(u),    u <- u / max(1, largest |u|),    1/2 + u / 2
+
+    Where nothing is clipped the second line changes nothing. Where something is, clipping has cut
+    more off one side than off the other, and a reward whose mean is not 1/2 would pull the whole
+    batch towards or away from its own samples. So u is centred once more and, as that may push an
+    end over the edge, shrunk until it fits: order and ties stay, and the mean is 1/2.
 
     Args:
       scores_BM: scores in any unit; invalid entries may hold anything, NaN included.
@@ -28,7 +87,8 @@ def normalize(
       floor_M: (M,) least std of each metric, in the unit of its scores, >= 0.
 
     Returns:
-      (B, M) in [0, 1]; 1/2 where invalid and where std and floor are both zero.
+      (B, M) in [0, 1], of mean 1/2 over a pair's valid members; 1/2 where invalid and where std
+      and floor are both zero.
     """
     scores_BM = jnp.asarray(scores_BM, jnp.float32)
     floor_M = jnp.asarray(floor_M, jnp.float32)
@@ -36,11 +96,14 @@ def normalize(
     _require(floor_M, lambda x: np.isfinite(x) & (x >= 0), "floor_M must be finite and >= 0")
     valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(scores_BM)
     known_BM = jnp.where(valid_BM, scores_BM, 0)  # NaN times 0 is NaN: take it out, do not mask it
-    deviation_BM, std_BM = _moments(known_BM, valid_BM, _mates(group_B))
+    counts_BBM = _mates(group_B)[:, :, None] & valid_BM[None]
+    deviation_BM, std_BM = _moments(known_BM, valid_BM, counts_BBM)
     # The floor keeps noise from spreading nearly equal videos over all of [0, 1].
     unit_BM = clip * jnp.maximum(std_BM, floor_M[None, :])
-    z_BM = deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1)
-    return jnp.where(valid_BM, 0.5 + 0.5 * jnp.clip(z_BM, -1, 1), 0.5)
+    u_BM = jnp.clip(deviation_BM / jnp.where(unit_BM > 0, unit_BM, 1), -1, 1)
+    centred_BM = u_BM - _mean(u_BM, counts_BBM)
+    largest_BM = jnp.where(counts_BBM, jnp.abs(centred_BM)[None], 0).max(axis=1)
+    return jnp.where(valid_BM, 0.5 + 0.5 * centred_BM / jnp.maximum(largest_BM, 1), 0.5)
 
 
 def final_weights(
@@ -88,28 +151,23 @@ def final_weights(
     return prior_M * jnp.where(member_MG, scale_G[None, :], 0).sum(axis=1)
 
 
-def unify(
-    normalized_BM: jax.Array, valid_BM: jax.Array, weights_M: jax.Array, group_M: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Return the weighted mean of each video's valid rewards.
+def shares(valid_BM: jax.Array, weights_M: jax.Array, group_M: jax.Array) -> jax.Array:
+    """Return the weights that each video's valid rewards have in its mean.
 
     A missing reward's weight goes to the valid ones of its group, a wholly missing group's to the
     other groups, both in proportion.
 
     Args:
-      normalized_BM: rewards in [0, 1]; invalid entries may hold anything.
-      valid_BM: which of them count.
+      valid_BM: which rewards there are.
       weights_M: (M,) >= 0, as from `final_weights`.
       group_M: (M,) ints.
 
     Returns:
-      reward_B in [0, 1] and valid_B. A video with nothing valid (or only rewards of weight zero)
-      has 1/2 and False: leave it out of the loss, for 1/2 still pulls towards the stable model.
+      (B, M), rows that sum to 1, or to 0 where nothing valid has weight.
     """
-    normalized_BM = jnp.asarray(normalized_BM, jnp.float32)
+    valid_BM = jnp.asarray(valid_BM, bool)
     weights_M, group_M = jnp.asarray(weights_M, jnp.float32), jnp.asarray(group_M)
     _require(weights_M, lambda x: np.isfinite(x) & (x >= 0), "weights must be finite and >= 0")
-    valid_BM = jnp.asarray(valid_BM, bool) & jnp.isfinite(normalized_BM)
     # Within a group: the valid metrics' weights are raised until they sum to what the group had.
     same_MM = group_M[:, None] == group_M[None, :]
     left_BM = jnp.where(valid_BM, weights_M[None, :], 0)
@@ -118,10 +176,31 @@ def unify(
     raised = group_total_M[None, :] / jnp.where(left_in_group_BM > 0, left_in_group_BM, 1)
     share_BM = left_BM * raised
     # Between groups: dividing by the total raises all groups that are left in proportion.
-    total_B = share_BM.sum(axis=1)
-    sum_B = (share_BM * jnp.where(valid_BM, normalized_BM, 0)).sum(axis=1)
-    reward_B = jnp.clip(sum_B / jnp.where(total_B > 0, total_B, 1), 0, 1)
-    return jnp.where(total_B > 0, reward_B, 0.5), total_B > 0
+    total_B = share_BM.sum(axis=1, keepdims=True)
+    return share_BM / jnp.where(total_B > 0, total_B, 1)
+
+
+def unify(normalized_BM: jax.Array, share_BM: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the weighted mean of each video's rewards.
+
+    Args:
+      normalized_BM: rewards in [0, 1]; those without a share may hold anything.
+      share_BM: as from `shares`.
+
+    Returns:
+      reward_B in [0, 1] and valid_B. A video without any share has 1/2 and False: leave it out of
+      the loss, for 1/2 still pulls towards the stable model.
+    """
+    share_BM = jnp.asarray(share_BM, jnp.float32)
+    normalized_BM = jnp.where(share_BM > 0, jnp.asarray(normalized_BM, jnp.float32), 0)
+    reward_B = jnp.clip((share_BM * normalized_BM).sum(axis=1), 0, 1)
+    valid_B = (share_BM > 0).any(axis=1)
+    return jnp.where(valid_B, reward_B, 0.5), valid_B
+
+
+def _any_mate(valid_BM: jax.Array, group_B: jax.Array) -> jax.Array:
+    """Return (B, M) bool: is it true of any video of the pair?"""
+    return (_mates(group_B)[:, :, None] & valid_BM[None]).any(axis=1)
 
 
 def _mates(group_B: jax.Array) -> jax.Array:
@@ -132,8 +211,17 @@ def _mates(group_B: jax.Array) -> jax.Array:
     return group_B[:, None] == group_B[None, :]
 
 
+def _mean(x_BM: jax.Array, counts_BBM: jax.Array) -> jax.Array:
+    """Return, for each video and metric, the mean over the videos that count in its pair.
+
+    counts_BBM: [i, j, m]: does metric m of video j count for video i?
+    """
+    count_BM = jnp.maximum(counts_BBM.sum(axis=1), 1)
+    return jnp.where(counts_BBM, x_BM[None], 0).sum(axis=1) / count_BM
+
+
 def _moments(
-    scores_BM: jax.Array, valid_BM: jax.Array, mates_BB: jax.Array
+    scores_BM: jax.Array, valid_BM: jax.Array, counts_BBM: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Return each score's deviation from its pair's mean, and the pair's std; zero where invalid.
 
@@ -141,19 +229,12 @@ def _moments(
     then deviate by exactly zero; a plain mean of three times 0.1 is not 0.1, and dividing that
     rounding error by the std it makes would turn it into rewards.
     """
-    # counts[i, j, m]: does score m of video j count in the mean for video i?
-    counts_BBM = mates_BB[:, :, None] & valid_BM[None]
     low_BM = jnp.where(counts_BBM, scores_BM[None], jnp.inf).min(axis=1)
     high_BM = jnp.where(counts_BBM, scores_BM[None], -jnp.inf).max(axis=1)
     range_BM = jnp.where(valid_BM & (high_BM > low_BM), high_BM - low_BM, 0)
     unit_BM = jnp.where(range_BM > 0, scores_BM - low_BM, 0) / jnp.where(range_BM > 0, range_BM, 1)
-
-    def mean(x_BM):
-        return jnp.where(counts_BBM, x_BM[None], 0).sum(axis=1) / count_BM
-
-    count_BM = jnp.maximum(counts_BBM.sum(axis=1), 1)
-    deviation_BM = jnp.where(valid_BM, unit_BM - mean(unit_BM), 0)
-    std_BM = jnp.sqrt(mean(jnp.square(deviation_BM)))
+    deviation_BM = jnp.where(valid_BM, unit_BM - _mean(unit_BM, counts_BBM), 0)
+    std_BM = jnp.sqrt(_mean(jnp.square(deviation_BM), counts_BBM))
     return deviation_BM * range_BM, std_BM * range_BM
 
 
@@ -173,12 +254,41 @@ def deviation(score_BM: np.ndarray, group_B: np.ndarray) -> np.ndarray:
       group_B: (B,) equal for videos of the same pair.
 
     Returns:
-      (M,) float64, the median over pairs of the population std, in the unit of the scores; 0 for a
-      metric with no pair of two scores.
+      (M,) float64, the median over pairs of the population std, in the unit of the scores; NaN for
+      a metric with no pair of two scores.
     """
-    out = np.zeros(score_BM.shape[1], np.float64)
+    out = np.full(score_BM.shape[1], np.nan)
     for m, score_B in enumerate(np.asarray(score_BM, np.float64).T):
         of_pair = [score_B[(group_B == g) & np.isfinite(score_B)] for g in np.unique(group_B)]
         stds = [x.std() for x in of_pair if len(x) > 1]
-        out[m] = np.median(stds) if stds else 0.0
+        out[m] = np.median(stds) if stds else np.nan
     return out
+
+
+def floors(
+    within_SM: np.ndarray, overall_SM: np.ndarray, share: float, least_M: np.ndarray
+) -> np.ndarray:
+    """Return the std below which a pair's scores count as noise, by each metric's own spreads.
+
+    The largest of: `share` of the metric's usual spread within a pair, for a pair whose videos are
+    nearly equal; FAINT of its usual spread over all videos, for a metric that hardly tells videos
+    of a pair apart; ROUNDING, for one that is the same for all; and what the table says.
+
+    Args:
+      within_SM: per step so far, this one included, `deviation`; NaN where there was none.
+      overall_SM: per step, the std over all videos, NaN likewise.
+      share: of the median of `within_SM`, >= 0.
+      least_M: (M,) from the table, in the unit of the scores.
+
+    Returns:
+      (M,) float32.
+    """
+    within_M, overall_M = (_usual(spread_SM) for spread_SM in (within_SM, overall_SM))
+    own_M = np.maximum(share * within_M, FAINT * overall_M)
+    return np.maximum(own_M, np.maximum(least_M, ROUNDING)).astype(np.float32)
+
+
+def _usual(spread_SM: np.ndarray) -> np.ndarray:
+    """Return each metric's median over the steps that have it, 0 where none has."""
+    columns = [spread_S[np.isfinite(spread_S)] for spread_S in np.asarray(spread_SM, float).T]
+    return np.array([np.median(spread_S) if len(spread_S) else 0.0 for spread_S in columns])

@@ -22,32 +22,33 @@ import numpy as np
 import openai
 from PIL import Image
 
-from evoid_jax.config import GROUPS
+from evoid_jax.groups import GROUPS
+from evoid_jax.sidecars.wire import Photos, shared
 
 log = logging.getLogger(__name__)
 
 DIMENSIONS = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
 RUBRIC = """\
-You have seen a reference photo of a person and, in order of time, frames of a generated video of \
-that person. Grade the video in five dimensions with whole numbers from 1 to 10.
+You have seen one or more reference photos of a person and, in order of time, frames of a \
+generated video of that person. Grade the video in five dimensions with whole numbers from 1 to 10.
 visual_realism: do the frames look like camera footage? 1: hardly recognisable; 4: obvious \
 artefacts such as melted hands or smeared textures; 7: small flaws on a close look; 10: flawless.
 text_consistency: does it show what the prompt says, person, action, place and style? 1: something \
 else; 4: the subject only; 7: all but a detail; 10: everything.
-identity: is it the person of the photo, in every frame? 1: someone else; 4: a vague likeness; 7: \
+identity: is it the person of the photos, in every frame? 1: someone else; 4: a vague likeness; 7: \
 clearly the same with slight drift; 10: unmistakable throughout.
 motion: does the person move naturally, smoothly and as much as the prompt asks? 1: frozen or \
 jumping about; 4: stiff or jerky; 7: natural with a hitch; 10: like life.
 camera_movement: is the camera steady or moving as the prompt asks? 1: shaking or contrary to it; \
 4: uneven; 7: right with a wobble; 10: exactly right.
-Use the whole range and judge each dimension alone. A frozen copy of the photo deserves a high \
+Use the whole range and judge each dimension alone. A frozen copy of a photo deserves a high \
 identity but a low motion grade. Answer with the JSON object only."""
 QUESTION = """\
-You have seen a reference photo of a person and frames of the best and the worst of several \
-videos that a generator made from that photo and one prompt. The generator is being trained. How \
+You have seen one or more reference photos of a person and frames of the best and the worst of \
+several videos that a generator made from them and one prompt. The generator is being trained. How \
 much does each of three dimensions need improvement? Answer with numbers from 0 (nothing to gain) \
 to 10 (badly needed).
-identity: the likeness to the person of the photo.
+identity: the likeness to the person of the photos.
 text: following the prompt, its action, place and style.
 quality: how the video looks and moves: realism, sharpness, natural and steady motion.
 Weigh what both videos lack more than what only the worst lacks. Answer with the JSON object \
@@ -83,7 +84,8 @@ class Judge:
         times, an answer that cannot be read once more, with another seed.
       workers: requests under way at once.
       frames: frames shown in a request; a question about two videos shows half of them from each.
-      side: longest side of a shown frame; larger ones are scaled down.
+      photos: reference photos shown in a request, at most; the first ones.
+      side: longest side of a shown frame or photo; larger ones are scaled down.
       fps: of the videos, for the frames' times.
     """
 
@@ -98,9 +100,10 @@ class Judge:
         frames: int = 8,
         side: int = 512,
         fps: float = 8.0,
+        photos: int = 4,
     ):
         self.model, self.frames, self.side, self.fps = model, frames, side, fps
-        self.workers = workers
+        self.workers, self.photos = workers, photos
         local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
         self._client = openai.OpenAI(
             base_url=base_url,
@@ -135,23 +138,23 @@ class Judge:
             )
 
     def vqscore(
-        self, video_BFHWC: np.ndarray, reference_BHWC: np.ndarray, prompts: list[str]
+        self, video_BFHWC: np.ndarray, references: Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Grade each video in five dimensions, one request a video.
 
         Args:
           video_BFHWC: uint8 RGB.
-          reference_BHWC: uint8 RGB, each video's person.
+          references: of each video the photos of its person, uint8 RGB (h, w, 3) of any sizes.
           prompts: B strings.
 
         Returns:
           raw_B, the mean grade 1..10; score_B, the mean of (grade - 1) / 9; both float32 and NaN
           where no usable answer came; and valid_B.
         """
+        photos = self._photos(references)
 
         def grade(b: int) -> float:
-            parts = _photo(reference_BHWC[b], self.side)
-            parts += self._show(video_BFHWC[b], self.frames, "")
+            parts = photos[b] + self._show(video_BFHWC[b], self.frames, "")
             grades = self._ask(parts, RUBRIC, prompts[b], GRADES, read_grades)
             return math.nan if grades is None else float(np.mean(grades))
 
@@ -161,7 +164,7 @@ class Judge:
     def attention(
         self,
         video_BFHWC: np.ndarray,
-        reference_BHWC: np.ndarray,
+        references: Photos,
         prompts: list[str],
         group_B: np.ndarray,
         reward_B: np.ndarray,
@@ -171,7 +174,7 @@ class Judge:
 
         Args:
           video_BFHWC: uint8 RGB.
-          reference_BHWC: uint8 RGB, each video's person.
+          references: of each video the photos of its person, uint8 RGB (h, w, 3) of any sizes.
           prompts: B strings.
           group_B: (B,) equal within a pair.
           reward_B: (B,) by which the best and the worst video of a pair are chosen.
@@ -182,12 +185,12 @@ class Judge:
           were. If none, attention is zeros: blend with gamma = 0 then, which is the prior.
         """
         ends = _best_and_worst(group_B, reward_B, valid_B)
+        photos = self._photos([references[best] for best, _ in ends])
 
         def ask(i: int) -> list[float] | None:
             best, worst = ends[i]
             count = max(1, self.frames // 2)
-            parts = _photo(reference_BHWC[best], self.side)
-            parts += self._show(video_BFHWC[best], count, "best video, ")
+            parts = photos[i] + self._show(video_BFHWC[best], count, "best video, ")
             if worst != best:  # one video, or one that is valid: it is shown once
                 parts += self._show(video_BFHWC[worst], count, "worst video, ")
             return self._ask(parts, QUESTION, prompts[best], NEEDS, read_needs)
@@ -201,6 +204,15 @@ class Judge:
         """Call function(0) to function(count - 1), `workers` at once; results in order."""
         with ThreadPoolExecutor(max(1, min(self.workers, count))) as pool:
             return list(pool.map(function, range(count)))
+
+    def _photos(self, references: Photos) -> list[list[dict]]:
+        """Return of each video the text and picture parts of its photos.
+
+        A photo that videos share is scaled and encoded once: it may have a hundred megapixels.
+        """
+        photos, indices = shared([own[: self.photos] for own in references])
+        pictures = [_picture(photo_HWC, self.side) for photo_HWC in photos]
+        return [_labelled([pictures[i] for i in own]) for own in indices]
 
     def _show(self, video_FHWC: np.ndarray, count: int, label: str) -> list[dict]:
         """Return text and picture parts of `count` frames, evenly spaced in time."""
@@ -285,9 +297,13 @@ def _best_and_worst(
     return ends
 
 
-def _photo(reference_HWC: np.ndarray, side: int) -> list[dict]:
-    text = {"type": "text", "text": "reference photo of the person"}
-    return [text, _picture(reference_HWC, side)]
+def _labelled(photos: list[dict]) -> list[dict]:
+    """Return text and picture parts of one person's photos."""
+    parts = []
+    for k, picture in enumerate(photos):
+        number = "" if len(photos) == 1 else f" {k + 1}/{len(photos)}"
+        parts += [{"type": "text", "text": f"reference photo{number} of the person"}, picture]
+    return parts
 
 
 def _picture(frame_HWC: np.ndarray, side: int) -> dict:

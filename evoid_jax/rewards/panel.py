@@ -3,12 +3,14 @@
 B videos, M rewards in the order of `config.reward.table`, G groups. The panel owns the local
 servers it started; servers given by address are left alone. Every process has a panel and asks its
 own servers about the videos on its own devices; `collect`, `attention` and `monitors` tell every
-process the same.
+process the same. What is missing is told and waited for as absent.py says.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import time
 import weakref
 from pathlib import Path
 
@@ -17,12 +19,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
-from evoid_jax.config import GROUPS, JUDGE, Reward
-from evoid_jax.rewards import callback, client, local, table
+from evoid_jax.groups import GROUPS, JUDGE, Reward
+from evoid_jax.rewards import absent, blend, callback, client, local, table
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.table import ScoreTable
+from evoid_jax.sidecars import wire
 
+log = logging.getLogger(__name__)
 _numbers = itertools.count()
+ASKED_AGAIN = 8  # videos in one go: all that a process has may be gigabytes
 
 
 def check_offered(cfg: Reward, infos: list[dict]) -> None:
@@ -50,28 +55,48 @@ class Request:
     answer that comes after its batch has been dropped is dropped with it.
 
     number: by which its videos name it on their way through the callback.
-    reference_BHWC: uint8. prompts: B. attributes: B lists, truth of the tiny world for the
-    monitors, or None. monitors: whether to ask for the measures that are never rewarded.
-    videos, reasons: by row, of the videos that this process has scored. monitor: name -> (B,).
+    references: of each video the photos of its person, uint8 (h, w, 3) of any sizes; videos of one
+    person share the arrays, which are then sent once. prompts: B. attributes: B lists, truth of the
+    tiny world for the monitors, or None. monitors: whether to ask for the measures that are never
+    rewarded. proof: whether the proof's rewards count and not the update's.
+    sent: rows in the order in which they were submitted, by any process.
+    videos: by row, those of this process. reasons: by row, reward -> why it is missing. blanks:
+    (row, reward) that a scorer could not measure. monitor: name -> (B,).
+    why: after `Panel.collect`, how many scores that count are missing for each reason, on every
+    process.
     """
 
     def __init__(
         self,
-        reference_BHWC: np.ndarray,
+        references: wire.Photos,
         prompts: list[str],
         attributes: list | None = None,
         monitors: bool = False,
+        proof: bool = False,
     ):
-        self.reference_BHWC, self.prompts, self.attributes = reference_BHWC, prompts, attributes
-        self.monitors, self.number = monitors, next(_numbers)
+        self.references, self.prompts, self.attributes = references, prompts, attributes
+        self.monitors, self.proof, self.number = monitors, proof, next(_numbers)
+        self.sent: list[int] = []
         self.videos: dict[int, np.ndarray] = {}
         self.reasons: dict[int, dict[str, str]] = {}
+        self.blanks: set[tuple[int, str]] = set()
         self.monitor: dict[str, np.ndarray] = {}
+        self.why: dict[str, int] = {}
 
-    def enter(self, rows: list[int], video_bFHWC: np.ndarray, scores: client.Scores) -> None:
-        """Keep what came of some rows besides their scores."""
+    def known(self, had: list) -> absent.Known:
+        """Return what this process can tell the others. had: scores of the last try."""
+        missing = [(row, dict(of_row)) for row, of_row in list(self.reasons.items())]
+        return absent.Known(blanks=sorted(self.blanks), missing=missing, had=had)
+
+    def enter(self, rows: list[int], scores: client.Scores) -> None:
+        """Keep what came of some rows besides their scores; of other rewards what there was."""
         for b, row in enumerate(rows):
-            self.videos[row], self.reasons[row] = video_bFHWC[b], scores.reasons[b]
+            earlier = self.reasons.get(row, {})
+            others = {name: why for name, why in earlier.items() if name not in scores.names}
+            self.reasons[row] = others | scores.reasons[b]
+            self.blanks -= {(row, name) for name in scores.names}
+            blank_M = np.flatnonzero(scores.table.blank_BM[b])
+            self.blanks |= {(row, scores.names[m]) for m in blank_M}
             for name, value_b in scores.monitor.items():
                 nothing_B = np.full(len(self.prompts), np.nan)
                 self.monitor.setdefault(name, nothing_B)[row] = value_b[b]
@@ -81,7 +106,7 @@ class Panel:
     """Scores videos through the host callback.
 
     Use: `submit(video_BFHWC, request, rows)` for each part of a request's videos, then
-    `collect(tickets)`, and `attention` or `monitors` if wanted.
+    `collect(tickets, request)`, and `attention` or `monitors` if wanted.
 
     Args:
       cfg: config.reward.
@@ -105,8 +130,9 @@ class Panel:
         except BaseException:
             self.close()
             raise
-        self._names = table.names(cfg.table)
-        self._grades = self.judge if cfg.preference and JUDGE in self._names else None
+        self._cfg, self._names = cfg, table.names(cfg.table)
+        self._told: set[str] = set()  # kinds of reasons that a warning has named
+        self._given_up: set[str] = set()  # rewards that are not waited for any more
         # By number; a request lives as long as whoever made it holds it.
         self._requests: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
         self._mesh = mesh
@@ -156,33 +182,130 @@ class Panel:
           ticket_B, one for each video, for `collect`.
         """
         self._requests[request.number] = request
+        request.sent += [int(row) for row in rows]
         number_B = np.full(len(rows), request.number)
         label_B2 = np.stack([number_B, rows], axis=1).astype(np.int32)
         return self._callback.submit(video_BFHWC, sharding.place_batch(label_B2, self._mesh))
 
-    def _score(self, video_bFHWC: np.ndarray, label_b2: np.ndarray) -> ScoreTable:
+    def _score(self, video_bFHWC: np.ndarray, label_b2: np.ndarray) -> callback.Tables:
         """Score one shard's videos, in a thread of the host."""
         request = self._requests[int(label_b2[0, 0])]  # held while it is scored
         rows = label_b2[:, 1].tolist()
+        request.videos |= dict(zip(rows, video_bFHWC, strict=True))
+        scores = self._ask(request, rows, video_bFHWC, self._names, self._options)
+        request.enter(rows, scores)
+        return scores.table.raw_BM, scores.table.score_BM, scores.table.valid_BM
+
+    def _ask(
+        self,
+        request: Request,
+        rows: list[int],
+        video_bFHWC: np.ndarray,
+        names: tuple[str, ...],
+        options: client.Options,
+        monitors: bool | None = None,
+    ) -> client.Scores:
+        """Ask for these rewards of some rows of a request."""
         truth = request.attributes
-        scores = client.score(
+        graded = JUDGE in names and (self._cfg.preference or request.proof)
+        return client.score(
             self.urls,
-            self._names,
+            names,
             video_bFHWC,
-            request.reference_BHWC[rows],
+            [request.references[row] for row in rows],
             [request.prompts[row] for row in rows],
             attributes=None if truth is None else [truth[row] for row in rows],
-            monitors=request.monitors,
-            options=self._options,
-            judge=self._grades,
+            monitors=request.monitors if monitors is None else monitors,
+            options=options,
+            judge=self.judge if graded else None,
+            first=rows[0],
         )
-        request.enter(rows, video_bFHWC, scores)
-        return scores.table
 
-    def collect(self, tickets: list[jax.Array]) -> ScoreTable:
-        """Wait for the scores of all tickets, in their order; the same on every process."""
+    def collect(self, tickets: list[jax.Array], request: Request) -> ScoreTable:
+        """Wait for the scores of a request; the same on every process.
+
+        A reward that counts and that none of its videos has is asked for again, for
+        `config.reward.patience` seconds.
+
+        Args:
+          tickets: of all of the request's videos, in the order in which they were submitted.
+
+        Returns:
+          The scores by row.
+
+        Raises:
+          MissingReward: there is still such a reward, and `config.reward.on_missing` is stop.
+        """
         arrays = [distributed.whole(self._callback.collect(ticket_B)) for ticket_B in tickets]
-        return table.join([ScoreTable(*three) for three in arrays])
+        raw_BM, score_BM, valid_BM = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
+        order_B = np.argsort(request.sent)
+        scores = ScoreTable(
+            raw_BM=raw_BM[order_B],
+            score_BM=score_BM[order_B],
+            valid_BM=valid_BM[order_B],
+            blank_BM=np.zeros_like(valid_BM),
+        )
+        priors = blend.proof_priors if request.proof else blend.priors
+        counts_M = priors(self._cfg) > 0
+        if scores.valid_BM[:, counts_M].all():
+            self._given_up.clear()
+            return scores
+        return self._completed(request, scores, counts_M)
+
+    def _completed(self, request: Request, scores: ScoreTable, counts_M) -> ScoreTable:
+        """Tell what is missing, and wait for the rewards that no video has."""
+        scores = self._shared(request, scores, counts_M, again=[])
+        lost = absent.nobody_has(self._names, counts_M, scores.valid_BM)
+        self._given_up &= set(lost)
+        for pause, left in absent.pauses(self._cfg.patience):
+            if set(lost) <= self._given_up:
+                break
+            distributed.say(
+                f"waiting for {', '.join(lost)}, which no video of this step has "
+                f"({absent.because(request.why)}); the next try is in {pause:g} s, and {left:g} s "
+                "of patience are left then"
+            )
+            time.sleep(pause)
+            scores = self._shared(request, scores, counts_M, again=self._again(request, lost))
+            lost = absent.nobody_has(self._names, counts_M, scores.valid_BM)
+        if lost and self._cfg.on_missing == "stop":
+            raise absent.stopped(lost, self._cfg.patience, request.why)
+        self._given_up |= set(lost)
+        return scores
+
+    def _again(self, request: Request, lost: list[str]) -> list[tuple[int, str, float, float]]:
+        """Ask once more for some rewards of this process's videos; return row, name, raw, score."""
+        had, rows, names = [], sorted(request.videos), tuple(lost)
+        once = self._options._replace(attempts=1)
+        for start in range(0, len(rows), ASKED_AGAIN):
+            some = rows[start : start + ASKED_AGAIN]
+            video_bFHWC = np.stack([request.videos[row] for row in some])
+            scores = self._ask(request, some, video_bFHWC, names, once, monitors=False)
+            request.enter(some, scores)
+            for b, m in np.argwhere(scores.table.valid_BM).tolist():
+                raw, score = scores.table.raw_BM[b, m], scores.table.score_BM[b, m]
+                had.append((some[b], names[m], float(raw), float(score)))
+            if not had:
+                break  # still nobody there: the other videos would only wait for the same
+        return had
+
+    def _shared(
+        self, request: Request, scores: ScoreTable, counts_M: np.ndarray, again: list
+    ) -> ScoreTable:
+        """Return the scores with what all processes know besides, and say why some are missing.
+
+        again: what this process had of the last try, as `_again` returns it.
+        """
+        own = request.known(again)
+        known = [absent.Known._make(lists) for lists in distributed.exchange(own)]
+        scores = absent.completed(self._names, scores, known)
+        request.why = absent.reasons(self._names, counts_M, scores, known)
+        for reason in request.why:
+            kind = absent.kind(reason)
+            if kind not in self._told and distributed.leads():
+                log.warning("scores are missing (this is told once): %s", reason)
+            self._told.add(kind)
+        return scores
 
     def attention(
         self, request: Request, pair_B: np.ndarray, reward_B: np.ndarray, valid_B: np.ndarray
@@ -214,7 +337,7 @@ class Panel:
         rows = sorted(request.videos)
         return self.judge.attention(
             np.stack([request.videos[row] for row in rows]),
-            request.reference_BHWC[rows],
+            [request.references[row] for row in rows],
             [request.prompts[row] for row in rows],
             group_B=np.asarray(pair_B)[rows],
             reward_B=np.asarray(reward_B)[rows],

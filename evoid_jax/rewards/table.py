@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evoid_jax.config import GROUPS, Metric
+from evoid_jax.groups import GROUPS, Metric
 
 
 class ScoreTable(NamedTuple):
@@ -19,6 +19,9 @@ class ScoreTable(NamedTuple):
     raw_BM: np.ndarray  # float32, each reward in its own unit
     score_BM: np.ndarray  # float32 in [0, 1]
     valid_BM: np.ndarray  # bool
+    # bool, of those that are not valid: the scorer looked, and there was nothing to measure. Any
+    # other was lost on the way, which says nothing of the video.
+    blank_BM: np.ndarray
 
 
 def names(metrics: tuple[Metric, ...]) -> tuple[str, ...]:
@@ -40,4 +43,5 @@ def join(tables: list[ScoreTable]) -> ScoreTable:
         raw_BM=np.concatenate([table.raw_BM for table in tables]),
         score_BM=np.concatenate([table.score_BM for table in tables]),
         valid_BM=np.concatenate([table.valid_BM for table in tables]),
+        blank_BM=np.concatenate([table.blank_BM for table in tables]),
     )

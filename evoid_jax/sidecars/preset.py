@@ -20,6 +20,9 @@ class Column(NamedTuple):
     raw_B: np.ndarray  # in the reward's own unit
     score_B: np.ndarray  # in [0, 1]
     reasons: list[str | None]
+    # Which NaN are no fault of the video's. Any other is a blank: the scorer looked at the video,
+    # and it does not show what is measured; beside videos that do, it counts as 0.
+    excused: list[bool] | None = None  # None: none of them
 
 
 class Scorer(NamedTuple):
@@ -71,6 +74,7 @@ def answer(preset: Preset, request: ScoreRequest) -> dict:
                 whole.raw_B[i] = part.raw_B[k]
                 whole.score_B[i] = part.score_B[k]
                 whole.reasons[i] = part.reasons[k]
+                whole.excused[i] = part.excused[k]
     return {
         "scores": {r.name: _json(columns[r.name]) for r in rewards},
         "monitor": {m.name: _json(columns[m.name])["score"] for m in monitors},
@@ -92,13 +96,14 @@ def _empty(count: int, reasons: list[str | None]) -> Column:
         raw_B=np.full(count, np.nan),
         score_B=np.full(count, np.nan),
         reasons=[reason or "the preset skipped this video" for reason in reasons],
+        excused=[True] * count,
     )
 
 
 def _attempt(scorer: Scorer, clips: Any, count: int) -> Column:
     """Score, and turn an exception or a value that is not a number into a reason."""
     try:
-        raw_B, score_B, reasons = scorer.score(clips)
+        raw_B, score_B, reasons, excused = scorer.score(clips)
         if np.shape(raw_B) != (count,) or np.shape(score_B) != (count,):
             raise ValueError(f"{np.shape(raw_B)} values for {count} videos")
     except Exception as error:  # a reward may fail in any way; the others must still answer
@@ -108,7 +113,8 @@ def _attempt(scorer: Scorer, clips: Any, count: int) -> Column:
     # A score has no reason, no score always has one: clients may rely on either.
     worded = [reason or f"{scorer.name}: not a finite number" for reason in reasons]
     reasons = [None if ok else reason for ok, reason in zip(finite_B, worded, strict=True)]
-    return Column(raw_B=raw_B, score_B=score_B, reasons=reasons)
+    excused = excused or [False] * count
+    return Column(raw_B=raw_B, score_B=score_B, reasons=reasons, excused=excused)
 
 
 def _json(column: Column) -> dict:
@@ -117,4 +123,4 @@ def _json(column: Column) -> dict:
         [round(float(x), 6) if np.isfinite(x) else None for x in values]
         for values in (column.raw_B, column.score_B)
     )
-    return {"raw": raw, "score": score, "reason": column.reasons}
+    return {"raw": raw, "score": score, "reason": column.reasons, "excused": column.excused}

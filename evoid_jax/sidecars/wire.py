@@ -1,8 +1,9 @@
 """The bytes of POST /score: read by the server, written by clients and tests; numpy only.
 
 A body is a 4-byte little-endian header length, that many bytes of JSON, then raw bytes:
-format "raw": videos uint8 (B,F,H,W,3), then references uint8 (B,h,w,3);
-format "mp4": B mp4 files end to end (their byte counts in "lengths"), then references as above.
+format "raw": videos uint8 (B,F,H,W,3), then the photos, each uint8 (h,w,3) of its own size;
+format "mp4": B mp4 files end to end (their byte counts in "lengths"), then the photos as above.
+Videos of one person share their photos: each is sent once, and every video says which are its own.
 Letters: B videos, F frames, H W height and width, A attributes.
 """
 
@@ -11,13 +12,17 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from evoid_jax import media
 
+PROTOCOL = 2  # 1 had one photo for each video, all of one size
 LARGEST_HEADER = 16 * 2**20
+
+Photos = Sequence[Sequence[np.ndarray]]  # of each video its person's photos, uint8 HWC of any sizes
 
 
 class ScoreRequest(NamedTuple):
@@ -25,7 +30,7 @@ class ScoreRequest(NamedTuple):
 
     videos: list[np.ndarray | None]  # each uint8 FHWC
     reasons: list[str | None]
-    references: np.ndarray  # uint8 BHWC, of another size than the videos if need be
+    references: list[list[np.ndarray]]  # of each video its photos, uint8 HWC; one array per photo
     prompts: list[str]
     attributes: list[np.ndarray | None]  # the world's truth, for monitors only
     fps: float
@@ -35,7 +40,7 @@ class ScoreRequest(NamedTuple):
 
 def encode(
     videos_BFHWC: np.ndarray,
-    references_BHWC: np.ndarray,
+    references: Photos,
     prompts: list[str],
     attributes: list | None = None,
     rewards: list[str] | None = None,
@@ -46,7 +51,8 @@ def encode(
 
     Args:
       videos_BFHWC: uint8 RGB.
-      references_BHWC: uint8 RGB, the photo of each video's person.
+      references: of each video the photos of its person, uint8 RGB (h, w, 3). An array that stands
+        in several places is sent once.
       prompts: B strings.
       attributes: of each video the drawn world's truth, a list of numbers or None; for monitors.
       rewards: names of those wanted; None is all.
@@ -54,21 +60,21 @@ def encode(
       fps: of the videos.
     """
     header = {
+        "protocol": PROTOCOL,
         "format": "raw",
         "shape": list(videos_BFHWC.shape),
         "fps": fps,
         "prompts": prompts,
-        "reference_shape": list(references_BHWC.shape),
         "attributes": attributes,
         "rewards": rewards,
         "monitors": monitors,
     }
-    return _frame(header, np.ascontiguousarray(videos_BFHWC).tobytes(), references_BHWC)
+    return _frame(header, [videos_BFHWC.tobytes()], references)
 
 
 def encode_mp4(
     files: list[bytes],
-    references_BHWC: np.ndarray,
+    references: Photos,
     prompts: list[str],
     attributes: list | None = None,
     rewards: list[str] | None = None,
@@ -79,25 +85,43 @@ def encode_mp4(
 
     Args:
       files: B mp4 files.
-      references_BHWC, prompts, attributes, rewards, monitors, fps: as of `encode`.
+      references, prompts, attributes, rewards, monitors, fps: as of `encode`.
     """
     header = {
+        "protocol": PROTOCOL,
         "format": "mp4",
         "lengths": [len(f) for f in files],
         "fps": fps,
         "prompts": prompts,
-        "reference_shape": list(references_BHWC.shape),
         "attributes": attributes,
         "rewards": rewards,
         "monitors": monitors,
     }
-    return _frame(header, b"".join(files), references_BHWC)
+    return _frame(header, files, references)
 
 
-def _frame(header: dict, videos: bytes, references_BHWC: np.ndarray) -> bytes:
+def _frame(header: dict, videos: list[bytes], references: Photos) -> bytes:
+    photos, indices = shared(references)
+    header |= {"photos": [list(photo.shape) for photo in photos], "references": indices}
     head = json.dumps(header).encode()
-    tail = np.ascontiguousarray(references_BHWC).tobytes()
-    return struct.pack("<I", len(head)) + head + videos + tail
+    pixels = [photo.tobytes() for photo in photos]
+    return b"".join([struct.pack("<I", len(head)), head, *videos, *pixels])
+
+
+def shared(references: Photos) -> tuple[list[np.ndarray], list[list[int]]]:
+    """Return the photos of all videos, each array once, and which of them each video has."""
+    number_of: dict[int, int] = {}  # id of an array -> its place in `photos`
+    photos: list[np.ndarray] = []
+    indices: list[list[int]] = []
+    for own in references:
+        numbers = []
+        for photo in own:
+            if id(photo) not in number_of:
+                number_of[id(photo)] = len(photos)
+                photos.append(photo)
+            numbers.append(number_of[id(photo)])
+        indices.append(numbers)
+    return photos, indices
 
 
 def decode(body: bytes) -> ScoreRequest:
@@ -107,34 +131,38 @@ def decode(body: bytes) -> ScoreRequest:
       ValueError: the body breaks the protocol; the message says what was expected and what came.
     """
     header, payload = _header(body)
+    if header.get("protocol") != PROTOCOL:
+        raise ValueError(
+            f"protocol must be {PROTOCOL}, the one spoken here (docs/sidecar_protocol.md); got "
+            f"{header.get('protocol')!r}"
+        )
     kind = header.get("format", "raw")
     if kind not in ("raw", "mp4"):
         raise ValueError(f'format must be "raw" or "mp4"; got {kind!r}')
     prompts = _strings(header, "prompts")
     count = len(prompts)
-    ref_shape = _shape(header, "reference_shape", 4)
-    if ref_shape[0] != count:
-        raise ValueError(f"reference_shape {ref_shape} has {ref_shape[0]} images, not {count}")
+    shapes = _photo_shapes(header)
+    indices = _references(header, count, len(shapes))
     # Sizes are checked against the body before anything is read from it: a header is a claim.
-    ref_bytes = math.prod(ref_shape)
+    photo_bytes = sum(math.prod(shape) for shape in shapes)
     if kind == "raw":
-        shape = _shape(header, "shape", 5)
+        shape = _shape(header.get("shape"), "shape", 5)
         if shape[0] != count:
             raise ValueError(f"shape {shape} has {shape[0]} videos, but there are {count} prompts")
-        _check_size(payload, math.prod(shape), ref_bytes)
+        _check_size(payload, math.prod(shape), photo_bytes)
         videos = list(np.frombuffer(payload, np.uint8, math.prod(shape)).reshape(shape))
         reasons: list[str | None] = [None] * count
         used = math.prod(shape)
     else:
         lengths = _lengths(header, count)
         used = sum(lengths)
-        _check_size(payload, used, ref_bytes)
+        _check_size(payload, used, photo_bytes)
         videos, reasons = _split_mp4(payload, lengths)
-    references = np.frombuffer(payload, np.uint8, ref_bytes, offset=used).reshape(ref_shape)
+    photos = _split_photos(payload[used:], shapes)
     return ScoreRequest(
         videos=videos,
         reasons=reasons,
-        references=references,
+        references=[[photos[i] for i in own] for own in indices],
         prompts=prompts,
         attributes=_attributes(header, count),
         fps=_fps(header),
@@ -159,13 +187,37 @@ def _header(body: bytes) -> tuple[dict, memoryview]:
     return header, memoryview(body)[4 + size :]
 
 
-def _shape(header: dict, key: str, rank: int) -> tuple[int, ...]:
-    shape = header.get(key)
+def _shape(shape, name: str, rank: int) -> tuple[int, ...]:
     # type(n) is int: JSON's true is a bool, and a bool is an int to isinstance.
     good = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
     if not good or len(shape) != rank or shape[-1] != 3:
-        raise ValueError(f"{key} must be {rank} positive sizes ending in 3 (RGB); got {shape!r}")
+        text = f"{name} must be {rank} positive sizes ending in 3 (RGB)"
+        raise ValueError(f"{text}; got {shape!r:.80}")
     return tuple(shape)
+
+
+def _photo_shapes(header: dict) -> list[tuple[int, ...]]:
+    value = header.get("photos")
+    if not isinstance(value, list):
+        raise ValueError(f"photos must be a list of sizes, one per photo; got {value!r:.80}")
+    return [_shape(shape, f"photo {i} of photos", 3) for i, shape in enumerate(value)]
+
+
+def _references(header: dict, count: int, photos: int) -> list[list[int]]:
+    """Return which photos each video has."""
+    value = header.get("references")
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError(
+            f"references must be {count} lists of photos, one per prompt; got {value!r:.80}"
+        )
+    for own in value:
+        good = isinstance(own, list) and all(type(i) is int and 0 <= i < photos for i in own)
+        if not good or not own:
+            raise ValueError(
+                f"references must hold, for every video, one or more numbers from 0 to "
+                f"{photos - 1} (there are {photos} photos); got {own!r:.80}"
+            )
+    return value
 
 
 def _strings(header: dict, key: str) -> list[str]:
@@ -205,12 +257,21 @@ def _fps(header: dict) -> float:
     return float(fps)
 
 
-def _check_size(payload: memoryview, videos: int, references: int) -> None:
-    if len(payload) != videos + references:
+def _check_size(payload: memoryview, videos: int, photos: int) -> None:
+    if len(payload) != videos + photos:
         raise ValueError(
-            f"expected {videos} bytes of video and {references} of references after the header; "
+            f"expected {videos} bytes of video and {photos} of photos after the header; "
             f"got {len(payload)}"
         )
+
+
+def _split_photos(payload: memoryview, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
+    photos, start = [], 0
+    for shape in shapes:
+        size = math.prod(shape)
+        photos.append(np.frombuffer(payload, np.uint8, size, offset=start).reshape(shape))
+        start += size
+    return photos
 
 
 def _split_mp4(

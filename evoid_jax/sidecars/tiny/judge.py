@@ -4,7 +4,8 @@
 
 It decodes the pictures it is sent and measures plain things: edges and colours against the
 reference photo, the reference's face looked for in every frame, smoothness over time, and whether
-colours, motion and camera are what the prompt's words lead one to expect. That is no opinion of a
+colours, motion and camera are what the prompt's words lead one to expect. With several photos a
+grade is the mean over them. That is no opinion of a
 model, so every reply and /v1/models name the model "heuristic". Equal requests, equal answers.
 
 Which question is asked is read from the properties of `response_format.json_schema`; which picture
@@ -121,6 +122,12 @@ def statistics(picture_HWC: np.ndarray) -> Statistics:
         contrast=grey_HW.std(),
         colour=colour,
     )
+
+
+def grade_all(photos: list[np.ndarray], video_FHWC: np.ndarray, prompt: str) -> dict[str, float]:
+    """Return the mean over the reference photos of what `grade` returns."""
+    graded = [grade(photo_HWC, video_FHWC, prompt) for photo_HWC in photos]
+    return {name: float(np.mean([grades[name] for grades in graded])) for name in GRADES}
 
 
 def realism(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> float:
@@ -241,10 +248,10 @@ def answer(body: dict) -> dict[str, float]:
     """
     asked = _asked(body)  # which of the two questions
     pictures, prompt = _contents(body)
-    reference = pictures.pop("reference", [])
-    if len(reference) != 1 or not any(pictures.values()):
-        raise ValueError("expected one picture after a text naming the reference, then frames")
-    grades = [grade(reference[0], np.stack(v), prompt) for v in pictures.values() if v]
+    photos = pictures.pop("reference", [])
+    if not photos or not any(pictures.values()):
+        raise ValueError("expected a picture after a text naming the reference, then frames")
+    grades = [grade_all(photos, np.stack(v), prompt) for v in pictures.values() if v]
     if asked == GRADES:  # whole numbers 1..10
         return {name: 1 + round(9 * grades[0][name]) for name in GRADES}
     mean = {name: float(np.mean([g[name] for g in grades])) for name in GRADES}

@@ -10,7 +10,7 @@ people who are in no training set and stored in each file: for the encoders, low
 or a wrong prompt's raw and high a true clip's; for the quality nets, low is the worst damage and
 high a faultless clip. So mid-quality clips sit inside [0, 1], where the score still has a slope.
 Monitors are never rewards: nets of their own that see the world's truth in training.
-Letters: B videos, F frames, C H W, N = B*F, A attributes, L landmarks.
+Letters: B videos, F frames, P photos, C H W, N = B*F, D features, A attributes, L landmarks.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from evoid_jax.sidecars import wire
 from evoid_jax.sidecars.preset import Column, Preset, Scorer
 from evoid_jax.sidecars.tiny import nets, optical_flow
-from evoid_jax.sidecars.wire import ScoreRequest
 from evoid_jax.world.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "rewards"
@@ -49,9 +49,9 @@ NETS = {
 }
 DESCRIPTIONS = {
     "arcface": "stand-in: residual encoder trained with the ArcFace loss on drawn people; mean "
-    "over frames of max(0, cosine) to the reference, then affine",
+    "over frames and photos of max(0, cosine), then affine",
     "curricularface": "stand-in: plain convolutional encoder trained with the CurricularFace loss "
-    "on drawn people; mean over frames of max(0, cosine) to the reference, then affine",
+    "on drawn people; mean over frames and photos of max(0, cosine), then affine",
     "gme": "stand-in: two towers (hashed words, frames) trained contrastively; cosine, then affine",
     "aesthetic": "stand-in: regression on graded blur, noise, cast, wash-out, blocks, ghosts; mean "
     "over frames",
@@ -70,7 +70,8 @@ class Clips(NamedTuple):
 
     x_BFCHW: torch.Tensor  # channels last in memory, as the camera wrote them
     all_frames: list[np.ndarray]  # uint8 FHWC, every frame, for optical flow
-    reference_BCHW: torch.Tensor
+    photo_PCHW: torch.Tensor  # each photo once, however many videos share it
+    photos: list[list[int]]  # which of them are of a video's person
     prompts: list[str]
     attributes: list[np.ndarray | None]
 
@@ -159,7 +160,7 @@ def read_net(folder: Path, name: str) -> Trained:
     return Trained(net, float(meta["low"]), float(meta["high"]), extra, digest)
 
 
-def prepare(request: ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
+def prepare(request: wire.ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
     """Crop to squares of 64x64, thin to 9 frames, and group the videos by frame count."""
     # mp4 files may differ in length and size; a net wants one array.
     groups: dict[int, list[int]] = {}
@@ -169,11 +170,13 @@ def prepare(request: ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
     for count, indices in groups.items():
         small = [to_square(request.videos[i]) for i in indices]
         thin = [v[np.linspace(0, len(v) - 1, count).round().astype(int)] for v in small]
-        photos_BHWC = to_square(request.references[indices])
+        photos, owned = wire.shared([request.references[i] for i in indices])
+        square_PHWC = np.concatenate([to_square(photo[None]) for photo in photos])
         clips = Clips(
             x_BFCHW=to_float(np.stack(thin)),
             all_frames=small,
-            reference_BCHW=to_float(photos_BHWC[:, None])[:, 0],
+            photo_PCHW=to_float(square_PHWC[None])[0],
+            photos=owned,
             prompts=[request.prompts[i] for i in indices],
             attributes=[request.attributes[i] for i in indices],
         )
@@ -210,11 +213,20 @@ def to_float(video_BFHWC: np.ndarray) -> torch.Tensor:
 
 @torch.inference_mode()
 def face(trained: Trained, c: Clips) -> Column:
-    """Score the likeness to the reference photo: the mean over frames of max(0, cosine)."""
-    reference_BD = trained.net(c.reference_BCHW)
+    """Score the likeness to the photos: the mean over frames and photos of max(0, cosine).
+
+    The mean over photos is DreamBooth's (section 4.1: the average pairwise similarity of generated
+    and real images). The best photo alone would reward a copy of one of them.
+    """
+    photo_PD = trained.net(c.photo_PCHW)
     frame_BFD = nets.over_frames(trained.net, c.x_BFCHW)
-    cos_BF = (frame_BFD * reference_BD[:, None]).sum(2)
-    return column(trained, cos_BF.clamp(min=0).mean(1))
+    like_BP = (frame_BFD @ photo_PD.T).clamp(min=0).mean(1)
+    return column(trained, of_own(like_BP, c.photos))
+
+
+def of_own(value_BP: torch.Tensor, photos: list[list[int]]) -> torch.Tensor:
+    """Return (B,) of each video the mean of its row over the photos of its own person."""
+    return torch.stack([row_P[own].mean() for row_P, own in zip(value_BP, photos, strict=True)])
 
 
 @torch.inference_mode()
@@ -224,7 +236,8 @@ def text(trained: Trained, c: Clips) -> Column:
     cos_B = (trained.net.video(c.x_BFCHW) * trained.net.text(ids_BS)).sum(1)
     empty_B = (ids_BS > 0).sum(1) == 0
     reasons = ["gme: the prompt has no words" if e else None for e in empty_B.tolist()]
-    return column(trained, torch.where(empty_B, torch.nan, cos_B), reasons)
+    scored = column(trained, torch.where(empty_B, torch.nan, cos_B), reasons)
+    return scored._replace(excused=empty_B.tolist())
 
 
 @torch.inference_mode()
@@ -259,11 +272,12 @@ def identity(trained: Trained, c: Clips) -> Column:
     """Tell how well the person is kept: 1 - weighted attribute error over a stranger's.
 
     The truth is that of the drawn world where the request has it, else what the net sees on the
-    reference photo.
+    reference photos, in the mean.
     """
     # The median: a few frames with closed eyes or a hand before the face do not count.
     seen_BA = nets.over_frames(trained.net, c.x_BFCHW).median(1).values
-    guess_BA = trained.net(c.reference_BCHW)
+    photo_PA = trained.net(c.photo_PCHW)
+    guess_BA = [photo_PA[own].mean(0) for own in c.photos]
     true_BA = torch.stack(
         [
             guess_A if truth is None else visible(torch.tensor(truth))

@@ -1,0 +1,60 @@
+"""What the watch's comparisons say: which was best, whether a reward is gamed, whether to stop.
+
+All of it follows from the summaries alone (`proof.summary`, with the step and the drift), so that a
+run that is resumed, and `convert --which=best`, come to the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evoid_jax import proof
+from evoid_jax.groups import Watch
+
+
+def gamed(summary: Mapping) -> str:
+    """Say how a reward was gamed, in one sentence, or return "".
+
+    A reward with weight has clearly risen, and a measure that is never rewarded has clearly fallen.
+    """
+    rewarded = [name for name, prior in (summary.get("prior") or {}).items() if prior]
+    risen = [name for name in rewarded if proof.direction_of(summary, "delta", name) == "up"]
+    fallen = proof.fallen(summary)
+    if not risen or not fallen:
+        return ""
+    return f"{', '.join(risen)} rose, and {', '.join(fallen)}, not rewarded, fell"
+
+
+def best(watched: Sequence[Mapping]) -> Mapping | None:
+    """Return the comparison with the highest total among those in which nothing was gamed.
+
+    watched: in the order of their steps. Of equal ones the earliest; None where all were gamed.
+    """
+    sound = [
+        summary
+        for summary in watched
+        if summary.get("delta_total") is not None and not gamed(summary)
+    ]
+    return max(sound, key=lambda summary: summary["delta_total"], default=None)
+
+
+def reason(cfg: Watch, watched: Sequence[Mapping]) -> str:
+    """Say why a run should stop after its last comparison, or return "".
+
+    watched: in the order of their steps.
+    """
+    if not watched:
+        return ""
+    last = watched[-1]
+    if cfg.stop_when_gamed and (how := gamed(last)):
+        return f"a reward is gamed: {how}"
+    drift = last.get("drift")
+    if cfg.drift and drift is not None and drift > cfg.drift:
+        return f"the evolved model is {drift:.3g} from its start, more than {cfg.drift:g}"
+    if cfg.patience and len(watched) > cfg.patience:
+        top = best(watched)
+        since = [summary for summary in watched if top is None or summary["steps"] > top["steps"]]
+        if len(since) >= cfg.patience:
+            at = "none was sound" if top is None else f"the best is that of step {top['steps']}"
+            return f"no better total in {len(since)} comparisons: {at}"
+    return ""

@@ -1,0 +1,194 @@
+"""The watch: every some steps a small held-out comparison, and the adapter as it then was.
+
+It is the proof in small, on validation pairs and at the proof's settings, monitors included: what
+the run started from is scored once, the adapter of the moment each time, with the same noise. A
+run's folder keeps all of it:
+
+    watch/start.json           scores of what the run started from
+    watch/step_000020.json     the comparison after step 20, see `proof.summary`, and its drift
+    watch/step_000020.safetensors  the adapter, as diffusers loads it
+    watch/start_00.mp4, step_000020_00.mp4  the first videos
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from evoid_jax import (
+    arms,
+    config,
+    distributed,
+    evolve,
+    export,
+    files,
+    media,
+    metrics,
+    proof,
+    sharding,
+    stopping,
+)
+from evoid_jax.arms import Arm, Trial
+from evoid_jax.data import pairs
+from evoid_jax.models import lora
+from evoid_jax.rewards import blend, table
+from evoid_jax.session import Run
+
+FOLDER = "watch"  # in a run's folder
+SHOWN = 4  # videos that are kept of every comparison
+SEED = 2**21  # the seeds start here, the same for every run, and others than the proof's
+
+
+def due(cfg: config.Config, step: int) -> bool:
+    """Say whether a run is compared after so many steps."""
+    return cfg.watch.every > 0 and step % cfg.watch.every == 0
+
+
+class Watching:
+    """The comparisons of a run so far, and whether they say that it should stop.
+
+    Args:
+      step: how many steps are done; comparisons of later ones, of a start before, do not count.
+
+    Attributes:
+      stop: why the run should stop, or "".
+    """
+
+    def __init__(self, run: Run, step: int):
+        self._run = run
+        self._seen = read(run.workdir, before=step)
+        # Only where nothing has happened since: a limit may have been raised to go on.
+        current = bool(self._seen) and self._seen[-1]["steps"] == step
+        self.stop = stopping.reason(run.cfg.watch, self._seen) if current else ""
+
+    def after(self, state: evolve.State, terms: dict, writer: metrics.Writer | None) -> None:
+        """Compare where it is due; `terms` are those of the step that was just made."""
+        step = int(state.step)
+        if not due(self._run.cfg, step):
+            return
+        summary, videos = look(self._run, state, terms["drift"]["evo_init"])
+        self._seen.append(metrics.plain(summary))
+        self.stop = stopping.reason(self._run.cfg.watch, self._seen)
+        if writer:
+            writer.compare(step, summary, videos, self._warn())
+
+    def _warn(self) -> str:
+        return self.stop or stopping.gamed(self._seen[-1])
+
+
+def guided_drift(
+    run: Run, state: evolve.State, scored: evolve.Scored, setup: evolve.Setup
+) -> dict[str, float]:
+    """Return the drift of what guidance samples with, where a comparison is due and it is used."""
+    if not (run.cfg.guidance.used and due(run.cfg, int(state.step))):
+        return {}
+    drift = evolve.guided_drift(state, run.frozen.wan_params, scored, setup=setup)
+    return {name: float(value) for name, value in jax.device_get(drift).items()}
+
+
+def chosen(run: Run, state: evolve.State) -> evolve.State:
+    """Return the state whose evolving adapter is exported and proved; see config.watch.export."""
+    top = stopping.best(read(run.workdir, before=int(state.step)))
+    if run.cfg.watch.export == "last" or top is None or top["steps"] == int(state.step):
+        return state
+    distributed.say(f"watch: the best adapter is that of step {top['steps']}")
+    file = adapter(run.workdir, top["steps"])
+    scale, config = run.cfg.lora.scale, run.frozen.wan.config
+    tree = lora.start(file, jax.device_get(state.evolving), config, scale=scale)
+    step = np.int32(top["steps"])
+    tree, step = sharding.replicate((tree, step), run.mesh)
+    return state._replace(evolving=tree, step=step)
+
+
+def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.ndarray]]:
+    """Compare the evolving transformer with what the run started from, and keep all of it.
+
+    Args:
+      drift: of the evolving transformer from its start, as the last step measured it.
+
+    Returns:
+      The comparison, as it is kept, and the first videos, uint8 FHWC. The same on every process.
+    """
+    began, step = time.perf_counter(), int(state.step)
+    trial = _trial(run)
+    base, evolved = arms.level(_start(run, trial, state), arms.play(run, trial, state.evolving))
+    summary = proof.summary(
+        table.names(run.cfg.reward.table),
+        blend.proof_priors(run.cfg.reward),
+        base.score_BM,
+        evolved.score_BM,
+        cluster_B=np.repeat([pair.identity for pair in trial.chosen], trial.each),
+        monitor_base=base.monitor,
+        monitor_evolved=evolved.monitor,
+        steps=step,
+        seconds={"watch": time.perf_counter() - began},
+        heldout=run.validation.kind,
+    )
+    summary["drift"] = drift
+    if distributed.leads():
+        _keep_videos(run, f"step_{step:06d}", evolved.shown)
+        export.write(adapter(run.workdir, step), state.evolving, run.cfg, step)
+        proof.write_json(_file(run.workdir, step), summary)  # last: all of it is there
+    return summary, evolved.shown
+
+
+def read(workdir: Path, before: int | None = None) -> list[dict]:
+    """Return a run's comparisons in the order of their steps; none where there is no folder.
+
+    Args:
+      before: leave out those after so many steps, which a run may have to make again.
+
+    Raises:
+      ValueError: a file is not what `look` writes.
+    """
+    summaries = [files.read_json(file) for file in sorted((workdir / FOLDER).glob("step_*.json"))]
+    return [s for s in summaries if before is None or s["steps"] <= before]
+
+
+def adapter(workdir: Path, step: int) -> Path:
+    """Return the file of the adapter as it was after so many steps."""
+    return workdir / FOLDER / f"step_{step:06d}.safetensors"
+
+
+def _file(workdir: Path, step: int) -> Path:
+    return workdir / FOLDER / f"step_{step:06d}.json"
+
+
+def _trial(run: Run) -> Trial:
+    cfg, data = run.cfg.watch, run.validation
+    rows = pairs.spread(data.identities, cfg.identities)
+    return Trial([data[row] for row in rows], cfg.seeds, seed=SEED, shown=SHOWN, name="watch")
+
+
+def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
+    """Return the scores of what the run started from: kept ones, or made now."""
+    file = run.workdir / FOLDER / "start.json"
+    cfg = run.cfg
+    made_with = [cfg.watch.identities, cfg.watch.seeds, cfg.guidance.proof]
+    kept = files.read_json(file) if file.is_file() else {}
+    # All processes must do the same.
+    if all(distributed.exchange(kept.get("made_with") == made_with)):
+        floats = lambda values: np.array(values, float)  # null is NaN
+        return Arm(
+            shown=[],
+            score_BM=floats(kept["score_BM"]),
+            valid_BM=np.array(kept["valid_BM"], bool),
+            blank_BM=np.array(kept["blank_BM"], bool),
+            monitor={name: floats(values) for name, values in kept["monitor"].items()},
+        )
+    arm = arms.play(run, trial, arms.start(state.initial, state.evolving))
+    if distributed.leads():
+        _keep_videos(run, "start", arm.shown)
+        kept = {name: value for name, value in arm._asdict().items() if name != "shown"}
+        proof.write_json(file, {"made_with": made_with} | kept)
+    return arm
+
+
+def _keep_videos(run: Run, name: str, shown: list[np.ndarray]) -> None:
+    folder = run.workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, video_FHWC in enumerate(shown):
+        media.write(folder / f"{name}_{k:02d}.mp4", video_FHWC, run.cfg.video.fps)
