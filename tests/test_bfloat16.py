@@ -3,6 +3,7 @@
 The float32 side has the weights of the other, rounded to bfloat16: they differ in arithmetic alone.
 """
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pytest
 from evoid_jax import config, evolve, flow, rollout, sharding
 from evoid_jax.models import wan as wan_model
 
-VIDEOS, UPDATES = 8, 5
+VIDEOS, UPDATES, DRAWS = 8, 5, 8
 GRID = 3, 16, 16  # latent frames, of which one is a reference: 192 tokens
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 32, "num_layers": 3, "ffn_dim": 128}
 SIZES |= {"text_dim": 24, "text_len": 8, "freq_dim": 32}
@@ -56,15 +57,15 @@ def world():
 accumulate = jax.jit(evolve.accumulate, static_argnums=4)
 
 
-def setup(world, wan):
-    return evolve.Setup(CFG, wan, world.mesh, references=1)
+def setup(world, wan, cfg=CFG):
+    return evolve.Setup(cfg, wan, world.mesh, references=1)
 
 
 @partial(jax.jit, static_argnums=0)
-def seen(wan, base, lora, scored):
+def seen(wan, base, lora, scored, key):
     """The velocity of an adapter at times from noise to video: what the update sees."""
     t_B = jnp.linspace(1, 0.1, VIDEOS)
-    noise = jax.random.normal(jax.random.key(3), scored.clean_BTHWC.shape)
+    noise = jax.random.normal(key, scored.clean_BTHWC.shape)
     x_t = flow.add_noise(scored.clean_BTHWC, noise, t_B[:, None, None, None, None])
     text, control = scored.text_PSE[scored.pair_B], scored.control_PTHWC[scored.pair_B]
     hints = wan_model.hints(wan, base, None, x_t, 1000 * t_B, text, control)
@@ -88,8 +89,8 @@ def trained(world):
     return [*states, jax.tree.map(np.array, state)], records
 
 
-def accumulated(wan, state, world):
-    return accumulate(state, world.base[wan], world.scored, None, setup(world, wan))
+def accumulated(wan, state, world, cfg=CFG):
+    return accumulate(state, world.base[wan], world.scored, None, setup(world, wan, cfg))
 
 
 def test_gradients_of_every_update_are_those_of_float32(trained):
@@ -100,20 +101,40 @@ def test_gradients_of_every_update_are_those_of_float32(trained):
         assert abs(np.linalg.norm(ours) / np.linalg.norm(exact) - 1) < 0.02
 
 
-def gain(world, one, other):
-    """How much of what lies between two adapters in float32 is there in bfloat16 too."""
-    between = {
-        wan: flat(seen(wan, world.base[wan], one, world.scored))
-        - flat(seen(wan, world.base[wan], other, world.scored))
-        for wan in (HALF, EXACT)
-    }
-    return between[HALF] @ between[EXACT] / (between[EXACT] @ between[EXACT])
+def gains(world, adapters):
+    """How much of what lies between neighbours in a list is there in bfloat16, 1 being all.
+
+    Over several noises: rounding is many times larger than the effect, and averages out.
+    """
+    shared, whole = np.zeros(len(adapters) - 1), np.zeros(len(adapters) - 1)
+    for draw in range(DRAWS):
+        key = jax.random.key(draw)
+        half, exact = (
+            np.diff(
+                [flat(seen(w, world.base[w], lora, world.scored, key)) for lora in adapters], axis=0
+            )
+            for w in (HALF, EXACT)
+        )
+        shared += (half * exact).sum(1)
+        whole += np.square(exact).sum(1)
+    return shared / whole
 
 
 def test_the_effect_of_the_first_update_is_that_of_float32(world, trained):
     state = trained[0][1]
-    assert gain(world, state.evolving, state.stable) == pytest.approx(1, abs=0.05)
-    assert gain(world, state.stable, None) == pytest.approx(1, abs=0.05)
+    stable, evolving = gains(world, [None, state.stable, state.evolving])
+    assert evolving == pytest.approx(1, abs=0.05)
+    # A tenth of the other, 4e-5 of the velocity: what these draws tell of it, they tell to 0.1.
+    assert stable == pytest.approx(1, abs=0.3)
+
+
+def test_at_neutral_rewards_the_gradient_leads_back_as_far_as_in_float32(world, trained):
+    """R = 1/2, no teacher: nothing is left but how far evolving is from stable and initial."""
+    neutral = world._replace(scored=world.scored._replace(reward_B=jnp.full(VIDEOS, 0.5)))
+    alone = dataclasses.replace(CFG, loss=config.Loss(lambda_t2v=0.0))
+    back = {wan: flat(accumulated(wan, trained[0][1], neutral, alone)[0]) for wan in (HALF, EXACT)}
+    along = back[HALF] @ back[EXACT] / (back[EXACT] @ back[EXACT])
+    assert along == pytest.approx(1, abs=0.2)
 
 
 def test_the_lead_after_one_update_is_that_of_float32(world, trained):
@@ -131,7 +152,8 @@ def test_equal_adapters_are_equal_bit_for_bit(world, trained):
     """Stable is initial at the start, and evolving is stable wherever their numbers are."""
     state, (_, terms) = trained[0][0], trained[1][0][HALF]
     assert float(terms["drift"]["evo_stb"]) == 0 == float(terms["loss"]["self"])
-    see = lambda lora: np.asarray(seen(HALF, world.base[HALF], lora, world.scored))
+    key = jax.random.key(0)
+    see = lambda lora: np.asarray(seen(HALF, world.base[HALF], lora, world.scored, key))
     np.testing.assert_array_equal(see(state.evolving), see(None))
 
 
@@ -158,7 +180,8 @@ def test_rollout_and_update_see_one_velocity(world, trained):
 
 def test_a_float32_residual_stream_is_nearer_to_float32(world):
     """And is no other function: in float32 the option changes nothing."""
-    see = lambda wan: flat(seen(wan, world.base[wan.clone(residual="model")], None, world.scored))
+    base = lambda wan: world.base[wan.clone(residual="model")]
+    see = lambda wan: flat(seen(wan, base(wan), None, world.scored, jax.random.key(0)))
     exact = see(EXACT)
     away = lambda wan: np.linalg.norm(see(wan) - exact) / np.linalg.norm(exact)
     assert away(HALF.clone(residual="float32")) < 0.9 * away(HALF)
