@@ -46,6 +46,7 @@ def world():
         reward_B=jnp.array([0.1, 0.4, 0.6, 0.9] * 2),
         valid_B=jnp.ones(VIDEOS),
         text_PSE=jax.random.normal(keys[1], (2, 5, 24)),
+        null_1SE=jnp.zeros((1, 5, 24)),
         control_PTHWC=jax.random.normal(keys[2], (2, *GRID, 96)),
     )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
