@@ -53,6 +53,9 @@ def world():
     return World({EXACT: exact, HALF: half}, scored, mesh)
 
 
+accumulate = jax.jit(evolve.accumulate, static_argnums=4)
+
+
 def setup(world, wan):
     return evolve.Setup(CFG, wan, world.mesh, references=1)
 
@@ -77,11 +80,8 @@ def trained(world):
     """The state before each update of a run in bfloat16, and after the last; gradients, terms."""
     state, states, records = evolve.init(CFG, world.base[HALF], HALF.config), [], []
     for _ in range(UPDATES):
-        both = {}
-        for wan in (EXACT, HALF):
-            both[wan] = accumulated(wan, state, world)
         states.append(jax.tree.map(np.array, state))
-        records.append(both)
+        records.append({wan: accumulated(wan, state, world) for wan in (EXACT, HALF)})
         state, _ = evolve.train_step(
             state, world.base[HALF], world.scored, None, setup=setup(world, HALF)
         )
@@ -89,8 +89,7 @@ def trained(world):
 
 
 def accumulated(wan, state, world):
-    step = jax.jit(lambda s, b, d: evolve.accumulate(s, b, d, None, setup(world, wan)))
-    return step(state, world.base[wan], world.scored)
+    return accumulate(state, world.base[wan], world.scored, None, setup(world, wan))
 
 
 def test_gradients_of_every_update_are_those_of_float32(trained):
