@@ -207,7 +207,7 @@ def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
     rewrite(2, better)
     adapter, _ = convert.adapter_of_run(workdir, "best")
     assert adapter.header["step"] == "2"
-    gamed = {"prior": {"a": 1.0}, "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
+    gamed = {"rewarded": ["a"], "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
     gamed["monitor_delta"] = {"m": {"ci95": [-2, -1]}}
     rewrite(2, better | gamed)
     assert convert.adapter_of_run(workdir, "best")[0].header["step"] == "4"
