@@ -27,7 +27,7 @@ def sent(images: pairs.PairBatch, photos: str, tmp_path) -> list[list[np.ndarray
     """Return the photos that arrive at a sidecar with each of four videos, in order."""
     fake = Fake()
     with serve(fake.app()) as url:
-        reward = config.Reward(sidecars=(url,), judge="", photos=photos)
+        reward = config.Reward(sidecars=(url,), judge="", preference=False, photos=photos)
         cfg = dataclasses.replace(config.Config(), video=VIDEO, reward=reward)
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         with Panel(reward, mesh, 8, tmp_path) as panel:
