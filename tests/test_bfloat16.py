@@ -111,9 +111,9 @@ def gain(world, one, other):
 
 
 def test_the_effect_of_the_first_update_is_that_of_float32(world, trained):
+    """The stable one's tenth of it is in test_linear.py: a video this small has too few tokens."""
     state = trained[0][1]
     assert gain(world, state.evolving, state.stable) == pytest.approx(1, abs=0.05)
-    assert gain(world, state.stable, None) == pytest.approx(1, abs=0.05)
 
 
 def test_the_lead_after_one_update_is_that_of_float32(world, trained):
