@@ -95,7 +95,12 @@ class Guidance:
 
     rollout: float = setting(1.0, "of the videos that are scored and learned from", NOT_NEGATIVE)
     train: float = setting(1.0, "of every velocity in the loss", NOT_NEGATIVE)
-    proof: float = setting(1.0, "of both arms of the proof, and of the watch", NOT_NEGATIVE)
+    proof: float = setting(
+        1.0,
+        "of both arms of the proof and of the watch; a finished run may be proved again",
+        NOT_NEGATIVE,
+        free=True,
+    )
     deploy: float = setting(1.0, "written into the export, for whoever generates", NOT_NEGATIVE)
     negative_prompt: str = setting(NEGATIVE_PROMPT, "what guidance steers away from; Wan2.1's own")
     null: str = setting(
@@ -110,8 +115,8 @@ class Guidance:
 
     @property
     def used(self) -> bool:
-        """Whether anything at all is guided."""
-        return max(self.rollout, self.train, self.proof, self.deploy) > 1
+        """Whether guided videos are what the adapter is for, or what it learns from."""
+        return max(self.rollout, self.train, self.deploy) > 1
 
 
 @dataclass(frozen=True)

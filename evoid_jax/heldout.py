@@ -51,6 +51,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
         steps=int(state.step),
         seconds={"heldout": now - start, "total": now - began},
         heldout=data.kind,
+        rewarded=blend.rewarded(run.cfg.reward),
     )
     if distributed.leads():
         proof.write_json(run.workdir / "summary.json", summary)

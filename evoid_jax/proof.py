@@ -108,6 +108,7 @@ def summary(
     resamples: int = 10_000,
     seed: int = 0,
     heldout: str | None = None,
+    rewarded: Sequence[str] | None = None,
 ) -> dict:
     """Assemble summary.json from the absolute scores of the same B (identity, prompt, seed).
 
@@ -123,6 +124,7 @@ def summary(
       steps: of evolution.
       seconds: by phase.
       heldout: what the videos are: UNSEEN, TRAINED or words of your own that fit after "on".
+      rewarded: names of the rewards that the run learned from; None: those with a prior above 0.
 
     Returns:
       What summary.json holds: plain numbers, null where a score or an interval is missing. Means
@@ -147,6 +149,7 @@ def summary(
         "delta": _deltas(rewards),
         "monitor_delta": _deltas(monitors),
         "prior": dict(zip(names, np.asarray(prior_M, float).tolist(), strict=True)),
+        "rewarded": _with_prior(names, prior_M) if rewarded is None else list(rewarded),
         "failures": failures,
         "pairs": rewards["total"]["pairs"],
         "pairs_dropped": len(base_BM) - rewards["total"]["pairs"],
@@ -193,13 +196,19 @@ def measured_on(summary: Mapping) -> str:
     return summary.get("heldout") or UNKNOWN
 
 
+def rewarded(summary: Mapping) -> list[str]:
+    """Return the rewards that the run learned from."""
+    prior = summary.get("prior") or {}
+    return summary.get("rewarded") or _with_prior(list(prior), list(prior.values()))
+
+
 def fallen(summary: Mapping) -> list[str]:
-    """Return what clearly fell of what is measured and not rewarded: monitors, rewards of prior 0.
+    """Return what clearly fell of what is measured and not rewarded: monitors, and other rewards.
 
     A reward that rises while they fall was hacked.
     """
     monitors = summary.get("monitor_delta") or {}
-    unrewarded = [name for name, prior in (summary.get("prior") or {}).items() if prior == 0]
+    unrewarded = [name for name in summary.get("prior") or {} if name not in rewarded(summary)]
     down = lambda part, name: direction_of(summary, part, name) == "down"
     fallen = [name for name in monitors if down("monitor_delta", name)]
     return fallen + [name for name in unrewarded if down("delta", name)]
@@ -306,6 +315,10 @@ def _headline(rewards, monitors) -> dict:
         "delta_total_ci95": rewards["total"]["ci95"],
         "monitor": {"base": _pick(monitors, "base"), "evolved": _pick(monitors, "evolved")},
     }
+
+
+def _with_prior(names, prior_M) -> list[str]:
+    return [name for name, prior in zip(names, prior_M, strict=True) if prior > 0]
 
 
 def _failures(names, scores_BM) -> dict:

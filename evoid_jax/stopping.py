@@ -17,7 +17,7 @@ def gamed(summary: Mapping) -> str:
 
     A reward with weight has clearly risen, and a measure that is never rewarded has clearly fallen.
     """
-    rewarded = [name for name, prior in (summary.get("prior") or {}).items() if prior]
+    rewarded = proof.rewarded(summary)
     risen = [name for name in rewarded if proof.direction_of(summary, "delta", name) == "up"]
     fallen = proof.fallen(summary)
     if not risen or not fallen:

@@ -96,8 +96,8 @@ def chosen(run: Run, state: evolve.State) -> evolve.State:
         return state
     distributed.say(f"watch: the best adapter is that of step {top['steps']}")
     file = adapter(run.workdir, top["steps"])
-    scale, config = run.cfg.lora.scale, run.frozen.wan.config
-    tree = lora.start(file, jax.device_get(state.evolving), config, scale=scale)
+    like, base = jax.device_get(state.evolving), run.frozen.wan.config
+    tree = lora.start(file, like, base, scale=run.cfg.lora.scale)
     step = np.int32(top["steps"])
     tree, step = sharding.replicate((tree, step), run.mesh)
     return state._replace(evolving=tree, step=step)
@@ -126,6 +126,7 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
         steps=step,
         seconds={"watch": time.perf_counter() - began},
         heldout=run.validation.kind,
+        rewarded=blend.rewarded(run.cfg.reward),
     )
     summary["drift"] = drift
     if distributed.leads():

@@ -26,6 +26,7 @@ OUTPUTS = (
     f"{checkpoint.FOLDER}/digests",
     "logs/judge.log",
     "samples/heldout.json",
+    "watch/start.json",
     export.FILE,
 )
 

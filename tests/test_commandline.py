@@ -34,7 +34,7 @@ def test_overrides_of_every_type():
     assert cfg("--config.steps=7").steps == cfg("--config.steps", "7").steps == 7
     assert cfg("-config.mesh.data", "-1", "--config.train.lr=1").train.lr == 1.0
     assert cfg("--config.steps=7", "--config.steps=8").steps == 8
-    assert cfg("--config.rollout.negative_prompt=a=b, c").rollout.negative_prompt == "a=b, c"
+    assert cfg("--config.guidance.negative_prompt=a=b, c").guidance.negative_prompt == "a=b, c"
     for on in ("--config.tensorboard", "--config.tensorboard=True", "--config.tensorboard=1"):
         assert cfg(on).tensorboard
     assert not cfg("--noconfig.reward.dynamic").reward.dynamic

@@ -146,7 +146,7 @@ def test_videos_that_see_the_negative_prompt_are_held_and_learn_no_score(base, m
 
 def test_the_share_of_videos_that_see_the_negative_prompt(base, mesh):
     """None where it never guides, and where the adapter does not answer it."""
-    apart = dict(train=1.0, proof=1.0, null_share=0.25)
+    apart = dict(train=1.0, proof=5.0, null_share=0.25)
     share = lambda **values: evolve.null_share(config.Config(guidance=config.Guidance(**values)))
     assert share(rollout=5.0, **apart) == 0.25
     assert share(rollout=1.0, **apart) == 0

@@ -76,7 +76,7 @@ def test_the_request_of_the_protocol_page_byte_for_byte():
 def test_the_settings_add_one_row_to_the_table():
     cfg = config.from_dict(commandline.load(f"{EXAMPLES / 'sharpness.py'}:tiny").to_dict())
     assert cfg.reward.table[:-1] == config.METRICS
-    assert cfg.reward.table[-1] == config.Metric("sharpness", "quality", 0.1, 0.01)
+    assert cfg.reward.table[-1] == config.Metric("sharpness", "quality", 0.1)
     assert cfg.reward.sidecars == ("local", "http://127.0.0.1:8101")
 
 

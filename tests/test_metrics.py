@@ -260,3 +260,21 @@ def test_a_comparison_of_the_watch_is_printed_and_mirrored(tmp_path, capsys):
         assert name in written
     assert b"watch/monitor_delta/unknown" not in written
     assert b"GIF89a" in written and b"watch/0" in written
+
+
+def test_a_comparison_of_the_watch_goes_to_wandb_with_its_videos(tmp_path, monkeypatch):
+    calls = []
+    fake = types.ModuleType("wandb")
+    fake.Video = lambda data, format: (data.getvalue()[:3], format)
+    fake.init = lambda **options: types.SimpleNamespace(
+        log=lambda values, step: calls.append((step, values)), finish=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with metrics.Writer(tmp_path, wandb="faces", verbose=False) as writer:
+        writer.write(19, {"loss": {"total": 0.4}})
+        videos = [np.zeros((3, 8, 8, 3), np.uint8)]
+        writer.compare(20, {"delta_total": 0.05, "evolved": {"total": 0.5}}, videos)
+    (_, _), (step, values) = calls
+    assert step == 19  # of the step just written: W&B drops what comes for one it has passed
+    expected = {"watch/delta_total": 0.05, "watch/evolved/total": 0.5, "watch/0": (b"GIF", "gif")}
+    assert values == expected

@@ -27,14 +27,14 @@ def sent(images: pairs.PairBatch, photos: str, tmp_path) -> list[list[np.ndarray
     """Return the photos that arrive at a sidecar with each of four videos, in order."""
     fake = Fake()
     with serve(fake.app()) as url:
-        reward = config.Reward(sidecars=(url,), judge="", photos=photos)
+        reward = config.Reward(sidecars=(url,), judge="", preference=False, photos=photos)
         cfg = dataclasses.replace(config.Config(), video=VIDEO, reward=reward)
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         with Panel(reward, mesh, 8, tmp_path) as panel:
-            request = session.request(images, PAIR_B, cfg, monitors=False)
+            request = session.request(images, PAIR_B, cfg, monitors=False, proof=False)
             video_BFHWC = np.zeros((4, 5, 32, 48, 3), np.uint8)
             rows = np.arange(4, dtype=np.int32)
-            panel.collect([panel.submit(video_BFHWC, request, rows)])
+            panel.collect([panel.submit(video_BFHWC, request, rows)], request)
     (arrived,) = fake.batches
     assert arrived.prompts == [images.prompts[p] for p in PAIR_B]
     # Both videos of a pair share its photos on the way, whatever becomes of them before.

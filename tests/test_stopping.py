@@ -32,6 +32,14 @@ def test_a_reward_is_gamed_when_it_rises_and_something_unrewarded_falls(what):
     assert not stopping.gamed(compared(10, reward=UP, **{what: DOWN}, identities=7))
 
 
+def test_what_a_run_learns_from_is_rewarded_whatever_the_proof_weighs():
+    """An ablation is proved with all priors, and may game what it learns from at another's cost."""
+    ablated = compared(10, reward=UP, unrewarded=DOWN) | {"prior": {"arcface": 0.5, "gme": 0.15}}
+    assert stopping.gamed(ablated) == ""
+    ablated["rewarded"] = ["arcface"]
+    assert stopping.gamed(ablated) == "arcface rose, and gme, not rewarded, fell"
+
+
 def test_the_best_is_the_highest_total_in_which_nothing_is_gamed():
     watched = [
         compared(10, 0.02),

@@ -207,7 +207,7 @@ def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
     rewrite(2, better)
     adapter, _ = convert.adapter_of_run(workdir, "best")
     assert adapter.header["step"] == "2"
-    gamed = {"prior": {"a": 1.0}, "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
+    gamed = {"rewarded": ["a"], "identities": 9, "delta": {"a": {"ci95": [1, 2]}}}
     gamed["monitor_delta"] = {"m": {"ci95": [-2, -1]}}
     rewrite(2, better | gamed)
     assert convert.adapter_of_run(workdir, "best")[0].header["step"] == "4"
@@ -217,13 +217,16 @@ def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
 
 
 def test_a_run_that_the_watch_stops_is_saved_proved_and_stays_stopped(tmp_path, cache):
-    """Any drift is too much; the same command proves it again, and a raised limit goes on."""
+    """Any drift is too much, and there is some from the second step on.
+
+    The same command proves the run again, and a raised limit goes on.
+    """
     watched = {"every": 1, "identities": 2, "seeds": 1, "drift": 1e-9}
     small = {"watch": watched, "data": {"heldout_identities": 1}}
     for _ in range(2):
         train.train(settings(cache, 3, **small), tmp_path)
-        assert [row["step"] for row in lines(tmp_path)] == [0]
-        assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 1
+        assert [row["step"] for row in lines(tmp_path)] == [0, 1]
+        assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 2
     watched["drift"] = 0.0
     train.train(settings(cache, 3, **small), tmp_path)
     assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2]

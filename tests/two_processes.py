@@ -78,12 +78,13 @@ def check_panel(me: int, mesh):
 def check_missing(me: int, mesh):
     """What one process lost both wait for, leave out or stop at."""
     video, prompts = np.full((8, 5, 16, 16, 3), 9, np.uint8), ["A person waves."] * 8
+    faces = [[frame_HWC] for frame_HWC in video[:, 0]]
 
     def collected(fake: Fake, **changes):
         with serve(fake.app()) as sidecar:
             cfg = config.Reward(sidecars=(sidecar,), judge="", preference=False, **changes)
             with Panel(cfg, mesh, 8, "unused") as panel:
-                request = Request(video[:, 0], prompts)
+                request = Request(faces, prompts)
                 placed = sharding.place_batch(video, mesh)
                 ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
                 return panel.collect([ticket_B], request), request.why

@@ -48,6 +48,12 @@ def priors(cfg: Reward) -> np.ndarray:
     return (prior_M > 0).astype(np.float32) if cfg.uniform else prior_M
 
 
+def rewarded(cfg: Reward) -> list[str]:
+    """Return the names of the rewards that the update learns from."""
+    prior_M = priors(cfg)
+    return [name for name, prior in zip(table.names(cfg.table), prior_M, strict=True) if prior > 0]
+
+
 def proof_priors(cfg: Reward) -> np.ndarray:
     """Return prior_M of the proof: the table's, whatever the update does without.
 

@@ -35,13 +35,3 @@ def arrays(metrics: tuple[Metric, ...]) -> tuple[np.ndarray, np.ndarray, np.ndar
     group_M = np.array([GROUPS.index(metric.group) for metric in metrics], np.int32)
     floor_M = np.array([metric.floor for metric in metrics], np.float32)
     return prior_M, group_M, floor_M
-
-
-def join(tables: list[ScoreTable]) -> ScoreTable:
-    """Stack tables of the same rewards, video after video."""
-    return ScoreTable(
-        raw_BM=np.concatenate([table.raw_BM for table in tables]),
-        score_BM=np.concatenate([table.score_BM for table in tables]),
-        valid_BM=np.concatenate([table.valid_BM for table in tables]),
-        blank_BM=np.concatenate([table.blank_BM for table in tables]),
-    )
