@@ -220,7 +220,10 @@ def texts(said: Said, key: str, count: int, longest: int) -> list[str]:
     value = found(said, (key,)).value[key]
     rows = value if isinstance(value, list) else []
     cleaned = [" ".join(row.split()) for row in rows if isinstance(row, str)]
-    different = {text.casefold(): text for text in cleaned if 0 < len(text) <= longest}
+    different: dict[str, str] = {}
+    for text in cleaned:
+        if 0 < len(text) <= longest:
+            different.setdefault(text.casefold(), text)
     if not different:
         raise Unusable(f"{key}: expected a list of texts, got {shown(value)}")
     return list(different.values())[:count]

@@ -139,7 +139,9 @@ class Wire:
     def words(self, error: object) -> str:
         """Return an error in one line, without the key, which a server may repeat."""
         words = str(error)
-        if isinstance(error, openai.APIConnectionError):  # which itself says no more than that
+        if isinstance(error, openai.APIStatusError):
+            words = f"HTTP {error.status_code}: {_message(error)}"
+        elif isinstance(error, openai.APIConnectionError):  # which itself says no more than that
             words = f"{words} {error.__cause__ or ''}"
         words = " ".join(self.hide(words).split())
         return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
@@ -225,11 +227,17 @@ def refused_field(error: openai.APIStatusError, body: Mapping) -> str | None:
     told = [error.param]
     for row in details if isinstance(details, list) else ():
         told += row.get("loc", ()) if isinstance(row, Mapping) else ()
-    for words in (*told, error.message):
+    for words in (*told, _message(error)):
         named = [(match.start(), name) for name in free if (match := _named(name, str(words)))]
         if named:
             return min(named)[1]
     return None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    """Return what the server says of an error, which openai drops where it is no object."""
+    said = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+    return str(said or error.message)
 
 
 def _named(field: str, words: str) -> re.Match | None:
