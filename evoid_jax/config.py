@@ -145,8 +145,8 @@ def _refuse_passwords(values: dict[str, Any]) -> None:
     by_name += "config.reward.judge_key_env"
     instead = {"judge": by_name, "sidecars": "reach them through a private network or a tunnel"}
     for name, advice in instead.items():
-        held = reward.get(name) or ()
-        for url in (held,) if isinstance(held, str) else held:
+        held = reward.get(name)
+        for url in held if isinstance(held, list | tuple) else [held]:
             if isinstance(url, str) and SECRET.search(url):
                 raise ValueError(
                     f"config.reward.{name}: an address must hold no name, password or key, since "

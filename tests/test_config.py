@@ -290,6 +290,7 @@ def test_paths_are_usable_inside_and_portable_outside(tmp_path, monkeypatch):
         "data.dir",
         "data.cache",
         "lora.init",
+        "reward.judge_rubric",
     }
 
 

@@ -101,7 +101,7 @@ def test_failures_are_invalid_and_counted():
     np.testing.assert_array_equal(valid_B, [False, True])
     assert np.isnan(raw_B[0]) and np.isnan(score_B[0]) and raw_B[1] == 7
     assert usage["failures"] == 1 and usage["calls"] == 3
-    for status in (500, 400):
+    for status in (503, 400):
         (_, _, valid_B), usage = ask(FakeJudge(Status(status)))
         assert not np.any(valid_B) and usage["failures"] == usage["calls"] == 2
 

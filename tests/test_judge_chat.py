@@ -40,7 +40,8 @@ def test_what_is_sent():
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_once_more_at_another_temperature():
-    for first in ("four", "", None, {"naturalness": 6}, Status(200, {"error": "busy"})):
+    broken = Status(500, message="no text"), Status(200, {"error": "busy"})
+    for first in ("four", "", None, {"naturalness": 6}, *broken):
         fake = FakeJudge(first, FOUR)
         read, usage = ask(fake)
         assert read == [4] and usage["failures"] == 0 and usage["calls"] == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from evoid_jax.rewards import judge_answers, judge_cache, judge_record
 from evoid_jax.rewards.judge_answers import Unusable
-from evoid_jax.rewards.judge_server import USUAL_KEY, JudgeError, Refused, Server, Wire
+from evoid_jax.rewards.judge_server import USUAL_KEY, Broken, JudgeError, Refused, Server, Wire
 from evoid_jax.rewards.rubrics import Question
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Chat:
         try:
             try:
                 read = self._once(question, content, temperature, 2 * number, until)
-            except Unusable:
+            except (Unusable, Broken):
                 read = self._once(question, content, another, 2 * number + 1, until)
         except (Unusable, JudgeError) as error:
             self.usage.add(failures=1)

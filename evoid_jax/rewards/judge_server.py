@@ -71,6 +71,10 @@ class _Passing(JudgeError):
         self.pause = pause
 
 
+class Broken(JudgeError):
+    """A server that failed over this very request: another answer might do better."""
+
+
 class Refused(JudgeError):
     """A request that the server does not take; `field` is what it names as the reason, or None."""
 
@@ -125,6 +129,7 @@ class Wire:
 
         Raises:
           Refused: the server does not take the request.
+          Broken: it failed over it.
           JudgeError: no reply came in time, or none that is JSON.
         """
         tries = tenacity.Retrying(
@@ -188,7 +193,9 @@ class Wire:
                 return b"".join(chunks)
         except openai.APIStatusError as error:
             status, words = error.status_code, self.words(error)
-            if status in (408, 409, 429) or status >= 500:
+            if status == 500:  # llama.cpp's, where an answer was cut off or is no text
+                raise Broken(words) from None
+            if status in (408, 409, 429) or status > 500:
                 raise _Passing(words, _wanted_pause(error)) from None
             raise Refused(words, status, refused_field(error, body)) from None
         except (openai.APITimeoutError, httpx2.TimeoutException):

@@ -64,6 +64,7 @@ place, how the camera stands or moves, and a light or style. Vary action, place,
 between the prompts. Name nobody, do not describe the face, and write nothing violent, sexual or \
 degrading."""
 LONGEST_PROMPT = 400  # letters
+PLAIN = f"^[A-Za-z][A-Za-z0-9 ,.;:'()-]{{9,{LONGEST_PROMPT - 1}}}$"  # and of which ones
 
 
 class Question(NamedTuple):
@@ -128,7 +129,7 @@ def graded(
 
 def proposals(count: int) -> Question:
     """Return the question for `count` prompts that suit a photo."""
-    item = {"type": "string", "minLength": 10, "maxLength": LONGEST_PROMPT}
+    item = {"type": "string", "pattern": PLAIN}
     texts = {"type": "array", "items": item, "minItems": count, "maxItems": count}
     form = 'Answer with one JSON object only, of this form: {"prompts": ["...", "..."]}.'
     return Question(
