@@ -86,7 +86,8 @@ class _Errand:
                         self._send(replica)
                     elif not self._tries and all(map(self._hopeless, self._team)):
                         raise SidecarError(self.why or self._team[0].down)
-                    if reply := await self._heard(event):
+                    reply = await self._heard(event)
+                    if reply is not None:
                         return reply
             finally:
                 for task in self._tries:

@@ -69,13 +69,15 @@ class Replica:
         background.wake()
 
     def served(self, videos: int, began: float) -> None:
-        """Learn from scores that came: it is up, and this is how fast."""
+        """Learn from scores that came: it answers, and this is how fast."""
         now = time.monotonic()
         # Requests that are there at once wait for each other: what came before is not its own time.
         each = (now - max(began, self._replied)) / videos
         self.pace = each if self.pace is None else MEMORY * self.pace + (1 - MEMORY) * each
-        self.down, self.failures, self._refusals = "", 0, 0
-        self._heard = self._replied = now
+        self._refusals, self._heard, self._replied = 0, now, now
+        # Scores that were asked for before it failed say nothing of what it is now.
+        if began > self.checked:
+            self.down, self.failures = "", 0
 
     def failed(self, why: str, options: Options) -> None:
         """Learn from a failure: it is left alone until a look at it succeeds."""

@@ -129,6 +129,7 @@ def app(preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB) -> 
     loaded = load(preset) if isinstance(preset, str) else preset
     desk = Desk(loaded, int(queue_gib * 2**30))
     api = FastAPI(title=f"evoid_jax rewards: {loaded.name}")
+    api.state.desk = desk  # for whoever runs the app and asks how it is
 
     @api.get("/health")
     def health() -> dict:
