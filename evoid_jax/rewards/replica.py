@@ -18,9 +18,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 10.0  # seconds between two looks at a replica that is down
 REQUESTS = 4  # under way at one replica that does not say how many videos it takes at once
-INTRODUCTIONS = (
-    4  # tries to learn what a sidecar is; one that is not there is mostly a wrong address
-)
+INTRODUCTIONS = 4  # tries to learn what a sidecar is; mostly its address is wrong
+PATIENCE = 30.0  # seconds for each of them
 MEMORY = 0.7  # of the seconds per video: the share of what was known before
 
 
