@@ -45,7 +45,7 @@ DESCRIPTIONS = {
     "gme": "stand-in for GME: conse, the sentence vectors of EfficientNet-Lite0's classes against "
     "the prompt's (MiniLM); cosine / 0.6",
     "aesthetic": "stand-in for the LAION aesthetic score: no taste, but BRISQUE (clean), "
-    "sharpness, contrast, colour and light",
+    "sharpness, grain, contrast, light and colour",
     "qalign": "stand-in for Q-Align's smoothness: DIS flow's warp error, likeness of neighbouring "
     "frames, cuts by TransNetV2",
     "naturalness": "stand-in for a rubric by an MLLM: clean frames (BRISQUE) x steadiness (as "
