@@ -330,7 +330,7 @@ def test_steadiness_by_hand():
     error = np.array([0.02, 0.02])
     smooth = math.exp(-0.02 / steadiness.TAU)
     value = steadiness.steadiness(error, features, np.array([0, 1.0, 0]))
-    assert value == pytest.approx(smooth * 0.5 / 2)  # cosine .7 is half way, one cut halves
+    assert value == pytest.approx(smooth * 0.7 / 0.9 / 2)  # least cosine .7, and one cut halves
 
 
 def test_a_picture_that_slides_is_warped_back_and_its_speed_is_measured():

@@ -35,7 +35,13 @@ def loaded(tmp_path_factory):
         patch.setattr(minilm, "LAYERS", 1)
         folder = made_up_open.fill(tmp_path_factory.mktemp("open"))
         files = {f.path: f.sha256 for package in catalogue.PACKAGES for f in package.files}
-        digest = lambda path: files[path.relative_to(folder).as_posix()]
+        own = catalogue.sha256
+
+        def digest(path):
+            return (
+                files[path.relative_to(folder).as_posix()] if folder in path.parents else own(path)
+            )
+
         patch.setattr(catalogue, "sha256", digest)
         patch.setattr(rewards, "Finder", Finder)
         yield serve.load("open", folder)
@@ -75,6 +81,7 @@ def test_info_says_what_stands_in_for_what(loaded):
     assert [r["name"] for r in info["rewards"]] == REWARDS
     assert all(r["about"].startswith("stand-in for") for r in info["rewards"][:-1])
     assert "conse" in info["rewards"][2]["about"] and "dlib" in info["rewards"][0]["about"]
+    assert info["rewards"][2]["version"] == "open-1 conse"
     assert len({r["sha256"] for r in info["rewards"]}) == 7
     assert all(r["version"].startswith("open-1") for r in info["rewards"])
 
