@@ -135,10 +135,10 @@ def frozen(video, share):
 
 
 def shuffled(video, share):
-    """A share of the frames, evenly spread, change places."""
+    """A share of the frames, drawn anywhere, change places at random."""
     rng, order = np.random.default_rng(0), np.arange(len(video))
     chosen = np.sort(rng.permutation(len(video))[: round(share * len(video))])
-    order[chosen] = np.roll(chosen, len(chosen) // 2)
+    order[chosen] = rng.permutation(chosen)
     return video[order]
 
 
