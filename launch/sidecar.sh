@@ -2,8 +2,8 @@
 # Start reward sidecars: COUNT replicas on ports PORT, PORT + 1, .., each on a GPU of its own where
 # there are any. One that ends is started again. Prints what to give to train.
 #   launch/sidecar.sh [PRESET] [PORT] [COUNT]
-# `tiny` is the one preset that ships: stand-ins that know the drawn world alone. Rewards for real
-# faces are servers of your own, see docs/sidecar_protocol.md.
+# `tiny` knows the drawn world alone; `open` is for real faces (docs/rewards_open.md), its weights are
+# brought by python -m evoid_jax.sidecars.fetch. Servers of your own: docs/sidecar_protocol.md.
 # Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
 # network say SIDECAR_HOST=0.0.0.0. Its environment needs requirements-sidecars.txt; it never imports
 # jax. On a Ray cluster: launch/ray_serve.py.
