@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files
 from evoid_jax.config import Config
+from evoid_jax.models import hub
 
 FILE = "config.json"
+NAMED = ("config.model", "config.teacher")  # which may be names on the Hugging Face hub
 
 # --- before anything is loaded
 
@@ -70,7 +72,7 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     needed = {"config.model": cfg.model, "config.teacher": cfg.teacher}
     needed |= {"config.data.dir": cfg.data.dir}
     for name, path in needed.items():
-        if path and not Path(path).is_dir():
+        if path and not Path(path).is_dir() and not (name in NAMED and hub.is_id(path)):
             raise FileNotFoundError(f"{name}: there is no folder {Path(path).absolute()}")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():
         raise FileNotFoundError(f"config.lora.init: there is no {Path(cfg.lora.init).absolute()}")
@@ -153,9 +155,14 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Tell whether two paths lead to the same file or folder, or to copies of one."""
+    """Tell whether two paths lead to the same file or folder, or to copies of one.
+
+    Of two names on the hub one may be without the commit that the other has.
+    """
     if not one or not other:
         return False
+    if hub.same(one, other):
+        return True
     first, second = Path(fields.locate(one)), Path(fields.locate(other))
     if first.resolve() == second.resolve():
         return True

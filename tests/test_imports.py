@@ -18,6 +18,7 @@ FLOORS = (
         "metrics",
         "provenance",
         "sidecars.wire",
+        "models.hub",
     ),
     ("models", "flow", "losses", "clipping"),
     ("export", "roles"),
