@@ -42,6 +42,8 @@ class Preset(NamedTuple):
     rewards: tuple[Scorer, ...]
     monitors: tuple[Scorer, ...]
     prepare: Callable[[ScoreRequest], Iterable[tuple[list[int], Any]]]
+    # A photo, uint8 (h, w, 3), -> what keeps it from being a reference, such as "no face", or "".
+    check_photo: Callable[[np.ndarray], str] | None = None  # None: this preset cannot tell
 
 
 def info(preset: Preset) -> dict:
@@ -51,7 +53,19 @@ def info(preset: Preset) -> dict:
         for r in preset.rewards
     ]
     monitors = [m.name for m in preset.monitors]
-    return {"preset": preset.name, "rewards": rewards, "monitors": monitors}
+    looks = preset.check_photo is not None
+    return {"preset": preset.name, "rewards": rewards, "monitors": monitors, "photos": looks}
+
+
+def look(preset: Preset, photos: list[np.ndarray]) -> dict:
+    """Return the reply of POST /photos.
+
+    Raises:
+      ValueError: this preset cannot tell.
+    """
+    if preset.check_photo is None:
+        raise ValueError(f"preset {preset.name} does not look at photos; see /info")
+    return {"problems": [preset.check_photo(photo) or None for photo in photos]}
 
 
 def answer(preset: Preset, request: ScoreRequest) -> dict:

@@ -1,4 +1,4 @@
-"""Reward sidecar: a process of its own that answers /health, /info and /score (see wire.py).
+"""Reward sidecar: a process of its own that answers /health, /info, /score and /photos.
 
     python -m evoid_jax.sidecars.serve --preset tiny --host 127.0.0.1 --port 0 --port-file FILE
 
@@ -46,6 +46,11 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
         with one_at_a_time:  # the nets already use every thread that they may
             return presets.answer(loaded, request)
 
+    def look(body: bytes) -> dict:
+        photos = wire.decode_photos(body)
+        with one_at_a_time:
+            return presets.look(loaded, photos)
+
     @api.get("/health")
     def health() -> dict:
         return {"status": "ok"}
@@ -60,6 +65,14 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
         # In a thread: /health must answer while the nets work, or the sidecar counts as dead.
         try:
             return await run_in_threadpool(score, body)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+
+    @api.post("/photos")
+    async def post_photos(request: Request) -> dict:
+        body = await request.body()
+        try:
+            return await run_in_threadpool(look, body)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
 
