@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Start a reward sidecar that trainers on other machines reach by URL; several go between commas.
+# Start a reward sidecar that trainers reach by URL; several go between commas.
 #   launch/sidecar.sh [PRESET] [PORT]        then  --config.reward.sidecars=http://HOST:8100
-# `tiny` is the one preset that ships: stand-ins that know the drawn world alone. Rewards for real
-# faces are servers of your own, see docs/sidecar_protocol.md.
+# It listens on loopback. For trainers on other machines of a private network: HOST=0.0.0.0. PRESET is
+# open by default; tiny are stand-ins that know the drawn world alone.
 # Its environment needs requirements-sidecars.txt; it never imports jax.
 set -euo pipefail
-exec python -m evoid_jax.sidecars.serve --preset "${1:-tiny}" --host 0.0.0.0 --port "${2:-8100}"
+exec python -m evoid_jax.sidecars.serve --preset "${1:-open}" --host "${HOST:-127.0.0.1}" --port "${2:-8100}"
