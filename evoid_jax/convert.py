@@ -38,13 +38,14 @@ from evoid_jax import (
     evolve,
     export,
     files,
+    hub,
     provenance,
     rollout,
     settings,
     stopping,
     watch,
 )
-from evoid_jax.models import adapters, hub, lora, pipeline, wan, weights
+from evoid_jax.models import adapters, lora, pipeline, wan, weights
 from evoid_jax.models.adapters import Adapter, Layer
 from evoid_jax.models.pipeline import Pipeline
 from evoid_jax.models.weights import Tensor

@@ -21,10 +21,10 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from evoid_jax import commandline, files, flow, media, rollout
+from evoid_jax import commandline, files, flow, hub, media, rollout
 from evoid_jax.data.folder import visible
 from evoid_jax.groups import NEGATIVE_PROMPT
-from evoid_jax.models import adapters, hub, lora, pipeline, umt5
+from evoid_jax.models import adapters, lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
 

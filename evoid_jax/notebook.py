@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import commandline, config, files, flow, media, rollout, train
+from evoid_jax import commandline, config, files, flow, hub, media, rollout, train
 from evoid_jax import generate as generation
-from evoid_jax.models import adapters, hub, lora
+from evoid_jax.models import adapters, lora
 from evoid_jax.models.scheduler import solver_of
 from evoid_jax.report import folder
 from evoid_jax.report.folder import RunFolder

@@ -29,12 +29,13 @@ from evoid_jax import (
     evolve,
     files,
     flow,
+    hub,
     rollout,
     sharding,
     teacher,
 )
 from evoid_jax.data import pairs
-from evoid_jax.models import hub, lora, pipeline, umt5, wan
+from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
 from evoid_jax.rewards import faceless
 from evoid_jax.rewards.blend import Fused

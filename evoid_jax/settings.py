@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evoid_jax import config, fields, files
+from evoid_jax import config, fields, files, hub
 from evoid_jax.config import Config
-from evoid_jax.models import hub
 
 FILE = "config.json"
 NAMED = ("config.model", "config.teacher")  # which may be names on the Hugging Face hub

@@ -11,12 +11,12 @@ from evoid_jax import (
     distributed,
     export,
     files,
+    hub,
     metrics,
     mirrors,
     provenance,
     settings,
 )
-from evoid_jax.models import hub
 
 # What a run writes, one file of each folder.
 OUTPUTS = (

@@ -93,9 +93,9 @@ def test_only_sidecars_that_look_are_asked_and_replicas_once(tmp_path, cfg):
 
 
 def test_photos_are_sent_as_they_will_be_scored(tmp_path, cfg):
-    splits, looker = folder(tmp_path, [200], size=(40, 3000)), Looker()
+    splits, looker = folder(tmp_path, [200], size=(400, 3000)), Looker()
     refuse(cfg, splits, looker.app)
-    assert looker.seen[0].shape == (27, 2048, 3)
+    assert looker.seen[0].shape == (273, 2048, 3)
     small = config.Video(frames=5, height=32, width=48)
     as_model = dataclasses.replace(cfg, video=small, reward=config.Reward(photos="canvas"))
     refuse(as_model, splits, looker.app)

@@ -16,8 +16,8 @@ from huggingface_hub import constants
 from servers import dead_url
 
 from configs import evoid
-from evoid_jax import config, convert, fields, generate, settings, work_folder
-from evoid_jax.models import hub, pipeline
+from evoid_jax import config, convert, fields, generate, hub, settings, work_folder
+from evoid_jax.models import pipeline
 from evoid_jax.plan import programs
 
 NAME = "Wan-AI/Wan2.1-VACE-tiny-diffusers"
@@ -235,7 +235,7 @@ def test_a_disk_without_room_is_told_before_anything_comes(served, monkeypatch):
 def test_the_environment_of_the_library_holds(served, tmp_path):
     """In a process of its own, as these variables are read when the library is imported."""
     served.put(NAME, embedded())
-    code = f"from evoid_jax.models import hub; print(hub.folder({NAME!r}).name)"
+    code = f"from evoid_jax import hub; print(hub.folder({NAME!r}).name)"
 
     def ask(**variables):
         env = os.environ | {"HF_HUB_CACHE": str(tmp_path / "own")} | variables

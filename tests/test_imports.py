@@ -18,7 +18,7 @@ FLOORS = (
         "metrics",
         "provenance",
         "sidecars.wire",
-        "models.hub",
+        "hub",
     ),
     ("models", "flow", "losses", "clipping"),
     ("export", "roles"),

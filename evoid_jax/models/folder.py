@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evoid_jax import files
-from evoid_jax.models import hub, native, umt5
+from evoid_jax import files, hub
+from evoid_jax.models import native, umt5
 from evoid_jax.models.keys import BOOKKEEPING
 
 VACE, T2V = "WanVACEPipeline", "WanPipeline"

@@ -19,9 +19,9 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from evoid_jax import files
+from evoid_jax import files, hub
 from evoid_jax.models import folder as model_folder
-from evoid_jax.models import hub, native, pth, scheduler, umt5, wan, weights
+from evoid_jax.models import native, pth, scheduler, umt5, wan, weights
 from evoid_jax.models.parts import PARTS, Part, check_classes, check_fit, part, wanted
 from evoid_jax.models.weights import Tensor
 

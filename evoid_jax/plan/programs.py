@@ -15,9 +15,9 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from evoid_jax import evolve, flow, rollout, sharding
+from evoid_jax import evolve, flow, hub, rollout, sharding
 from evoid_jax.config import Config
-from evoid_jax.models import hub, umt5, vae, wan, weights
+from evoid_jax.models import umt5, vae, wan, weights
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # The released sizes, by the folder that a preset names; a folder that is there is read instead.
