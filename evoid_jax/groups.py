@@ -280,7 +280,16 @@ class Reward:
         NOT_NEGATIVE,
     )
     timeout: float = setting(
-        300.0, "seconds for one scoring request", Bounds(above=0, most=1e6), free=True
+        300.0,
+        "seconds for a scoring request with all its tries; for the judge, for one answer",
+        Bounds(above=0, most=1e6),
+        free=True,
+    )
+    encoding: str = setting(
+        "raw",
+        "of the videos on their way to sidecars; h264 is 100 times smaller and changes scores a "
+        "little, lossless changes none: docs/throughput.md",
+        one_of("raw", "h264", "lossless"),
     )
     patience: float = setting(
         600.0,

@@ -315,19 +315,26 @@ def write(file: str | Path, video_FHWC: np.ndarray, fps: float):
     _in_folder(file).write_bytes(encode(video_FHWC, fps))
 
 
-def encode(video_FHWC: np.ndarray, fps: float) -> bytes:
-    """Encode as `write` does, into bytes. The same video always gives the same bytes."""
+def encode(video_FHWC: np.ndarray, fps: float, lossless: bool = False) -> bytes:
+    """Encode as `write` does, into bytes. The same video always gives the same bytes.
+
+    lossless: as RGB and of any size, so that `read` gives every pixel back; some 20 times as large,
+    and browsers do not play it.
+    """
     video_FHWC = _checked(video_FHWC, 4)
     height, width = video_FHWC.shape[1:3]
-    if height % 2 or width % 2:
+    if not lossless and (height % 2 or width % 2):
         raise ValueError(f"H.264 needs even sizes, got {height}x{width}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1000)
         # x264's macroblock tree and its threads give other bytes from run to run.
         options = {"crf": str(CRF), "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        codec, pixels = "libx264", "yuv420p"
+        if lossless:
+            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
         stream.codec_context.thread_count = 1
         for image in video_FHWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))

@@ -1,8 +1,26 @@
 #!/usr/bin/env bash
-# Start a reward sidecar that trainers reach by URL; several go between commas.
-#   launch/sidecar.sh [PRESET] [PORT]        then  --config.reward.sidecars=http://HOST:8100
-# It listens on loopback. For trainers on other machines of a private network: HOST=0.0.0.0. PRESET is
-# open by default; tiny are stand-ins that know the drawn world alone.
-# Its environment needs requirements-sidecars.txt; it never imports jax.
+# Start reward sidecars: COUNT replicas on ports PORT, PORT + 1, .., each on a GPU of its own where
+# there are any. One that ends is started again. Prints what to give to --config.reward.sidecars.
+#   launch/sidecar.sh [PRESET] [PORT] [COUNT]
+# PRESET is open by default; tiny are stand-ins that know the drawn world alone.
+# Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
+# network say SIDECAR_HOST=0.0.0.0. Its environment needs requirements-sidecars.txt; it never imports
+# jax. On a Ray cluster: launch/ray_serve.py.
 set -euo pipefail
-exec python -m evoid_jax.sidecars.serve --preset "${1:-open}" --host "${HOST:-127.0.0.1}" --port "${2:-8100}"
+preset="${1:-open}" port="${2:-8100}" count="${3:-1}" host="${SIDECAR_HOST:-127.0.0.1}"
+trap 'trap - EXIT; kill 0' EXIT INT TERM
+urls=()
+for ((k = 0; k < count; k++)); do
+  urls+=("http://${host/0.0.0.0/$(hostname)}:$((port + k))")
+  (
+    # GPU k; without GPUs the variable means nothing
+    [ "$count" -eq 1 ] || export CUDA_VISIBLE_DEVICES="$k"
+    while true; do
+      python -m evoid_jax.sidecars.serve --preset "$preset" --host "$host" --port $((port + k)) || true
+      echo "sidecar on port $((port + k)) ended; starting it again" >&2
+      sleep 2
+    done
+  ) &
+done
+(IFS=,; echo "--config.reward.sidecars=${urls[*]}")
+wait

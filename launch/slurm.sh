@@ -4,8 +4,8 @@
 #     --config.reward.sidecars=http://HOST:8100 --config.reward.judge=http://HOST:8200/v1 [...]
 # WORKDIR, DATA (photos and prompts.jsonl), the Hugging Face cache (HF_HOME), into which the model is
 # fetched once, and this repository lie on a file system that all nodes share. CONFIG is the preset,
-# configs/evoid.py:vace_14b. Reward sidecars and the judge run elsewhere (launch/sidecar.sh,
-# launch/judge.sh with HOST=0.0.0.0, or launch/compose.yaml's); with --config.reward.sidecars=local
+# configs/evoid.py:vace_14b. Reward sidecars and the judge run elsewhere (launch/sidecar.sh
+# and launch/judge.sh, told to listen for other machines, or launch/compose.yaml's); with --config.reward.sidecars=local
 # every node starts its own, of the set that --config.reward.preset names.
 # With IMAGE, of launch/Dockerfile, it runs in that container (needs pyxis: srun --container-image);
 # MOUNTS then says what it sees, such as /shared:/shared.

@@ -5,7 +5,7 @@
 # from a machine with gcloud. WORKDIR and DATA (photos and prompts.jsonl) lie under SHARED, /shared by
 # itself, which all VMs see (Filestore, or a bucket mounted with gcsfuse); the model is fetched into
 # SHARED/hub once. CONFIG is the preset, configs/evoid.py:vace_14b. Reward sidecars and the judge need
-# GPUs: start them elsewhere (launch/sidecar.sh, launch/judge.sh with HOST=0.0.0.0).
+# GPUs: start them elsewhere (launch/sidecar.sh and launch/judge.sh, told to listen for other machines).
 # With IMAGE, of launch/Dockerfile and ACCELERATOR=tpu, every VM runs that container; without, the
 # repository that is installed on every VM as ~/evoid_jax.
 set -euo pipefail

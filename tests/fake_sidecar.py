@@ -14,34 +14,51 @@ SEVEN = NAMES[:7]  # all but the judge's
 
 
 class Fake:
-    """A sidecar that scores a video by its first pixel and does as told before that."""
+    """A sidecar that scores a video by its first pixel and does as told before that.
+
+    before: of each request, first to last: seconds to sleep, or (status, text[, headers]) to answer
+    with instead, or None. hung: nothing is answered while it is true. info: more of /info.
+    bound: replies repeat digest and ids.
+    """
 
     def __init__(self, names=SEVEN, before=(), change=lambda reply: reply, monitors=("truth",)):
         self.names, self.before, self.change = list(names), list(before), change
         self.batches, self.posts, self.monitors = [], 0, list(monitors)
         self.column = {name: column for column, name in enumerate(NAMES)}
+        self.hung, self.bound, self.info, self.version = False, False, {}, "1"
 
     def app(self):
         api = FastAPI()
 
         @api.get("/info")
-        def info():
-            rewards = [{"name": n, "version": "1", "sha256": "", "about": ""} for n in self.names]
-            return {"preset": "fake", "rewards": rewards, "monitors": self.monitors}
+        async def info():
+            await self.answers()
+            about = {"version": self.version, "sha256": "", "about": ""}
+            rewards = [{"name": name} | about for name in self.names]
+            return {"preset": "fake", "rewards": rewards, "monitors": self.monitors} | self.info
 
         @api.post("/score")
         async def score(request: Request):
             body = await request.body()
             self.posts += 1
+            await self.answers()
             early = self.before.pop(0) if self.before else None
             if isinstance(early, float):
                 await asyncio.sleep(early)
             elif early is not None:
-                return Response(early[1], early[0])
+                return Response(early[1], early[0], dict(*early[2:]))
             self.batches.append(wire.decode(body))
-            return Response(json.dumps(self.change(self.reply(self.batches[-1]))))
+            reply = self.reply(self.batches[-1])
+            if self.bound:
+                reply |= {"digest": wire.digest(body), "ids": self.batches[-1].ids}
+            return Response(json.dumps(self.change(reply)))
 
         return api
+
+    async def answers(self):
+        """Return when it answers again."""
+        while self.hung:
+            await asyncio.sleep(0.01)
 
     def reply(self, batch):
         values = [float(v[0, 0, 0, 0]) for v in batch.videos]

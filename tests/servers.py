@@ -9,10 +9,11 @@ import uvicorn
 
 
 @contextlib.contextmanager
-def serve(app):
-    """Run an ASGI app on a free port of this machine; yields its URL."""
+def serve(app, port=0):
+    """Run an ASGI app on a port of this machine, 0 for a free one; yields its URL."""
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(64)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -61,7 +61,8 @@ def test_the_request_of_the_protocol_page_byte_for_byte():
     large[3, 5] = 0, 1, 2
     prompts = ["A person waves.", "A person nods."]
     rewards = ["arcface", "sharpness"]
-    body = wire.encode(video, [[large, small]] * 2, prompts, rewards=rewards, fps=8)
+    photos, ids = [[large, small]] * 2, ["0", "1"]
+    body = wire.encode(video, photos, prompts, rewards=rewards, fps=8, ids=ids)
     (size,) = struct.unpack("<I", body[:4])
     assert json.loads(body[4 : 4 + size]) == shown
     assert body[4 + size :] == video.tobytes() + large.tobytes() + small.tobytes()

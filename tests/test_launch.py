@@ -199,15 +199,15 @@ def test_a_script_is_sound_shell_and_may_be_run(script):
     assert script.stat().st_mode & stat.S_IXUSR
 
 
-@pytest.mark.parametrize(
-    ("script", "program"), [("sidecar.sh", "python"), ("judge.sh", "vllm"), ("slurm.sh", "srun")]
-)
+@pytest.mark.parametrize(("script", "program"), [("judge.sh", "vllm"), ("slurm.sh", "srun")])
 def test_a_script_calls_its_program_with_these_words(script, program, tmp_path):
     """A stand-in for the program writes down what it was called with."""
     stand_in = tmp_path / program
     stand_in.write_text('#!/bin/sh\necho "$@"\n')
     stand_in.chmod(0o755)
-    bare = {name: value for name, value in os.environ.items() if name not in ("HOST", "IMAGE")}
+    bare = {
+        name: value for name, value in os.environ.items() if name not in ("JUDGE_HOST", "IMAGE")
+    }
 
     def call(**variables):
         env = bare | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DATA": "/faces"} | variables
@@ -218,8 +218,9 @@ def test_a_script_calls_its_program_with_these_words(script, program, tmp_path):
         assert "container" not in call() and "--config.data.dir=/faces" in call()
         inside = call(IMAGE="evoid_jax", MOUNTS="/a:/a")
         assert "--container-image=evoid_jax --container-mounts=/a:/a" in inside
-    else:  # loopback unless it is told otherwise
-        assert "--host 127.0.0.1" in call() and "--host 0.0.0.0" in call(HOST="0.0.0.0")
+    else:  # loopback unless it is told otherwise, as the sidecars
+        assert 'host="${SIDECAR_HOST:-127.0.0.1}"' in (LAUNCH / "sidecar.sh").read_text()
+        assert "--host 127.0.0.1" in call() and "--host 0.0.0.0" in call(JUDGE_HOST="0.0.0.0")
 
 
 # --- the install lines, run

@@ -108,10 +108,12 @@ def test_the_table_tells_what_the_plan_found():
     made = dict.fromkeys(plan.TRACES, program)
     made |= {"target": "v6e:4x4", "devices": 16, "mesh": {"fsdp": 4}, "memory_gib": 31.2}
     made |= {"videos_in_flight": 4, "fits": False, "run_model_pflop": 1e6}
+    made |= {"scoring": None, "reward_preset": "tiny"}
     text = plan.table(made | {"hours_at_mfu": {"0.4": 12.5}})
     assert "v6e:4x4: 16 devices" in text
     assert "does not fit 95% of the memory" in text
     assert "12.5 h at 40% of the peak; assumed, not measured" in text.replace("\n", "")
+    assert "the reward preset tiny has no formulas" in text
 
 
 # --- The compilers themselves: minutes, and wheels of gigabytes.

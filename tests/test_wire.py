@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from evoid_jax import media
 from evoid_jax.sidecars import wire
 
 PROMPTS = ["A person waves.", "A person nods.", "A person laughs."]
@@ -56,6 +57,27 @@ def test_a_slice_of_a_photo_travels_as_it_looks():
     np.testing.assert_array_equal(own[0], photo)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 7, 3), (9, 64, 64, 3), (5, 33, 50, 3)])
+def test_lossless_files_give_every_pixel_back(shape):
+    """Noise, the extremes and a slope: whatever a codec rounds is in one of them."""
+    slope_FHWC = np.broadcast_to(np.arange(shape[2], dtype=np.uint8)[:, None] * 5, shape)
+    extremes_FHWC = noise(3, *shape) // 128 * 255
+    videos = [noise(4, *shape), extremes_FHWC, slope_FHWC.copy()]
+    files = [media.encode(video_FHWC, 8, lossless=True) for video_FHWC in videos]
+    photo = noise(0, 3, 4, 3)
+    request = wire.decode(wire.encode_mp4(files, [[photo]] * 3, PROMPTS, ids=["a", "b", "c"]))
+    for got_FHWC, sent_FHWC in zip(request.videos, videos, strict=True):
+        np.testing.assert_array_equal(got_FHWC, sent_FHWC)
+    np.testing.assert_array_equal(request.references[2][0], photo)
+    assert request.ids == ["a", "b", "c"]
+
+
+def test_a_digest_is_of_every_byte():
+    body = changed()
+    assert wire.digest(b"abc").startswith("ba7816bf8f01cfea")  # FIPS 180-2, appendix B.1
+    assert wire.digest(body) != wire.digest(body[:-1] + bytes([body[-1] ^ 1]))
+
+
 def changed(**values) -> bytes:
     """Return a good body of three videos and two photos, with other values in its header."""
     one, two = noise(0, 3, 4, 3), noise(1, 5, 2, 3)
@@ -94,6 +116,10 @@ def test_the_unchanged_body_is_good():
         ({"references": [[0], [1], 0]}, r"numbers from 0 to 1 .*got 0"),
         ({"references": [[0], [1], ["0"]]}, "numbers from 0 to 1"),
         ({"photos": [], "references": [[], [], []]}, r"there are 0 photos"),
+        ({"ids": ["a", "b"]}, r"ids must be 3 different strings .*got \['a', 'b'\]"),
+        ({"ids": ["a", "b", "a"]}, "ids must be 3 different strings"),
+        ({"ids": ["a", "b", 3]}, "ids must be 3 different strings"),
+        ({"ids": ["a", "b", "c" * 101]}, "of at most 100 letters"),
     ],
 )
 def test_a_header_that_lies_about_photos_is_refused(values, said):

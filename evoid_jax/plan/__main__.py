@@ -21,10 +21,11 @@ from absl import app, flags, logging
 
 from evoid_jax import commandline, config, sharding
 from evoid_jax.models import platform
-from evoid_jax.plan import chips, count, flops, programs
+from evoid_jax.plan import chips, count, flops, programs, scoring
 
 USABLE = 0.95  # of a device's memory: the rest is the runtime's and fragments
 MFU = (0.3, 0.4, 0.5)
+LIKELY = 0.4  # of these, where one number is wanted
 TRACES = {
     "train_step": programs.train_step,
     "rollout_step": programs.rollout_step,
@@ -125,6 +126,8 @@ def plan(cfg: config.Config, target: chips.Target) -> dict:
     planned["hours_at_mfu"] = {
         str(mfu): round(hours(planned["run_model_pflop"], target, mfu), 1) for mfu in MFU
     }
+    planned["reward_preset"] = cfg.reward.preset
+    planned["scoring"] = scoring.plan(cfg, target, step(at, planned), LIKELY)
     return planned
 
 
@@ -134,13 +137,20 @@ def hours(pflop: float, target: chips.Target, mfu: float) -> float:
     return pflop / (mfu * peak) / 3600
 
 
+def step(at: programs.Setting, planned: dict) -> scoring.Step:
+    """Return what a step does, without scoring."""
+    parts = at.videos // at.together
+    # one part of a step's videos, as many as are generated at once
+    part = at.cfg.rollout.steps * planned["rollout_step"]["model_pflop"]
+    part += planned["vae_decode"]["model_pflop"]
+    update = planned["train_step"]["model_pflop"]
+    return scoring.Step(generation=parts * part, update=update, parts=parts)
+
+
 def run_pflop(at: programs.Setting, planned: dict) -> float:
     """Return what a whole run needs: every step generates, decodes and trains."""
-    parts, cfg = at.videos // at.together, at.cfg
-    # one part of a step's videos, as many as are generated at once
-    part = cfg.rollout.steps * planned["rollout_step"]["model_pflop"]
-    part += planned["vae_decode"]["model_pflop"]
-    return cfg.steps * (planned["train_step"]["model_pflop"] + parts * part)
+    once = step(at, planned)
+    return at.cfg.steps * (once.update + once.generation)
 
 
 def table(planned: dict) -> str:
@@ -158,8 +168,8 @@ def table(planned: dict) -> str:
     lines += [
         "",
         "fits" if planned["fits"] else f"does not fit {USABLE:.0%} of the memory",
-        f"the run ({exaflop:.1f} EFLOP) takes {takes} of the peak; assumed, not measured; scoring "
-        "not included",
+        f"the run ({exaflop:.1f} EFLOP) takes {takes} of the peak; assumed, not measured",
+        *scoring.table(planned["scoring"], planned["reward_preset"], LIKELY),
     ]
     return "\n".join(lines)
 

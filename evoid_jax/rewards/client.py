@@ -1,24 +1,32 @@
 """Scores from reward sidecars over HTTP (the protocol is in sidecars/wire.py).
 
-B videos, M rewards in the order that is asked for. Sidecars may be replicas (the batch is split
-among them) or hold different rewards (each is asked for its own). What cannot be had after retries
-is invalid, with a reason: never a zero, which would read as "bad video". A null that a sidecar
-sends is another thing, a blank: it looked and could not measure; see `fuse.fill_blanks`.
+B videos, M rewards in the order that is asked for. Sidecars may be replicas (the batch is spread
+over them, see delivery.py) or hold different rewards (each is asked for its own). What cannot be
+had in time is invalid, with a reason: never a zero, which would read as "bad video". A null that a
+sidecar sends is another thing, a blank: it looked and could not measure; see `fuse.fill_blanks`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import math
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from evoid_jax import media
 from evoid_jax.groups import JUDGE
+from evoid_jax.rewards import background, replica, sharing
+from evoid_jax.rewards.delivery import Parcel, deliver
+from evoid_jax.rewards.sharing import Job
 from evoid_jax.rewards.table import ScoreTable
-from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError, retry
+from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
@@ -41,16 +49,6 @@ class Grader(Protocol):
     def vqscore(
         self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
-
-
-class _Job(NamedTuple):
-    """One request: these rewards of videos start..stop, from the first of `urls` that answers."""
-
-    urls: tuple[str, ...]
-    names: tuple[str, ...]
-    start: int
-    stop: int
-    monitors: bool
 
 
 def score(
@@ -89,50 +87,75 @@ def score(
     if isinstance(urls, str):
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
     _check(video_BFHWC, references, prompts, attributes)
+    deadline = time.monotonic() + options.timeout
+    graded = _in_thread(_grade, judge, video_BFHWC, references, prompts) if judge else None
     count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
+    rows = range(first, first + count)
+    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options)
     out = _empty(names, count, missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
-    def ask(job: _Job) -> dict | SidecarError:
+    def pack(job: Job, ids: list[str]) -> bytes:
         cut = slice(job.start, job.stop)
-        return _ask(
-            job,
-            video_BFHWC[cut],
-            references[cut],
-            prompts=list(prompts[cut]),
-            attributes=None if attributes is None else list(attributes[cut]),
-            options=options,
+        truth = None if attributes is None else list(attributes[cut])
+        return _pack(
+            job, ids, video_BFHWC[cut], references[cut], list(prompts[cut]), truth, options.fps
         )
 
-    lost = len(dead)
-    with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
-        graded = pool.submit(_grade, judge, video_BFHWC, references, prompts) if judge else None
-        for job, reply in zip(jobs, pool.map(ask, jobs), strict=True):
-            lost += isinstance(reply, SidecarError)
-            _fill(out, job, reply)
-        if graded is not None:
-            _fill_judge(out, graded.result())
-    return out._replace(failed=lost)
+    replies = background.run(_deliver_all(jobs, pack, first, options, deadline))
+    for job, reply in zip(jobs, replies, strict=True):
+        if isinstance(reply, SidecarError):
+            log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, reply)
+        _fill(out, job, reply)
+    if graded is not None:
+        _fill_judge(out, _answer(graded, deadline, options.timeout))
+    lost = sum(isinstance(reply, SidecarError) for reply in replies)
+    return out._replace(failed=len(dead) + lost)
 
 
 def info(url: str, options: Options = DEFAULTS) -> dict:
     """Return a sidecar's /info: its preset and rewards with versions and digests.
 
+    What was known of the sidecar before, such as that it is down, is forgotten.
+
     Raises:
       SidecarError: it does not answer, or not with such an object; call it before training starts.
     """
-    reply = retry((url,), "GET", "/info", options)
-    try:
-        names = [str(entry["name"]) for entry in reply["rewards"]]
-        return reply | {"names": names, "monitors": list(reply.get("monitors") or [])}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise SidecarError(f"{url}/info: expected {{'rewards': [{{'name': ..}}]}}") from error
+    return background.run(replica.named(url.rstrip("/")).learn(options))
 
 
-_info = functools.lru_cache(maxsize=256)(info)  # only answers are kept: a dead one is asked again
+async def _deliver_all(
+    jobs: list[Job], pack: Callable, first: int, options: Options, deadline: float
+) -> list[dict | SidecarError]:
+    """Deliver all requests at once; return what came of each."""
+
+    def deliver_one(job: Job):
+        team = [replica.named(url) for url in job.urls]
+        ids = [str(first + b) for b in range(job.start, job.stop)]
+        return deliver(team, Parcel(ids, functools.partial(pack, job, ids)), options, deadline)
+
+    return await asyncio.gather(*map(deliver_one, jobs))
+
+
+def _pack(
+    job: Job,
+    ids: list[str],
+    video_bFHWC: np.ndarray,
+    references: wire.Photos,
+    prompts: list[str],
+    attributes: list | None,
+    fps: int,
+) -> bytes:
+    """Write the body of a request."""
+    about = {"attributes": attributes, "rewards": list(job.names), "monitors": job.monitors}
+    about |= {"fps": fps, "ids": ids}
+    if job.encoding == "raw":
+        return wire.encode(video_bFHWC, references, prompts, **about)
+    lossless = job.encoding == "lossless"
+    files = [media.encode(video_FHWC, fps, lossless) for video_FHWC in video_bFHWC]
+    return wire.encode_mp4(files, references, prompts, **about)
 
 
 def _check(video_BFHWC, references, prompts, attributes) -> None:
@@ -160,92 +183,6 @@ def _is_rgb(array: np.ndarray, rank: int) -> bool:
     return array.dtype == np.uint8 and len(shape) == rank and shape[-1] == 3 and 0 not in shape
 
 
-def _plan(
-    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
-) -> tuple[list[_Job], dict[str, str], dict[str, str]]:
-    """Return the requests to make, why some rewards cannot be had, and the dead sidecars."""
-    alive, dead = _known(urls, options)
-    jobs, taken, watched = [], set(), not monitors
-    for (offered, monitored), team in _teams(alive, wanted).items():
-        # A reward that two teams offer is asked of the first alone, and so are the monitors.
-        names = tuple(name for name in offered if name not in taken)
-        watch = monitored and not watched
-        if names or watch:
-            jobs += _split(team, names, rows, watch, options.batch)
-        taken |= set(names)
-        watched |= watch
-    each = "; ".join(f"{url}: {why}" for url, why in dead.items())
-    why = f"no sidecar answers for it ({each})" if dead else "no sidecar offers it"
-    return jobs, {name: why for name in wanted if name not in taken}, dead
-
-
-def _known(urls: tuple[str, ...], options: Options) -> tuple[dict[str, dict], dict[str, str]]:
-    """Ask all sidecars what they are; return the answers, and why others gave none, by url."""
-
-    def ask(url: str) -> dict | SidecarError:
-        try:
-            return _info(url, options)
-        except SidecarError as error:
-            return error
-
-    alive, dead = {}, {}
-    with ThreadPoolExecutor(min(32, len(urls) or 1)) as pool:
-        for url, reply in zip(urls, pool.map(ask, urls), strict=True):
-            if isinstance(reply, SidecarError):
-                dead[url] = str(reply)
-            else:
-                alive[url] = reply
-    return alive, dead
-
-
-def _teams(
-    alive: dict[str, dict], wanted: tuple[str, ...]
-) -> dict[tuple[tuple[str, ...], bool], list[str]]:
-    """Return (wanted rewards, whether it monitors) -> sidecars: those that offer the same.
-
-    Sidecars of a team are replicas: any of them can answer for any other.
-    """
-    teams: dict[tuple[tuple[str, ...], bool], list[str]] = {}
-    for url, reply in alive.items():
-        offered = tuple(name for name in wanted if name in reply["names"])
-        teams.setdefault((offered, bool(reply["monitors"])), []).append(url)
-    return teams
-
-
-def _split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[_Job]:
-    """Cut a batch into requests, shared out among replicas; the others stand in on failure."""
-    count = len(rows)
-    size = max(1, min(most, math.ceil(count / len(team))))
-    jobs = []
-    for i, start in enumerate(range(0, count, size)):
-        # Counted from the batch's own first row: its other parts are requests of somebody else, who
-        # counts in the same way, in this process or another.
-        turn = (rows.start // size + i) % len(team)
-        urls = (*team[turn:], *team[:turn])  # its own replica first, then the others in turn
-        jobs.append(_Job(urls, names, start, min(start + size, count), watch))
-    return jobs
-
-
-def _ask(
-    job: _Job, video_BFHWC, references, prompts: list[str], attributes, options: Options
-) -> dict | SidecarError:
-    """Return a sidecar's reply, or the error that stood after the last try."""
-    body = wire.encode(
-        video_BFHWC,
-        references,
-        prompts,
-        attributes=attributes,
-        rewards=list(job.names),
-        monitors=job.monitors,
-        fps=options.fps,
-    )
-    try:
-        return retry(job.urls, "POST", "/score", options, body)
-    except SidecarError as error:
-        log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, error)
-        return error
-
-
 def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Scores:
     shape = count, len(names)
     nothing = ScoreTable(
@@ -258,7 +195,7 @@ def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Score
     return Scores(names, nothing, reasons, monitor={}, failed=0)
 
 
-def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
+def _fill(out: Scores, job: Job, reply: dict | SidecarError) -> None:
     """Enter one reply's scores; a malformed column is invalid, the others stay."""
     for name in job.names:
         try:
@@ -273,7 +210,7 @@ def _fill(out: Scores, job: _Job, reply: dict | SidecarError) -> None:
         _fill_monitors(out, job, reply.get("monitor"))
 
 
-def _fill_monitors(out: Scores, job: _Job, monitor) -> None:
+def _fill_monitors(out: Scores, job: Job, monitor) -> None:
     """Enter one reply's monitors; a malformed one stays unknown, since nothing hangs on it."""
     if not isinstance(monitor, dict):
         return
@@ -349,6 +286,22 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
             out.table.score_BM[b, m] = np.clip(value, 0, 1)
             out.table.valid_BM[b, m] = True
             out.reasons[b].pop(name, None)
+
+
+def _in_thread(function: Callable, *args) -> Future:
+    """Call a function that never raises in a thread that does not keep the process from ending."""
+    future: Future = Future()
+    work = lambda: future.set_result(function(*args))
+    threading.Thread(target=work, name="judge", daemon=True).start()
+    return future
+
+
+def _answer(graded: Future, deadline: float, timeout: float):
+    """Return what the judge said, or that it said nothing in time."""
+    try:
+        return graded.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return f"the judge gave no answer in {timeout:g} s"
 
 
 def _grade(judge: Grader, video_BFHWC, references, prompts):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from evoid_jax import canvas, config, distributed, media
 from evoid_jax.data import pairs
-from evoid_jax.rewards import transport
 from evoid_jax.sidecars import wire
 
 LARGEST = 2048  # pixels of a photo's longer side on its way; a face that is lost by it is tiny
@@ -71,16 +71,17 @@ def _origins(splits: pairs.Splits) -> dict[str, str]:
 
 def _problems(cfg: config.Config, origins: dict[str, str], asked: dict[str, str]) -> Iterator[str]:
     """Yield one sentence for each photo and sidecar that will not take it."""
-    options = transport.Options(timeout=cfg.reward.timeout)
     files = list(origins)
     look = {"desc": "photos", "dynamic_ncols": True, "leave": False}
-    for start in tqdm(range(0, len(files), TOGETHER), **look):
-        some = files[start : start + TOGETHER]
-        body = wire.encode_photos([_sent(cfg, file) for file in some])
-        for preset, url in asked.items():
-            for file, problem in zip(some, _ask(url, body, len(some), options), strict=True):
-                if problem:
-                    yield f"{origins[file]}: {file}: {problem} (says {preset})"
+    # trust_env: a proxy of the environment must not catch our own machines' addresses.
+    with httpx2.Client(trust_env=False, timeout=cfg.reward.timeout) as http:
+        for start in tqdm(range(0, len(files), TOGETHER), **look):
+            some = files[start : start + TOGETHER]
+            body = wire.encode_photos([_sent(cfg, file) for file in some])
+            for preset, url in asked.items():
+                for file, problem in zip(some, _ask(http, url, body, len(some)), strict=True):
+                    if problem:
+                        yield f"{origins[file]}: {file}: {problem} (says {preset})"
 
 
 def _sent(cfg: config.Config, file: str) -> np.ndarray:
@@ -96,20 +97,23 @@ def _sent(cfg: config.Config, file: str) -> np.ndarray:
     return np.asarray(Image.fromarray(image_HWC).resize(size, Image.Resampling.BOX))
 
 
-def _ask(url: str, body: bytes, count: int, options: transport.Options) -> list[str | None]:
+def _ask(http: httpx2.Client, url: str, body: bytes, count: int) -> list[str | None]:
     """Return what a sidecar finds wrong with each photo, None for nothing.
 
     Raises:
       ConnectionError: it does not answer, or not with one text or null for each photo.
     """
+    address = f"{url.rstrip('/')}/photos"
     try:
-        problems = transport.retry((url,), "POST", "/photos", options, body).get("problems")
-        good = isinstance(problems, list) and len(problems) == count
-        if not good or not all(isinstance(one, str | None) for one in problems):
-            raise transport.SidecarError(
-                f"{url}/photos: expected {count} problems, each a text or null, got "
-                f"{problems!r:.80}"
-            )
-    except transport.SidecarError as error:
-        raise ConnectionError(f"config.reward.sidecars: {error}") from None
+        reply = http.post(address, content=body)
+        reply.raise_for_status()
+        problems = reply.json().get("problems")
+    except (httpx2.HTTPError, ValueError, AttributeError) as error:
+        raise ConnectionError(f"config.reward.sidecars: {address}: {error}") from error
+    good = isinstance(problems, list) and len(problems) == count
+    if not good or not all(isinstance(one, str | None) for one in problems):
+        raise ConnectionError(
+            f"config.reward.sidecars: {address}: expected {count} problems, each a text or null, "
+            f"got {problems!r:.80}"
+        )
     return problems

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
 from evoid_jax.groups import GROUPS, JUDGE, Reward
-from evoid_jax.rewards import absent, blend, callback, client, local, table
+from evoid_jax.rewards import absent, blend, callback, client, local, sharing, table
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.sidecars import wire
@@ -124,9 +124,10 @@ class Panel:
         try:
             self.urls = [self._address(url, cfg.preset, log_dir) for url in cfg.sidecars]
             self.judge = self._open_judge(cfg, fps, log_dir)
-            self._options = client.Options(timeout=cfg.timeout, fps=fps)
+            self._options = client.Options(timeout=cfg.timeout, fps=fps, encoding=cfg.encoding)
             self.infos = [self._info(url) for url in self.urls]
             check_offered(cfg, self.infos)
+            sharing.check_encoding(cfg.encoding, self.urls, self.infos)
         except BaseException:
             self.close()
             raise

@@ -1,22 +1,28 @@
-"""Requests to a sidecar over HTTP: tried until they succeed, one replica after the other."""
+"""One request to a sidecar over HTTP, and what its failure means: try again, later, or never."""
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
+import email.utils
+import time
+from typing import Literal, NamedTuple
 
 import httpx2
-import tenacity
+
+from evoid_jax.rewards import background
+
+Encoding = Literal["raw", "h264", "lossless"]
 
 
 class Options(NamedTuple):
     """How patient to be, and how to send."""
 
-    timeout: float = 120.0  # seconds for a reply
-    attempts: int = 4  # tries of a request, in all
-    backoff: float = 0.5  # seconds before the second try; doubles, at most 10
+    timeout: float = 120.0  # seconds for all tries of a request, by a clock that never jumps
+    attempts: int = 8  # tries of a request at each replica; what a 429 puts off is none
+    backoff: float = 0.5  # seconds before a failed replica is looked at again; doubles, at most 10
     batch: int = 32  # videos per request, at most
     fps: int = 8
+    encoding: Encoding = "raw"  # of the videos; a team with a member that reads raw alone gets raw
+    probe: float = 5.0  # seconds without a word, after which a replica is asked whether it is there
 
 
 DEFAULTS = Options()
@@ -26,41 +32,33 @@ class SidecarError(ConnectionError):
     """A sidecar that cannot be used, and why."""
 
 
-class _Busy(SidecarError):
-    """A server's trouble that may pass: try again."""
+class Trouble(SidecarError):
+    """A server's trouble that may pass: try again, there or elsewhere."""
 
 
-def retry(urls: tuple[str, ...], method: str, path: str, options: Options, body=None) -> dict:
-    """Make a request until it succeeds, one replica after the other, with growing pauses.
+class Later(Trouble):
+    """A server that has too much to do: `seconds` until it wants to be asked again, or None."""
+
+    seconds: float | None = None
+
+
+async def ask(method: str, url: str, timeout: float, body: bytes | None = None) -> dict:
+    """Make a request once and return the JSON object that it is answered with.
+
+    To be called in the thread of background.py. timeout: seconds without progress, after which it
+    counts as failed.
 
     Raises:
-      SidecarError: the last failure, when tries ran out or another try could not help.
+      SidecarError: a Trouble where another try may help.
     """
-    tries = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(options.attempts),
-        wait=tenacity.wait_exponential(options.backoff, max=10)
-        + tenacity.wait_random(0, options.backoff / 2),
-        retry=tenacity.retry_if_exception_type(_Busy),
-        reraise=True,
-    )
-    for attempt in tries:
-        with attempt:  # swallows a _Busy, and raises what came of the last try
-            number = attempt.retry_state.attempt_number
-            return _once(urls[(number - 1) % len(urls)] + path, method, options.timeout, body)
-    raise AssertionError("tenacity either returns or raises")
-
-
-def _once(url: str, method: str, timeout: float, body: bytes | None) -> dict:
     try:
-        reply = _http().request(method, url, content=body, timeout=timeout)
+        reply = await background.http().request(method, url, content=body, timeout=timeout)
     except httpx2.RequestError as error:
-        raise _Busy(f"{url}: {type(error).__name__}: {error}") from error
+        raise Trouble(f"{url}: {type(error).__name__}: {error}") from error
     except httpx2.InvalidURL as error:
         raise SidecarError(f"{url}: {error}") from error
     if reply.status_code != 200:
-        # 429 and 5xx may pass; any other refusal would be the same the next time.
-        kind = _Busy if reply.status_code >= 500 or reply.status_code == 429 else SidecarError
-        raise kind(f"{url}: HTTP {reply.status_code}: {reply.text[:300]}")
+        raise _refusal(url, reply)
     try:
         answer = reply.json()
     except ValueError as error:
@@ -70,7 +68,25 @@ def _once(url: str, method: str, timeout: float, body: bytes | None) -> dict:
     return answer
 
 
-@functools.lru_cache(maxsize=1)
-def _http() -> httpx2.Client:
-    # Sidecars are our own machines: a proxy from the environment would only lose them.
-    return httpx2.Client(trust_env=False, limits=httpx2.Limits(max_connections=64))
+def _refusal(url: str, reply: httpx2.Response) -> SidecarError:
+    """Return the error of a status that is not 200."""
+    why = f"{url}: HTTP {reply.status_code}: {reply.text[:300]}"
+    wait = _seconds(reply.headers.get("retry-after"))
+    if reply.status_code == 429 or (reply.status_code == 503 and wait is not None):
+        later = Later(why)
+        later.seconds = wait
+        return later
+    # 5xx may pass; any other refusal would be the same the next time.
+    return Trouble(why) if reply.status_code >= 500 else SidecarError(why)
+
+
+def _seconds(header: str | None) -> float | None:
+    """Read Retry-After: seconds, or a date (RFC 9110, 10.2.3); None where it says nothing."""
+    if header is None:
+        return None
+    if header.strip().isdigit():
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evoid_jax.sidecars.wire import ScoreRequest
+from evoid_jax.sidecars.wire import FORMATS, ScoreRequest
 
 
 class Column(NamedTuple):
@@ -42,8 +42,16 @@ class Preset(NamedTuple):
     rewards: tuple[Scorer, ...]
     monitors: tuple[Scorer, ...]
     prepare: Callable[[ScoreRequest], Iterable[tuple[list[int], Any]]]
+    # How many videos the nets take at once: larger requests are cut, small ones that wait are put
+    # together. None: every request is taken as it came.
+    together: int | None = None
     # A photo, uint8 (h, w, 3), -> what keeps it from being a reference, such as "no face", or "".
+    # Asked of one photo at a time, maybe while another thread scores: it needs nets of its own.
     check_photo: Callable[[np.ndarray], str] | None = None  # None: this preset cannot tell
+
+
+# Told after every scorer's work: its name, how many seconds it took, for how many videos.
+Told = Callable[[str, float, int], None]
 
 
 def info(preset: Preset) -> dict:
@@ -52,9 +60,14 @@ def info(preset: Preset) -> dict:
         {"name": r.name, "version": r.version, "sha256": r.sha256, "about": r.description}
         for r in preset.rewards
     ]
-    monitors = [m.name for m in preset.monitors]
-    looks = preset.check_photo is not None
-    return {"preset": preset.name, "rewards": rewards, "monitors": monitors, "photos": looks}
+    return {
+        "preset": preset.name,
+        "rewards": rewards,
+        "monitors": [m.name for m in preset.monitors],
+        "formats": list(FORMATS),
+        "together": preset.together,
+        "photos": preset.check_photo is not None,
+    }
 
 
 def look(preset: Preset, photos: list[np.ndarray]) -> dict:
@@ -68,21 +81,23 @@ def look(preset: Preset, photos: list[np.ndarray]) -> dict:
     return {"problems": [preset.check_photo(photo) or None for photo in photos]}
 
 
-def answer(preset: Preset, request: ScoreRequest) -> dict:
+def answer(preset: Preset, request: ScoreRequest, told: Told = lambda *_: None) -> dict:
     """Return the reply of POST /score. A score that cannot be had is null with a reason.
 
     Raises:
       ValueError: the request names a reward that this preset lacks.
     """
     start = time.perf_counter()
-    rewards = _chosen(preset, request.rewards)
+    rewards = chosen(preset, request.rewards)
     monitors = preset.monitors if request.monitors else ()
     count = len(request.videos)
     # Every column starts without a score: a video that no group holds keeps its reason.
     columns = {s.name: _empty(count, request.reasons) for s in (*rewards, *monitors)}
     for indices, clips in preset.prepare(request):
         for scorer in (*rewards, *monitors):
+            began = time.perf_counter()
             part = _attempt(scorer, clips, len(indices))
+            told(scorer.name, time.perf_counter() - began, len(indices))
             whole = columns[scorer.name]
             for k, i in enumerate(indices):
                 whole.raw_B[i] = part.raw_B[k]
@@ -96,8 +111,12 @@ def answer(preset: Preset, request: ScoreRequest) -> dict:
     }
 
 
-def _chosen(preset: Preset, names: list[str] | None) -> tuple[Scorer, ...]:
-    """Return the rewards of these names, each once; None is all."""
+def chosen(preset: Preset, names: list[str] | None) -> tuple[Scorer, ...]:
+    """Return the rewards of these names, each once; None is all.
+
+    Raises:
+      ValueError: the preset has no reward of one of these names.
+    """
     have = {r.name: r for r in preset.rewards}
     unknown = sorted(set(names or ()) - set(have))
     if unknown:

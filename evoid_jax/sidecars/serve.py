@@ -1,27 +1,37 @@
-"""Reward sidecar: a process of its own that answers /health, /info, /score and /photos.
+"""Reward sidecar: a process that answers /health, /info, /score, /photos and /metrics.
 
     python -m evoid_jax.sidecars.serve --preset tiny --host 127.0.0.1 --port 0 --port-file FILE
 
 Prints one line with its URL once the nets are loaded; port 0 takes a free one. `app(preset)` is a
-plain FastAPI app, so that uvicorn, Ray Serve or any ASGI server can run it.
+plain FastAPI app, so that uvicorn, Ray Serve or any ASGI server can run it. The protocol is in
+wire.py and docs/sidecar_protocol.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import math
 import socket
-import threading
+from concurrent.futures import Future
 from pathlib import Path
 
+import anyio
 import cv2
 import torch
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi import FastAPI, HTTPException, Request, Response
 
 from evoid_jax.sidecars import preset as presets
 from evoid_jax.sidecars import wire
+from evoid_jax.sidecars.prometheus import CONTENT_TYPE, Figures
+from evoid_jax.sidecars.queue import Queue, Room
 from evoid_jax.sidecars.tiny import rewards
+
+QUEUE_GIB = 8.0  # of requests: 85 raw videos of 81 x 480 x 832
+LONGEST_WAIT = 60  # seconds that a 429 asks for, at most
+READERS = 2  # requests decoded at once: a compressed one takes 100 times its size
+GONE = 499  # the asker hung up; by convention, as nobody reads it
 
 
 def load(name: str) -> presets.Preset:
@@ -35,44 +45,123 @@ def load(name: str) -> presets.Preset:
     raise ValueError(f"no preset {name!r}; there is: tiny")
 
 
-def app(preset: str | presets.Preset = "tiny") -> FastAPI:
-    """Build the app of a preset, given by name or already loaded. Bad requests get 400 and why."""
+class Desk:
+    """Takes requests in, lets them wait for the nets, and answers them.
+
+    Args:
+      preset: what scores.
+      most: bytes of requests that may be here at once; the next one gets 429 and Retry-After.
+    """
+
+    def __init__(self, preset: presets.Preset, most: int):
+        self.room = Room(most)
+        self.figures = Figures(waiting=lambda: self.queue.waiting(), held=lambda: self.room.held)
+        self.queue = Queue(preset, self.figures.scored)
+        self._readers = anyio.CapacityLimiter(READERS)
+
+    async def answer(self, request: Request) -> dict:
+        """Return the reply of POST /score.
+
+        Raises:
+          HTTPException: 400, the request breaks the protocol; 429, there is no room for it now;
+            500, scoring failed.
+        """
+        size = int(request.headers.get("content-length") or 0)
+        if not self.room.take(size):
+            # Read and thrown away: a connection that is closed on its sender loses the reply too.
+            async for _ in request.stream():
+                pass
+            raise self._full()
+        try:
+            return await self._scored(request, size)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        finally:
+            self.room.give(size)
+
+    async def _scored(self, request: Request, size: int) -> dict:
+        """Read a request, wait for its scores, and bind them to it. size: bytes taken for it."""
+        body = await request.body()
+        read = lambda: (wire.decode(body), wire.digest(body))
+        # In a thread: /health must answer meanwhile, or the sidecar counts as dead.
+        asked, digest = await anyio.to_thread.run_sync(read, limiter=self._readers)
+        # What compressed videos take beyond their files.
+        more = max(0, sum(v.nbytes for v in asked.videos if v is not None) - len(body))
+        if not self.room.take(more, held=size):
+            raise self._full()
+        try:
+            reply = await self._waited(request, self.queue.put(asked))
+        finally:
+            self.room.give(more)
+        bound = {"digest": digest} if asked.ids is None else {"digest": digest, "ids": asked.ids}
+        return reply | bound
+
+    async def _waited(self, request: Request, future: Future[dict]) -> dict:
+        """Wait for the scores for as long as the asker does."""
+        result = asyncio.wrap_future(future)
+        while not result.done():
+            await asyncio.wait([result], timeout=1.0)
+            if not result.done() and await request.is_disconnected():
+                future.cancel()
+                raise HTTPException(GONE, "the asker hung up")
+        try:
+            return result.result()
+        except ValueError:
+            raise
+        except Exception as error:
+            raise HTTPException(500, f"{type(error).__name__}: {error}") from error
+
+    def _full(self) -> HTTPException:
+        """Return the refusal of what there is no room for; half of what waits makes some."""
+        seconds = min(LONGEST_WAIT, max(1, math.ceil(self.queue.seconds() / 2)))
+        words = (
+            f"{self.queue.waiting()} videos wait here and requests hold {self.room.held} of "
+            f"{self.room.most} bytes; come again in {seconds} s"
+        )
+        return HTTPException(429, words, headers={"Retry-After": str(seconds)})
+
+
+def app(preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB) -> FastAPI:
+    """Build the app of a preset, given by name or already loaded.
+
+    Bad requests get 400 and why; requests beyond `queue_gib` GiB get 429 and Retry-After.
+    """
     loaded = load(preset) if isinstance(preset, str) else preset
-    one_at_a_time = threading.Lock()
+    desk = Desk(loaded, int(queue_gib * 2**30))
     api = FastAPI(title=f"evoid_jax rewards: {loaded.name}")
-
-    def score(body: bytes) -> dict:
-        request = wire.decode(body)
-        with one_at_a_time:  # the nets already use every thread that they may
-            return presets.answer(loaded, request)
-
-    def look(body: bytes) -> dict:
-        photos = wire.decode_photos(body)
-        with one_at_a_time:
-            return presets.look(loaded, photos)
+    one_at_a_time = anyio.CapacityLimiter(1)
+    api.state.desk = desk  # for whoever runs the app and asks how it is
 
     @api.get("/health")
     def health() -> dict:
+        if not desk.queue.alive():
+            raise HTTPException(503, "the thread that scores has ended")
         return {"status": "ok"}
 
     @api.get("/info")
     def info() -> dict:
         return presets.info(loaded)
 
+    @api.get("/metrics")
+    def metrics() -> Response:
+        return Response(desk.figures.page(), media_type=CONTENT_TYPE)
+
     @api.post("/score")
     async def post_score(request: Request) -> dict:
-        body = await request.body()
-        # In a thread: /health must answer while the nets work, or the sidecar counts as dead.
         try:
-            return await run_in_threadpool(score, body)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
+            reply = await desk.answer(request)
+        except HTTPException as error:
+            desk.figures.replied(error.status_code)
+            raise
+        desk.figures.replied(200)
+        return reply
 
     @api.post("/photos")
     async def post_photos(request: Request) -> dict:
         body = await request.body()
         try:
-            return await run_in_threadpool(look, body)
+            look = lambda: presets.look(loaded, wire.decode_photos(body))
+            return await anyio.to_thread.run_sync(look, limiter=one_at_a_time)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
 
@@ -86,6 +175,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8100, help="0 takes a free port")
     parser.add_argument("--port-file", type=Path, help="write the port here once loaded")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the nets")
+    parser.add_argument(
+        "--queue", type=float, default=QUEUE_GIB, metavar="GIB", help="of requests that may wait"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
@@ -94,7 +186,7 @@ def main() -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((args.host, args.port))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app(args.preset), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app(args.preset, args.queue), log_level="warning"))
     listener.listen()
     if args.port_file:  # renamed into place: a reader sees all of it or nothing
         part = args.port_file.with_name(args.port_file.name + ".part")

@@ -10,6 +10,7 @@ Letters: B videos, F frames, H W height and width, A attributes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -21,7 +22,9 @@ import numpy as np
 from evoid_jax import media
 
 PROTOCOL = 2  # 1 had one photo for each video, all of one size
+FORMATS = ("raw", "mp4")  # that `decode` reads
 LARGEST_HEADER = 16 * 2**20
+LONGEST_ID = 100  # letters
 
 Photos = Sequence[Sequence[np.ndarray]]  # of each video its person's photos, uint8 HWC of any sizes
 
@@ -37,6 +40,7 @@ class ScoreRequest(NamedTuple):
     fps: float
     rewards: list[str] | None  # None: all
     monitors: bool
+    ids: list[str] | None = None  # the asker's names of the videos, to be repeated in the reply
 
 
 def encode(
@@ -47,6 +51,7 @@ def encode(
     rewards: list[str] | None = None,
     monitors: bool = False,
     fps: float = 8,
+    ids: list[str] | None = None,
 ) -> bytes:
     """Write a request body whose videos are raw pixels.
 
@@ -59,17 +64,10 @@ def encode(
       rewards: names of those wanted; None is all.
       monitors: whether monitors are wanted too.
       fps: of the videos.
+      ids: a name of each video, all different, which the reply repeats; None sends none.
     """
-    header = {
-        "protocol": PROTOCOL,
-        "format": "raw",
-        "shape": list(videos_BFHWC.shape),
-        "fps": fps,
-        "prompts": prompts,
-        "attributes": attributes,
-        "rewards": rewards,
-        "monitors": monitors,
-    }
+    header = {"protocol": PROTOCOL, "format": "raw", "shape": list(videos_BFHWC.shape)}
+    header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
     return _frame(header, [videos_BFHWC.tobytes()], references)
 
 
@@ -81,24 +79,24 @@ def encode_mp4(
     rewards: list[str] | None = None,
     monitors: bool = False,
     fps: float = 8,
+    ids: list[str] | None = None,
 ) -> bytes:
     """Write a request body whose videos are whole mp4 files, of any lengths and sizes.
 
     Args:
       files: B mp4 files.
-      references, prompts, attributes, rewards, monitors, fps: as of `encode`.
+      references, prompts, attributes, rewards, monitors, fps, ids: as of `encode`.
     """
-    header = {
-        "protocol": PROTOCOL,
-        "format": "mp4",
-        "lengths": [len(f) for f in files],
-        "fps": fps,
-        "prompts": prompts,
-        "attributes": attributes,
-        "rewards": rewards,
-        "monitors": monitors,
-    }
+    header = {"protocol": PROTOCOL, "format": "mp4", "lengths": [len(f) for f in files]}
+    header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
     return _frame(header, files, references)
+
+
+def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> dict:
+    """Return the part of a header that does not depend on how the videos travel."""
+    header = {"fps": fps, "prompts": prompts, "attributes": attributes}
+    header |= {"rewards": rewards, "monitors": monitors}
+    return header if ids is None else header | {"ids": ids}
 
 
 def _frame(header: dict, videos: list[bytes], references: Photos) -> bytes:
@@ -149,7 +147,7 @@ def decode(body: bytes) -> ScoreRequest:
     """
     header, payload = _header(body)
     kind = header.get("format", "raw")
-    if kind not in ("raw", "mp4"):
+    if kind not in FORMATS:
         raise ValueError(f'format must be "raw" or "mp4"; got {kind!r}')
     prompts = _strings(header, "prompts")
     count = len(prompts)
@@ -180,7 +178,13 @@ def decode(body: bytes) -> ScoreRequest:
         fps=_fps(header),
         rewards=None if header.get("rewards") is None else _strings(header, "rewards"),
         monitors=bool(header.get("monitors", False)),
+        ids=_ids(header, count),
     )
+
+
+def digest(body: bytes) -> str:
+    """Return what binds a reply to its request: the SHA-256 of the whole body, in hexadecimal."""
+    return hashlib.sha256(body).hexdigest()
 
 
 def _header(body: bytes) -> tuple[dict, memoryview]:
@@ -241,6 +245,21 @@ def _strings(header: dict, key: str) -> list[str]:
     value = header.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(s, str) for s in value):
         raise ValueError(f"{key} must be a non-empty list of strings; got {value!r:.80}")
+    return value
+
+
+def _ids(header: dict, count: int) -> list[str] | None:
+    value = header.get("ids")
+    if value is None:
+        return None
+    good = isinstance(value, list) and all(
+        isinstance(name, str) and len(name) <= LONGEST_ID for name in value
+    )
+    if not good or len(value) != count or len(set(value)) != count:
+        raise ValueError(
+            f"ids must be {count} different strings of at most {LONGEST_ID} letters, one per "
+            f"prompt, or be left out; got {value!r:.80}"
+        )
     return value
 
 

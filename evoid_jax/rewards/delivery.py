@@ -1,0 +1,189 @@
+"""A request on its way to one of several replicas, until one of them has answered it.
+
+It goes to the replica that should be done with it first, by what is under way there and how fast it
+was. It goes on to the next one when that fails, or is silent and does not even say what it is, or
+has had half of the time; whoever answers first counts. A replica that failed is used again once it
+answers GET /info as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from evoid_jax.rewards import background
+from evoid_jax.rewards.replica import Replica
+from evoid_jax.rewards.transport import Later, Options, SidecarError, Trouble, ask
+from evoid_jax.sidecars import wire
+
+log = logging.getLogger(__name__)
+
+TICK = 1.0  # seconds after which a delivery looks at the clock, whatever else happens
+
+
+class Parcel(NamedTuple):
+    """What is sent: `ids` name the videos; `pack` writes the body, in a thread."""
+
+    ids: list[str]
+    pack: Callable[[], bytes]
+
+
+async def deliver(
+    team: list[Replica], parcel: Parcel, options: Options, deadline: float
+) -> dict | SidecarError:
+    """Return the reply to POST /score, or why there is none; never raises.
+
+    Args:
+      team: replicas of each other, the one that is to be preferred among equals first.
+      parcel: the request.
+      options: attempts is how often each replica may fail with it.
+      deadline: by `time.monotonic`, for all tries together.
+    """
+    errand = _Errand(team, parcel, options, deadline)
+    for replica in team:
+        replica.hold(options)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await errand.run()
+    except TimeoutError:
+        last = f"; {errand.why}" if errand.why else ""
+        return SidecarError(f"no reply from {_addresses(team)} in {options.timeout:g} s{last}")
+    except SidecarError as error:
+        return error
+    finally:
+        for replica in team:
+            replica.release()
+
+
+class _Errand:
+    """One request's tries. why: what went wrong last."""
+
+    def __init__(self, team: list[Replica], parcel: Parcel, options: Options, deadline: float):
+        self.why = ""
+        self._team, self._parcel, self._options = team, parcel, options
+        self._start = time.monotonic()
+        self._half = (self._start + deadline) / 2
+        self._tries: dict[asyncio.Task, Replica] = {}
+        self._failed: Counter[str] = Counter()  # how often, by url
+        self._body: asyncio.Task[tuple[bytes, str]] | None = None
+
+    async def run(self) -> dict:
+        """Try until a reply has come.
+
+        Raises:
+          SidecarError: another try cannot help, or every replica has failed often enough.
+        """
+        with background.changed() as event:
+            try:
+                while True:
+                    event.clear()
+                    if replica := self._next():
+                        self._send(replica)
+                    elif not self._tries and all(map(self._hopeless, self._team)):
+                        raise SidecarError(self.why or self._team[0].down)
+                    reply = await self._heard(event)
+                    if reply is not None:
+                        return reply
+            finally:
+                for task in self._tries:
+                    task.cancel()
+                await asyncio.gather(*self._tries, return_exceptions=True)
+
+    def _next(self) -> Replica | None:
+        """Return the replica to send to now; None: wait for those that have it, or for one."""
+        trusted = [r for r in self._tries.values() if not r.down]
+        if trusted and (time.monotonic() < self._half or len(self._tries) > 1):
+            return None
+        count, busy = len(self._parcel.ids), set(self._tries.values())
+        free = [r for r in self._team if r not in busy and not self._spent(r) and r.takes(count)]
+        known = [r.pace for r in self._team if r.pace is not None]
+        usual = sum(known) / len(known) if known else 1.0
+
+        def until_done(replica: Replica) -> float:
+            pace = usual if replica.pace is None else replica.pace
+            return (replica.videos + count) * pace
+
+        return min(free, key=until_done, default=None)  # the first of equals
+
+    def _spent(self, replica: Replica) -> bool:
+        return self._failed[replica.url] >= self._options.attempts
+
+    def _hopeless(self, replica: Replica) -> bool:
+        """Tell whether to wait for a replica no longer: it was down for long, and still is."""
+        long = replica.failures >= self._options.attempts
+        return self._spent(replica) or (bool(replica.down) and long and self._checked(replica))
+
+    def _checked(self, replica: Replica) -> bool:
+        return replica.checked >= self._start
+
+    def _send(self, replica: Replica) -> None:
+        began = replica.began(len(self._parcel.ids))
+        self._tries[asyncio.create_task(self._try(replica, began))] = replica
+
+    async def _try(self, replica: Replica, began: float) -> dict:
+        """Send the request to one replica, whose state learns how it went."""
+        count, options = len(self._parcel.ids), self._options
+        try:
+            if self._body is None:  # packed when the first replica is free, and then kept
+                self._body = asyncio.create_task(asyncio.to_thread(self._pack))
+            body, digest = await asyncio.shield(self._body)
+            reply = await ask("POST", f"{replica.url}/score", options.timeout, body)
+            _check_bound(replica.url, reply, digest, self._parcel.ids)
+            replica.served(count, began)
+            return reply
+        except Later as error:
+            replica.put_off(error.seconds, options)
+            raise
+        except Trouble as error:
+            self._failed[replica.url] += 1
+            replica.failed(str(error), options)
+            raise
+        finally:
+            replica.ended(count)
+
+    def _pack(self) -> tuple[bytes, str]:
+        body = self._parcel.pack()
+        return body, wire.digest(body)
+
+    async def _heard(self, event: asyncio.Event) -> dict | None:
+        """Wait until something happens; return a reply where that was one."""
+        waiter = asyncio.create_task(event.wait())
+        soon = [r.free_at - time.monotonic() for r in self._team]
+        pause = min([TICK, *(s for s in soon if s > 0)])
+        try:
+            await asyncio.wait(
+                {waiter, *self._tries}, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            waiter.cancel()
+        for task in [task for task in self._tries if task.done()]:
+            del self._tries[task]
+            try:
+                return task.result()
+            except Trouble as error:
+                self.why = str(error)
+        return None
+
+
+def _check_bound(url: str, reply: dict, digest: str, ids: list[str]) -> None:
+    """Raise Trouble where a reply says that it belongs to another request, or to other videos.
+
+    One that says nothing is believed: repeating both is optional in the protocol.
+    """
+    said = reply.get("digest", digest)
+    if not isinstance(said, str) or not hmac.compare_digest(said.lower(), digest):
+        raise Trouble(f"{url}: the reply belongs to another request (digest {said!r:.80})")
+    if reply.get("ids", ids) != ids:
+        raise Trouble(
+            f"{url}: the reply is about other videos: expected ids {ids!r:.80}, got "
+            f"{reply['ids']!r:.80}"
+        )
+
+
+def _addresses(team: list[Replica]) -> str:
+    return " or ".join(replica.url for replica in team)

@@ -1,0 +1,120 @@
+"""Who is asked for what: the requests that a batch becomes.
+
+Sidecars that offer the same rewards are a team: videos are spread over its members, and they stand
+in for each other. Teams with different rewards are each asked for their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import NamedTuple
+
+from evoid_jax.rewards import background, replica
+from evoid_jax.rewards.transport import Encoding, Options, SidecarError
+
+
+class Job(NamedTuple):
+    """One request: these rewards of videos start..stop, from any of `urls`, best the first."""
+
+    urls: tuple[str, ...]
+    names: tuple[str, ...]
+    start: int
+    stop: int
+    monitors: bool
+    encoding: Encoding = "raw"
+
+
+def plan(
+    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
+) -> tuple[list[Job], dict[str, str], dict[str, str]]:
+    """Return the requests to make, why some rewards cannot be had, and the dead sidecars.
+
+    Args:
+      urls: sidecars; those that have not answered yet are asked what they are.
+      wanted: names of rewards.
+      rows: of the videos, in the batch that they are a part of.
+      monitors: whether to ask for those too.
+    """
+    infos = background.run(_known(urls, options))
+    alive = {url: reply for url, reply in infos.items() if isinstance(reply, dict)}
+    dead = {url: str(reply) for url, reply in infos.items() if isinstance(reply, SidecarError)}
+    jobs, taken, watched = [], set(), not monitors
+    for (offered, monitored, _), team in _teams(alive, wanted).items():
+        # A reward that two teams offer is asked of the first alone, and so are the monitors.
+        names = tuple(name for name in offered if name not in taken)
+        watch = monitored and not watched
+        if names or watch:
+            infos_of_team = [alive[url] for url in team]
+            # No larger than the smallest number of videos that one of them takes at once.
+            most = min([options.batch, *filter(None, map(replica.together, infos_of_team))])
+            encoding = options.encoding if not deaf(options.encoding, infos_of_team) else "raw"
+            parts = split(team, names, rows, watch, most)
+            jobs += [job._replace(encoding=encoding) for job in parts]
+        taken |= set(names)
+        watched |= watch
+    each = "; ".join(f"{url}: {why}" for url, why in dead.items())
+    why = f"no sidecar answers for it ({each})" if dead else "no sidecar offers it"
+    return jobs, {name: why for name in wanted if name not in taken}, dead
+
+
+async def _known(urls: tuple[str, ...], options: Options) -> dict[str, dict | SidecarError]:
+    """Return what all sidecars are; those that have not answered yet are asked."""
+
+    async def ask(url: str) -> dict | SidecarError:
+        one = replica.named(url)
+        try:
+            # Only answers are kept: one that was not there is asked again the next time.
+            return one.info or await one.learn(options)
+        except SidecarError as error:
+            return error
+
+    return dict(zip(urls, await asyncio.gather(*map(ask, urls)), strict=True))
+
+
+def deaf(encoding: Encoding, infos: list[dict]) -> list[int]:
+    """Return which sidecars do not say that they read videos in this encoding.
+
+    infos: their replies to GET /info; one without `formats` reads raw alone.
+    """
+    wanted = "raw" if encoding == "raw" else "mp4"
+    return [i for i, info in enumerate(infos) if wanted not in (info.get("formats") or ["raw"])]
+
+
+def check_encoding(encoding: Encoding, urls: list[str], infos: list[dict]) -> None:
+    """Raise a ValueError that names the sidecars which do not read videos in this encoding."""
+    if some := deaf(encoding, infos):
+        raise ValueError(
+            f"config.reward.encoding is {encoding}, which travels as mp4 files, but "
+            f"{', '.join(urls[i] for i in some)} reads raw videos alone; set "
+            "--config.reward.encoding=raw"
+        )
+
+
+def _teams(alive: dict[str, dict], wanted: tuple[str, ...]) -> dict[tuple, list[str]]:
+    """Group the sidecars that stand in for each other.
+
+    They offer the same of the wanted rewards, of the same versions and digests: two versions would
+    give two videos of a pair different measures.
+    """
+    teams: dict[tuple, list[str]] = {}
+    for url, reply in alive.items():
+        kinds = {entry[0]: entry for entry in replica.kind(reply)}
+        offered = tuple(name for name in wanted if name in kinds)
+        versions = str([kinds[name] for name in offered])
+        teams.setdefault((offered, bool(reply["monitors"]), versions), []).append(url)
+    return teams
+
+
+def split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[Job]:
+    """Cut a batch into requests; replicas take turns at being the best for one."""
+    count = len(rows)
+    size = max(1, min(most, math.ceil(count / len(team))))
+    jobs = []
+    for i, start in enumerate(range(0, count, size)):
+        # Counted from the batch's own first row: its other parts are requests of somebody else, who
+        # counts in the same way, in this process or another.
+        turn = (rows.start // size + i) % len(team)
+        urls = (*team[turn:], *team[:turn])
+        jobs.append(Job(urls, names, start, min(start + size, count), watch))
+    return jobs

@@ -1,0 +1,83 @@
+"""Serve reward sets on Ray Serve: replicas behind one address, over the machines of a Ray cluster.
+
+    python launch/ray_serve.py tiny:2 [SET:REPLICAS ..] [--port=8100] [--gpus=1] [--address=auto]
+
+Then --config.reward.sidecars=http://HOST:8100/tiny, one address for each set. It is the app of
+evoid_jax/sidecars/serve.py. Ray starts a replica again when its process ends or its health check
+fails, and spreads requests by load. Beyond requirements-sidecars.txt its environment needs
+ray[serve] 2.60 or newer. Loopback is the default, since nothing here asks for a password; --host
+names another interface of a private network.
+"""
+
+import argparse
+import signal
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+
+from evoid_jax.sidecars import serve as sidecar
+
+WAITING = 16  # requests sent to a replica at once: what it has no room for, it answers with 429
+
+
+@serve.ingress()
+class Sidecar:
+    """One replica of a reward set."""
+
+    def __init__(self, preset: str, queue_gib: float):
+        self.api = sidecar.app(preset, queue_gib)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self.api
+
+    def check_health(self) -> None:
+        """Raise where nothing would be scored any more; Ray then starts another replica."""
+        if not self.api.state.desk.queue.alive():
+            raise RuntimeError("the thread that scores has ended")
+
+
+def application(preset: str, replicas: int, args: argparse.Namespace) -> serve.Application:
+    """Return a reward set as Ray Serve deploys it."""
+    deployment = serve.deployment(
+        Sidecar,
+        name=preset,
+        num_replicas=replicas,
+        max_ongoing_requests=WAITING,
+        health_check_period_s=args.health,
+        health_check_timeout_s=30,
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
+    )
+    return deployment.bind(preset, args.queue)
+
+
+def parse(text: str) -> tuple[str, int]:
+    """Read SET or SET:REPLICAS."""
+    preset, _, count = text.partition(":")
+    if not preset or (count and not (count.isdigit() and int(count))):
+        raise argparse.ArgumentTypeError(f"expected SET or SET:REPLICAS, got {text!r}")
+    return preset, int(count or 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="+", type=parse, metavar="SET:REPLICAS")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8100)
+    parser.add_argument("--address", help="of a running cluster, or auto; without, one starts here")
+    parser.add_argument("--cpus", type=float, default=1.0, help="for each replica")
+    parser.add_argument("--gpus", type=float, default=0.0, help="for each replica")
+    parser.add_argument("--queue", type=float, default=sidecar.QUEUE_GIB, metavar="GIB")
+    parser.add_argument("--health", type=float, default=5.0, help="seconds between health checks")
+    args = parser.parse_args()
+    ray.init(address=args.address, include_dashboard=False)
+    serve.start(http_options={"host": args.host, "port": args.port})
+    for preset, replicas in args.sets:
+        serve.run(application(preset, replicas, args), name=preset, route_prefix=f"/{preset}")
+        print(f"http://{args.host}:{args.port}/{preset}", flush=True)
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    serve.shutdown()
+
+
+if __name__ == "__main__":
+    main()
