@@ -1,8 +1,7 @@
-"""Monitors that any reward set may offer: measured where a run is compared, never rewarded.
+"""Is a face in a video a person's, or a copy of one photo? A monitor for any reward set.
 
-Plain functions over a video's pixels or faces. All are oriented like rewards, more is better, since
-the watch calls a reward gamed when it rises while a monitor falls. numpy only.
-Letters: F frames or faces, P photos, H W height and width, D features.
+Whatever rewards likeness to a photo also rewards its lighting, its angle and its smile. Embeddings
+of faces are all that is needed. numpy only. Letters: F faces, P photos, D features.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 SAME = 1e-3  # radians: photos closer than this are one photo, and no copy can be told
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 def copy_paste(face_FD: np.ndarray, photo_PD: np.ndarray) -> float:
@@ -42,43 +40,12 @@ def copy_paste(face_FD: np.ndarray, photo_PD: np.ndarray) -> float:
 
 
 def uncopied(face_FD: np.ndarray, photo_PD: np.ndarray) -> float:
-    """Return 1 - `copy_paste`, the monitor: it falls where the photo is pasted into the video."""
+    """Return 1 - `copy_paste`, the monitor: it falls where a photo is pasted into the video.
+
+    As all monitors it is oriented like a reward, since the watch calls a reward gamed when it rises
+    while a monitor falls.
+    """
     return 1 - copy_paste(face_FD, photo_PD)
-
-
-def sharpness(video_FHWC: np.ndarray) -> float:
-    """Return how finely a video is drawn: the mean step between neighbouring pixels.
-
-    Args:
-      video_FHWC: uint8 RGB of 2 x 2 pixels or more.
-
-    Returns:
-      Grey levels, as a share of 255: 0 for one colour.
-    """
-    steps = []
-    for frame_HWC in video_FHWC:  # one by one: all in float would be gigabytes
-        grey_HW = frame_HWC @ GREY
-        steps += [np.abs(np.diff(grey_HW, axis=axis)).mean() for axis in (0, 1)]
-    return float(np.mean(steps)) / 255
-
-
-def motion(video_FHWC: np.ndarray) -> float:
-    """Return how much a video changes from frame to frame: the mean step of a pixel in time.
-
-    Args:
-      video_FHWC: uint8 RGB.
-
-    Returns:
-      Grey levels, as a share of 255: 0 for a still picture. NaN for a single frame.
-    """
-    if len(video_FHWC) < 2:
-        return float("nan")
-    steps, before_HW = [], video_FHWC[0] @ GREY
-    for frame_HWC in video_FHWC[1:]:
-        grey_HW = frame_HWC @ GREY
-        steps.append(np.abs(grey_HW - before_HW).mean())
-        before_HW = grey_HW
-    return float(np.mean(steps)) / 255
 
 
 def _nearer_to(r: int, angle_FP: np.ndarray, angle_P: np.ndarray) -> float:
