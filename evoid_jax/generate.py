@@ -287,7 +287,7 @@ def check(args) -> Inputs:
     if args.shift is not None and not 0 < args.shift < math.inf:
         raise ValueError(f"--shift must be a number above 0, got {args.shift}")
     umt5.check_text(args.prompt)
-    model, photos = files.user_path(args.model), image_files(args.image)
+    model, photos = Path(hub.pinned(files.user_path(args.model))), image_files(args.image)
     read = {}
     if args.lora is not None:
         read["lora"] = files.require_file(adapters.locate(args.lora), "expected an adapter file")

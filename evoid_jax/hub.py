@@ -46,7 +46,7 @@ def same(one: str, other: str) -> bool:
     return first == second and (a == b or not (COMMIT.fullmatch(a) and COMMIT.fullmatch(b)))
 
 
-def pinned(name: str, was: str = "") -> str:
+def pinned(name: str | Path, was: str = "") -> str | Path:
     """Return a hub name with the commit that it means now; any other name as it is.
 
     Args:

@@ -77,6 +77,7 @@ def open_diffusers(folder: str | Path, classes: tuple[str, ...] = PIPELINES) -> 
       OSError: something is missing, or is no file or folder; the message names it.
       ValueError: something is damaged, not implemented or of another model; names file and key.
     """
+    folder = hub.pinned(folder)  # all files are of one commit, and the hub is asked for it once
     # Of the hub's the small files first: gigabytes are fetched only where they will do.
     model_folder.read_index(hub.folder(folder, with_weights=False), classes)
     folder = hub.folder(folder)
