@@ -1,9 +1,12 @@
 """A copied photo is told from a likeness, by angles of known size."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from evoid_jax.sidecars import copying
+from evoid_jax.sidecars.open import rewards as open_rewards
 
 RIGHT, UP, AWAY = np.eye(3)
 BETWEEN = (RIGHT + UP) / 2  # 45 degrees from both
@@ -54,3 +57,23 @@ def test_without_two_different_photos_or_a_face_nothing_is_known():
     ):
         assert np.isnan(copying.copy_paste(faces, photos))
         assert np.isnan(copying.uncopied(faces, photos))
+
+
+def test_preset_open_watches_for_copies():
+    def clip(faces, photos):
+        shown = [SimpleNamespace(face=face, sface_D=photo) for face, photo in photos]
+        return SimpleNamespace(photos=shown, faces=faces, sface=np.stack(faces or [AWAY]))
+
+    seen, unseen = "a face", None
+    column = open_rewards.uncopied(clip([NEAR], [(seen, RIGHT), (seen, UP), (unseen, AWAY)]))
+    assert column.score_B.tolist() == [pytest.approx(2 / 3)] and column.reasons == [None]
+    for faces, photos in (([], [(seen, RIGHT), (seen, UP)]), ([NEAR], [(seen, RIGHT)])):
+        column = open_rewards.uncopied(clip(faces, photos))
+        assert np.isnan(column.score_B[0]) and column.excused == [True]
+        assert "two photos" in column.reasons[0]
+
+
+def test_preset_open_says_which_photos_show_no_face():
+    finder = SimpleNamespace(find=lambda photo: ["a face"] if photo.max() > 9 else [])
+    assert open_rewards.without_face(finder, np.full((4, 4, 3), 200, np.uint8)) == ""
+    assert open_rewards.without_face(finder, np.zeros((4, 4, 3), np.uint8)) == "no face"
