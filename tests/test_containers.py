@@ -9,7 +9,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-import containers
+import dockerfiles
 import pytest
 import yaml
 
@@ -62,11 +62,11 @@ def accepted(flags: list[str]) -> config.Config:
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_an_image_copies_what_there_is_before_it_uses_it(name):
-    image = containers.read(DOCKERFILES[name])
+    image = dockerfiles.read(DOCKERFILES[name])
     there: set[str] = set()
     for step in image.steps:
         if step.word == "COPY":
-            sources, _ = containers.copied(containers.Image({}, [step]))[0]
+            sources, _ = dockerfiles.copied(dockerfiles.Image({}, [step]))[0]
             for source in sources:
                 matching = list(ROOT.glob(source))
                 assert matching, source
@@ -82,7 +82,7 @@ def test_an_image_copies_what_there_is_before_it_uses_it(name):
 
 
 def test_the_training_image_is_for_gpus_or_tpus():
-    install = lambda **given: " ".join(containers.read(DOCKERFILES["train"], **given).of("RUN"))
+    install = lambda **given: " ".join(dockerfiles.read(DOCKERFILES["train"], **given).of("RUN"))
     assert '"jax[cuda12]"' in install()
     assert '"jax[tpu]"' in install(ACCELERATOR="tpu")
     with pytest.raises(KeyError):
@@ -92,7 +92,7 @@ def test_the_training_image_is_for_gpus_or_tpus():
 def test_what_is_not_sent_to_a_build_is_not_copied_by_one():
     ignored = (ROOT / ".dockerignore").read_text().split()
     for file in DOCKERFILES.values():
-        for sources, _ in containers.copied(containers.read(file)):
+        for sources, _ in dockerfiles.copied(dockerfiles.read(file)):
             assert not set(sources) & set(ignored)
 
 
@@ -100,15 +100,15 @@ def test_what_is_not_sent_to_a_build_is_not_copied_by_one():
     "file", [*DOCKERFILES.values(), *sorted(LAUNCH.glob("*.yaml")), *SCRIPTS], ids=lambda f: f.name
 )
 def test_modules_that_are_run_exist(file):
-    for module in containers.modules(file.read_text()):
+    for module in dockerfiles.modules(file.read_text()):
         assert importlib.util.find_spec(module), module
 
 
 def test_the_parser_of_these_tests_sees_what_it_should():
-    assert containers.modules('ENTRYPOINT ["python", "-m", "evoid_jax.sidecars.serve"]')
-    assert containers.modules("- -m\n      - evoid_jax.train\n") == {"evoid_jax.train"}
-    assert containers.modules("python -m evoid_jax.train --x") == {"evoid_jax.train"}
-    image = containers.read(DOCKERFILES["sidecars"], REQUIREMENTS="other.txt")
+    assert dockerfiles.modules('ENTRYPOINT ["python", "-m", "evoid_jax.sidecars.serve"]')
+    assert dockerfiles.modules("- -m\n      - evoid_jax.train\n") == {"evoid_jax.train"}
+    assert dockerfiles.modules("python -m evoid_jax.train --x") == {"evoid_jax.train"}
+    image = dockerfiles.read(DOCKERFILES["sidecars"], REQUIREMENTS="other.txt")
     (run,) = [rest for rest in image.of("RUN") if "-r" in rest]
     assert run.endswith('--extra-index-url "https://pypi.org/simple" -r "other.txt"')
     assert any("urlopen" in rest for rest in image.of("HEALTHCHECK"))
@@ -124,7 +124,7 @@ def test_compose_builds_these_images_and_starts_a_real_run():
         build = services[name]["build"]
         context = (LAUNCH / build["context"]).resolve()
         assert (context, context / build["dockerfile"]) == (ROOT, file)
-        containers.read(file, **build.get("args", {}))
+        dockerfiles.read(file, **build.get("args", {}))
     flags = [filled(word) for word in services["train"]["command"] if "--config" in word]
     cfg = accepted(flags)
     assert cfg.model == "Wan-AI/Wan2.1-VACE-14B-diffusers" and cfg.data.dir == "/data"
@@ -133,9 +133,9 @@ def test_compose_builds_these_images_and_starts_a_real_run():
     ports = dict(re.findall(r"http://(\w+):(\d+)", " ".join(flags)))
     assert set(ports) == {"sidecars", "judge"} == set(services["train"]["depends_on"])
     assert f"--port={ports['judge']}" in services["judge"]["command"]
-    (entry,) = containers.read(DOCKERFILES["sidecars"]).of("ENTRYPOINT")
+    (entry,) = dockerfiles.read(DOCKERFILES["sidecars"]).of("ENTRYPOINT")
     assert f'"--port={ports["sidecars"]}"' in entry
-    assert containers.read(DOCKERFILES["sidecars"]).of("EXPOSE") == [ports["sidecars"]]
+    assert dockerfiles.read(DOCKERFILES["sidecars"]).of("EXPOSE") == [ports["sidecars"]]
 
 
 def test_compose_publishes_nothing_and_shares_no_gpu():
@@ -147,7 +147,7 @@ def test_compose_publishes_nothing_and_shares_no_gpu():
 
 
 def test_weights_are_mounted_where_the_image_looks_for_them():
-    image = containers.read(DOCKERFILES["sidecars"])
+    image = dockerfiles.read(DOCKERFILES["sidecars"])
     variables = dict(word.split("=", 1) for rest in image.of("ENV") for word in rest.split())
     target = compose()["services"]["sidecars"]["volumes"][0].split(":")[-2]
     assert Path(variables["EVOID_JAX_OPEN"]).parent == Path(target)
@@ -231,7 +231,7 @@ def test_a_script_calls_its_program_with_these_words(script, program, tmp_path):
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_the_install_lines_of_an_image_make_an_environment_that_works(name, tmp_path):
     """Every RUN with pip, in order, in a copy of what the image holds, with a fresh Python."""
-    image = containers.read(DOCKERFILES[name], **INSTALL[name])
+    image = dockerfiles.read(DOCKERFILES[name], **INSTALL[name])
     place, env_folder = tmp_path / "image", tmp_path / "env"
     place.mkdir()
     venv.create(env_folder, with_pip=True)
@@ -240,7 +240,7 @@ def test_the_install_lines_of_an_image_make_an_environment_that_works(name, tmp_
     env.pop("PYTHONPATH", None)
     for step in image.steps:
         if step.word == "COPY":
-            ((sources, target),) = containers.copied(containers.Image({}, [step]))
+            ((sources, target),) = dockerfiles.copied(dockerfiles.Image({}, [step]))
             for path in [path for source in sources for path in ROOT.glob(source)]:
                 to = place / path.name if target == "./" else place / target
                 leave = shutil.ignore_patterns("__pycache__")
