@@ -46,9 +46,11 @@ def load(folder: Path | None = None) -> Regression:
     Raises:
       FileNotFoundError, ValueError: the files are not there, or are not the right ones.
     """
-    model = _open(catalogue.find(catalogue.BRISQUE_MODEL, folder)).getNode("opencv_ml_svm")
+    # Both stay open until all is read: a node is a place in its file.
+    trained = _open(catalogue.find(catalogue.BRISQUE_MODEL, folder))
+    ranges = _open(catalogue.find(catalogue.BRISQUE_RANGE, folder))
+    model, range_2D = trained.getNode("opencv_ml_svm"), ranges.getNode("range").mat()
     vectors, decision = model.getNode("support_vectors"), model.getNode("decision_functions").at(0)
-    range_2D = _open(catalogue.find(catalogue.BRISQUE_RANGE, folder)).getNode("range").mat()
     return Regression(
         vectors_SD=np.array([numbers(vectors.at(i)) for i in range(vectors.size())]),
         alpha_S=np.array(numbers(decision.getNode("alpha"))),
