@@ -3,8 +3,8 @@
     python bench/encoding.py [--video=FILE ..] [--people=32]
 
 Of each file (any that PyAV reads, such as a generated video) prints bytes against raw pixels, the
-seconds of a core to encode and to decode, and the largest difference of a pixel. Then, for drawn people as
-they are and with noise, scored by preset tiny, what H.264 changes of each reward's score.
+seconds of a core to encode and to decode, and the largest difference of a pixel. Then, for drawn
+people as they are and with noise, scored by preset tiny, what H.264 changes of each reward's score.
 """
 
 import argparse

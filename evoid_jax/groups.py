@@ -287,7 +287,7 @@ class Reward:
     )
     encoding: str = setting(
         "raw",
-        "of the videos on their way to sidecars; h264 is 100 times smaller and changes scores a "
+        "of the videos on their way to sidecars; h264 is 75 times smaller and changes scores a "
         "little, lossless changes none: docs/throughput.md",
         one_of("raw", "h264", "lossless"),
     )

@@ -25,8 +25,8 @@ WAITING = 16  # requests sent to a replica at once: what it has no room for, it 
 class Sidecar:
     """One replica of a reward set."""
 
-    def __init__(self, preset: str, queue_gib: float):
-        self.api = sidecar.app(preset, queue_gib)
+    def __init__(self, preset: str, queue_gib: float, replicas: int):
+        self.api = sidecar.app(preset, queue_gib, replicas)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.api
@@ -48,7 +48,7 @@ def application(preset: str, replicas: int, args: argparse.Namespace) -> serve.A
         health_check_timeout_s=30,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
     )
-    return deployment.bind(preset, args.queue)
+    return deployment.bind(preset, args.queue, replicas)
 
 
 def parse(text: str) -> tuple[str, int]:

@@ -261,6 +261,22 @@ def test_requests_are_no_larger_than_what_a_sidecar_takes_at_once():
     assert sorted(len(b.videos) for b in fake.batches) == [2, 3, 3]
 
 
+def test_an_address_with_several_servers_gets_the_share_of_each():
+    alone, three = Fake(), Fake()
+    three.info = {"replicas": 3}
+    with serve(alone.app()) as one, serve(three.app()) as other:
+        options = QUICK._replace(batch=32)
+        check(client.score([one, other], NAMES, **batch(8), options=options), 8)
+    sizes = [[len(b.videos) for b in fake.batches] for fake in (alone, three)]
+    assert sorted(sizes[0] + sizes[1]) == [2] * 4
+    several = replica.Replica("http://c")
+    several.info = {"replicas": 3}
+    for _ in range(3 * replica.REQUESTS):
+        assert several.takes(1)
+        several.began(1)
+    assert not several.takes(1)
+
+
 # --- whose reply it is
 
 

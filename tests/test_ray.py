@@ -55,7 +55,11 @@ def serving(python: str, folder: Path):
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=programs.environment(OMP_NUM_THREADS="1", RAY_USAGE_STATS_ENABLED="0"),
+            env=programs.environment(
+                HOME=str(folder),  # where Ray leaves a token
+                OMP_NUM_THREADS="1",
+                RAY_USAGE_STATS_ENABLED="0",
+            ),
             start_new_session=True,
         )
         try:

@@ -99,5 +99,5 @@ def test_the_table_names_every_reward():
     )
     for name in ("arcface", "curricularface", "gme", "aesthetic", "qalign"):
         assert f"{name} " in text
-    assert "1 h100 keep up with generation" in text
+    assert "h100 that keep up with generation: 1, 0.23 of them busy" in text
     assert "20% of the peak there, 40% here" in text

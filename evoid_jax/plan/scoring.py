@@ -188,7 +188,7 @@ def table(planned: dict | None, preset: str, mfu: float) -> list[str]:
     return [
         f"scoring takes {sum(pflop.values()):.1f} PFLOP a step: {each}; "
         f"{planned['judge_pflop']:.2f} more on the judge's GPUs; flow runs on CPUs",
-        f"{planned['keep_up']} {planned['gpu']} keep up with generation ({planned['busy']:.2f} "
-        f"busy), and with {planned['hidden']} scoring adds at most {EXPOSED:.0%} to a step; "
-        f"assumed: {ASSUMED:.0%} of the peak there, {mfu:.0%} here",
+        f"{planned['gpu']} that keep up with generation: {planned['keep_up']}, "
+        f"{planned['busy']:.2f} of them busy; with which scoring adds at most {EXPOSED:.0%} to a "
+        f"step: {planned['hidden']}; assumed: {ASSUMED:.0%} of the peak there, {mfu:.0%} here",
     ]

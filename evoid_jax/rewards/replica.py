@@ -52,8 +52,10 @@ class Replica:
         if not self.requests:
             return True
         # So many that it never waits for us. The others wait here, for whoever is free first.
-        most = together(self.info)
-        return self.videos + videos <= 2 * most if most else self.requests < REQUESTS
+        most, behind = together(self.info), replicas(self.info)
+        if most:
+            return self.videos + videos <= 2 * most * behind
+        return self.requests < REQUESTS * behind
 
     def began(self, videos: int) -> float:
         """Count a request that is on its way there; return the time."""
@@ -195,5 +197,14 @@ def _pause(options: Options, failures: int) -> float:
 
 def together(info: dict | None) -> int | None:
     """Return how many videos a sidecar takes at once, where it says so."""
-    count = (info or {}).get("together")
-    return count if type(count) is int and count > 0 else None
+    return _count(info, "together")
+
+
+def replicas(info: dict | None) -> int:
+    """Return how many servers stand behind a sidecar's address; one where it says nothing."""
+    return _count(info, "replicas") or 1
+
+
+def _count(info: dict | None, key: str) -> int | None:
+    value = (info or {}).get(key)
+    return value if type(value) is int and value > 0 else None

@@ -49,7 +49,9 @@ def plan(
             # No larger than the smallest number of videos that one of them takes at once.
             most = min([options.batch, *filter(None, map(replica.together, infos_of_team))])
             encoding = options.encoding if not deaf(options.encoding, infos_of_team) else "raw"
-            parts = split(team, names, rows, watch, most)
+            # An address with several servers behind it takes as many shares.
+            places = [url for url in team for _ in range(replica.replicas(alive[url]))]
+            parts = split(places, names, rows, watch, most)
             jobs += [job._replace(encoding=encoding) for job in parts]
         taken |= set(names)
         watched |= watch
@@ -107,7 +109,10 @@ def _teams(alive: dict[str, dict], wanted: tuple[str, ...]) -> dict[tuple, list[
 
 
 def split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[Job]:
-    """Cut a batch into requests; replicas take turns at being the best for one."""
+    """Cut a batch into requests; replicas take turns at being the best for one.
+
+    team: addresses, each as often as it has servers.
+    """
     count = len(rows)
     size = max(1, min(most, math.ceil(count / len(team))))
     jobs = []
@@ -115,6 +120,6 @@ def split(team: list[str], names: tuple, rows: range, watch: bool, most: int) ->
         # Counted from the batch's own first row: its other parts are requests of somebody else, who
         # counts in the same way, in this process or another.
         turn = (rows.start // size + i) % len(team)
-        urls = (*team[turn:], *team[:turn])
-        jobs.append(Job(urls, names, start, min(start + size, count), watch))
+        urls = dict.fromkeys((*team[turn:], *team[:turn]))
+        jobs.append(Job(tuple(urls), names, start, min(start + size, count), watch))
     return jobs

@@ -94,8 +94,9 @@ class Desk:
         read = lambda: (wire.decode(body), wire.digest(body))
         # In a thread: /health must answer meanwhile, or the sidecar counts as dead.
         asked, digest = await anyio.to_thread.run_sync(read, limiter=self._readers)
-        # What compressed videos take beyond their files.
-        more = max(0, sum(v.nbytes for v in asked.videos if v is not None) - len(body))
+        # A body may have come without its length; and compressed videos take more than their files.
+        decoded = sum(video.nbytes for video in asked.videos if video is not None)
+        more = max(len(body), decoded) - size
         if not self.room.take(more, held=size):
             raise self._full()
         try:
@@ -130,10 +131,13 @@ class Desk:
         return HTTPException(429, words, headers={"Retry-After": str(seconds)})
 
 
-def app(preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB) -> FastAPI:
+def app(
+    preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB, replicas: int = 1
+) -> FastAPI:
     """Build the app of a preset, given by name or already loaded.
 
     Bad requests get 400 and why; requests beyond `queue_gib` GiB get 429 and Retry-After.
+    replicas: how many such apps stand behind its address, for /info.
     """
     loaded = load(preset) if isinstance(preset, str) else preset
     desk = Desk(loaded, int(queue_gib * 2**30))
@@ -149,7 +153,7 @@ def app(preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB) -> 
 
     @api.get("/info")
     def info() -> dict:
-        return presets.info(loaded)
+        return presets.info(loaded) | {"replicas": replicas}
 
     @api.get("/metrics")
     def metrics() -> Response:
