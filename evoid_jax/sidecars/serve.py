@@ -21,18 +21,24 @@ from starlette.concurrency import run_in_threadpool
 
 from evoid_jax.sidecars import preset as presets
 from evoid_jax.sidecars import wire
+from evoid_jax.sidecars.paper import options as paper
 from evoid_jax.sidecars.tiny import rewards
 
 
-def load(name: str) -> presets.Preset:
-    """Load a preset's nets.
+def load(name: str, options: paper.Options = paper.DEFAULT) -> presets.Preset:
+    """Load a preset's nets. options: of preset paper.
 
     Raises:
-      ValueError: no preset of that name.
+      ValueError: no preset of that name, or options that cannot be.
+      FileNotFoundError: weights are missing; says where to get them.
     """
     if name == "tiny":
         return rewards.load()
-    raise ValueError(f"no preset {name!r}; there is: tiny")
+    if name == "paper":
+        from evoid_jax.sidecars.paper import rewards as real  # its packages are not everybody's
+
+        return real.load(options=options)
+    raise ValueError(f"no preset {name!r}; there are: tiny, paper")
 
 
 def app(preset: str | presets.Preset = "tiny") -> FastAPI:
@@ -73,15 +79,20 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8100, help="0 takes a free port")
     parser.add_argument("--port-file", type=Path, help="write the port here once loaded")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the nets")
+    paper.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
+    try:
+        preset = load(args.preset, paper.from_arguments(args))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
     # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((args.host, args.port))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app(args.preset), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app(preset), log_level="warning"))
     listener.listen()
     if args.port_file:  # renamed into place: a reader sees all of it or nothing
         part = args.port_file.with_name(args.port_file.name + ".part")
