@@ -182,7 +182,8 @@ def _eye(name: str, c: dict) -> Shapes:
         shapes |= norm(f"{layer}.post_attention_layernorm", width)
         shapes |= linear(f"{layer}.self_attn.query_key_value", width, 3 * width)
         shapes |= linear(f"{layer}.self_attn.dense", width, width)
-        shapes |= linear(f"{layer}.mlp.fc1", width, inner) | linear(f"{layer}.mlp.fc2", inner, width)
+        shapes |= linear(f"{layer}.mlp.fc1", width, inner)
+        shapes |= linear(f"{layer}.mlp.fc2", inner, width)
     return shapes
 
 
@@ -247,7 +248,8 @@ def clip(c: dict) -> Shapes:
         for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
             shapes |= linear(f"{layer}.self_attn.{part}", width, width)
         shapes |= norm(f"{layer}.layer_norm1", width) | norm(f"{layer}.layer_norm2", width)
-        shapes |= linear(f"{layer}.mlp.fc1", width, inner) | linear(f"{layer}.mlp.fc2", inner, width)
+        shapes |= linear(f"{layer}.mlp.fc1", width, inner)
+        shapes |= linear(f"{layer}.mlp.fc2", inner, width)
     return shapes | {"visual_projection.weight": (c["projection_dim"], width)}
 
 

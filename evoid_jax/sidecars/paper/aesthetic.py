@@ -6,6 +6,7 @@ Letters: N frames, H W C pixels, D features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ class Head(nn.Module):
     def __init__(self, width: int = 768):
         super().__init__()
         sizes = (width, 1024, 128, 64, 16, 1)
-        dense = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        dense = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         first, second, third, fourth, last = dense
         quiet = nn.Dropout
         self.layers = nn.Sequential(

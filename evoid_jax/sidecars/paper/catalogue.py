@@ -1,6 +1,6 @@
 """Which weights preset `paper` needs, where they lie, where one gets them, under which licence.
 
-The names in the folder are those of the files' own publishers, so that a download needs no renaming.
+The names in the folder are those of the files' own publishers, so nothing need be renamed.
 """
 
 from __future__ import annotations

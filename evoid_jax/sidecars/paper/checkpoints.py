@@ -63,7 +63,8 @@ def tensors(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     for path in paths:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118: it is no dict
+                names = file.keys()
+                for name in names:
                     yield name, file.get_tensor(name)
         else:
             yield from read_pickle(path).items()

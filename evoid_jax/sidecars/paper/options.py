@@ -34,7 +34,8 @@ class Options(NamedTuple):
     gme: str = ""  # folder name of GME; "" is the only one that is there
     stride: int = 1  # every n-th frame of the temporal reward; only 1 is the benchmark's number
     judge: str = ""  # base URL of an OpenAI API, for naturalness
-    judge_model: str = "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    judge_model: str = ""  # as the judge names it; "" is the only one that it has
+    judge_key_env: str = ""  # the environment variable with its key; "" sends none
 
 
 DEFAULT = Options()
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gme", default=usual.gme, help="such as gme-Qwen2-VL-2B-Instruct")
     group.add_argument("--stride", type=int, default=usual.stride, help="frames of qalign; 1: all")
     group.add_argument("--judge", default=usual.judge, help="base URL for naturalness")
-    group.add_argument("--judge-model", default=usual.judge_model)
+    group.add_argument("--judge_model", default=usual.judge_model, help="'': the only one there")
+    group.add_argument("--judge_key_env", default=usual.judge_key_env, help="variable with its key")
 
 
 def from_arguments(args: argparse.Namespace) -> Options:
@@ -79,11 +81,13 @@ def from_arguments(args: argparse.Namespace) -> Options:
         stride=args.stride,
         judge=args.judge,
         judge_model=args.judge_model,
+        judge_key_env=args.judge_key_env,
     )
     check(options)
     if args.preset != "paper" and options != DEFAULT:
-        names = [f"--{n}".replace("_", "-") for n in Options._fields]
-        raise ValueError(f"{', '.join(names)} are flags of --preset paper, not of {args.preset}")
+        both = zip(Options._fields, options, DEFAULT, strict=True)
+        told = ", ".join(f"--{name}" for name, value, usual in both if value != usual)
+        raise ValueError(f"{told}: of --preset paper, not of {args.preset}")
     return options
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from evoid_jax.sidecars.paper import catalogue, checkpoints, faces, naturalness, smoothness
+from evoid_jax.sidecars.paper import catalogue, checkpoints, faces, smoothness
 from evoid_jax.sidecars.paper import options as flags
 from evoid_jax.sidecars.paper.clips import Clip, One, each, over_sample, prepare, sample, unit
 from evoid_jax.sidecars.paper.options import Options
@@ -131,9 +131,11 @@ def scorer(name: str, score: Callable[[Clip], One], setup: Setup) -> Scorer:
     if name == "flow":  # no weights: its code is what its numbers depend on
         digest = hashlib.sha256(Path(optical_flow.__file__).read_bytes()).hexdigest()
         version = f"opencv-{cv2.__version__}"
-    elif name == "naturalness":
-        digest = hashlib.sha256(naturalness.RUBRIC.encode()).hexdigest()
-        version = f"{VERSION} {o.judge_model}"
+    elif name == "naturalness":  # nor has this one: the judge's model and our rubric are all
+        from evoid_jax.rewards import rubrics
+
+        digest = hashlib.sha256(rubrics.NATURALNESS.encode()).hexdigest()
+        version = f"{VERSION} {o.judge_model}".strip()
     else:
         digest = setup.digest(name)
     names = {weight: place.path.name for weight, place in setup.places.items()}
@@ -141,7 +143,7 @@ def scorer(name: str, score: Callable[[Clip], One], setup: Setup) -> Scorer:
         pack=names.get("insightface pack"),
         gme=names.get("GME-Qwen2-VL"),
         dtype=str(setup.dtype).removeprefix("torch."),
-        judge=o.judge_model,
+        judge=o.judge_model or "the judge",
         stride="" if o.stride == 1 else f" of every {o.stride}th frame, not the benchmark's number",
     )
     workers = ASKED_AT_ONCE if name == "naturalness" else 1
@@ -157,9 +159,7 @@ def find_faces(finder: faces.Finder, clip: Clip) -> None:
         clip.frame_faces = [found[i] for i in inverse]
 
 
-def compared(
-    clip: Clip, embed: Callable[[list[faces.Face]], np.ndarray], drop_zeros: bool
-) -> One:
+def compared(clip: Clip, embed: Callable[[list[faces.Face]], np.ndarray], drop_zeros: bool) -> One:
     """Compare a clip's faces with those of the photos; the mean over the photos with a face."""
     photos = [face for face in clip.photo_faces if face is not None]
     if not photos:
@@ -243,11 +243,14 @@ def qalign(setup: Setup) -> Callable[[Clip], One]:
 
 def judged(setup: Setup) -> Callable[[Clip], One]:
     """Build `naturalness`."""
-    ask = naturalness.grader(setup.options.judge, setup.options.judge_model)
+    from evoid_jax.sidecars.paper import naturalness as model
+
+    o = setup.options
+    chat = model.load(o.judge, o.judge_model, o.judge_key_env)
 
     def score(clip: Clip) -> One:
-        raw = naturalness.grade(ask, clip.video_THWC)
-        return One(raw, unit(raw, naturalness.LEAST, naturalness.MOST))
+        raw = model.grade(chat, clip.video_THWC, clip.fps)
+        return One(raw, unit(raw, model.LEAST, model.MOST))
 
     return score
 

@@ -1,7 +1,7 @@
 """`qalign`: OpenS2V-Eval's MotionSmoothness, one-align's grades of windows of three frames.
 
 A frame whose window is graded much better or worse than its neighbour's is an artefact; raw is the
-share of frames that are none. So a jumpy clip loses, however good it looks, and a frozen one gets 1.
+share of frames that are none. So a jumpy clip loses, however good it looks; a frozen one gets 1.
 Letters: T frames, N frames of a batch, L tokens, D width.
 """
 
