@@ -53,6 +53,13 @@ def write(folder: Path, shapes: Shapes, config: dict, shards: int = 1) -> Path:
     return folder
 
 
+def picture(height: int, width: int, shift: int = 0) -> np.ndarray:
+    """Return a uint8 RGB picture with fine and coarse patterns, the same wherever it is made."""
+    y, x = np.mgrid[:height, :width]
+    planes = [(7 * x + 3 * y) % 256, (x * y // 9) % 256, (255 - 5 * x + 11 * y) % 256]
+    return np.roll(np.stack(planes, -1).astype(np.uint8), shift, 1)
+
+
 def shapes_of(net: torch.nn.Module) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 

@@ -10,6 +10,7 @@ import numpy as np
 import paper_models
 import pytest
 import torch
+from paper_models import picture
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -30,12 +31,6 @@ TINY_CLIP = paper_models.CLIP | {
     "image_size": 28,
     "patch_size": 14,
 }
-
-
-def picture(height, width, shift=0):
-    y, x = np.mgrid[:height, :width]
-    planes = [(7 * x + 3 * y) % 256, (x * y // 9) % 256, (255 - 5 * x + 11 * y) % 256]
-    return np.roll(np.stack(planes, -1).astype(np.uint8), shift, 1)
 
 
 # IR-101

@@ -10,6 +10,7 @@ import numpy as np
 import paper_models
 import pytest
 import torch
+from paper_models import picture
 
 from evoid_jax.sidecars.paper import checkpoints, onealign, smoothness
 
@@ -128,12 +129,6 @@ def test_seven_artefacts_of_69_frames_are_the_published_score():
     assert smoothness.smoothness(np.array([0.5, 0.526, 0.526])) == pytest.approx(1 / 3)
 
 
-def picture(height, width):
-    y, x = np.mgrid[:height, :width]
-    planes = [(7 * x + 3 * y) % 256, (x * y // 9) % 256, (255 - 5 * x + 11 * y) % 256]
-    return np.stack(planes, -1).astype(np.uint8)
-
-
 @pytest.mark.parametrize(
     ("size", "mean", "middle"),
     [
@@ -171,6 +166,8 @@ def test_the_prompt_stands_around_the_frames(net):
     assert scorer.before == [1, *letters(smoothness.BEFORE)]
     assert scorer.after == letters(smoothness.AFTER)
     assert scorer.words == [letters(word)[0] for word in smoothness.GRADES]
+    worth = {"excellent": 1, "good": 0.75, "fair": 0.5, "poor": 0.25, "bad": 0}
+    assert worth == smoothness.GRADES
 
 
 def test_the_tokenizer_of_the_checkpoint_is_read(tmp_path):

@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print what there is; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="paper", choices=["paper"])
+    parser.add_argument("--weights", help="$EVOID_JAX_PAPER, else ~/.cache/evoid_jax/paper")
     options.add_arguments(parser)
     parser.add_argument("--video", type=Path, help="a clip of your own, with --photo and --prompt")
     parser.add_argument("--photo", type=Path)

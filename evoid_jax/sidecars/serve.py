@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -25,19 +26,24 @@ from evoid_jax.sidecars.paper import options as paper
 from evoid_jax.sidecars.tiny import rewards
 
 
-def load(name: str, options: paper.Options = paper.DEFAULT) -> presets.Preset:
-    """Load a preset's nets. options: of preset paper.
+def load(
+    name: str, weights: Path | None = None, options: paper.Options = paper.DEFAULT
+) -> presets.Preset:
+    """Load a preset's nets.
+
+    weights: the folder that holds them; None is the preset's own. options: of preset paper.
 
     Raises:
-      ValueError: no preset of that name, or options that cannot be.
-      FileNotFoundError: weights are missing; says where to get them.
+      ValueError: no preset of that name, or weights or options that do not fit.
+      FileNotFoundError: weights are missing.
     """
     if name == "tiny":
-        return rewards.load()
+        return rewards.load(weights or rewards.FOLDER)
     if name == "paper":
-        from evoid_jax.sidecars.paper import rewards as real  # its packages are not everybody's
+        # Here and not above: it needs packages of its own, requirements-paper.txt.
+        from evoid_jax.sidecars.paper import rewards as paper_rewards
 
-        return real.load(options=options)
+        return paper_rewards.load(weights, options)
     raise ValueError(f"no preset {name!r}; there are: tiny, paper")
 
 
@@ -75,6 +81,7 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--weights", type=Path, help="the folder that holds the preset's weights")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100, help="0 takes a free port")
     parser.add_argument("--port-file", type=Path, help="write the port here once loaded")
@@ -84,9 +91,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     try:
-        preset = load(args.preset, paper.from_arguments(args))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        preset = load(args.preset, args.weights, paper.from_arguments(args))
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"preset {args.preset}: {error}")
     # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -47,11 +47,10 @@ def folder() -> Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of preset `paper` to a server's or a checker's parser."""
+    """Add the flags of preset `paper` to a parser that has --preset and --weights."""
     usual = DEFAULT
     group = parser.add_argument_group("preset paper (docs/rewards_paper.md)")
     group.add_argument("--rewards", default=",".join(REWARDS), help="between commas; all if absent")
-    group.add_argument("--weights", help=f"folder; ${VARIABLE} or ~/.cache/evoid_jax/paper")
     group.add_argument("--device", default=usual.device, help="auto, cpu, cuda or cuda:1")
     group.add_argument("--dtype", default=usual.dtype, choices=["auto", *DTYPES])
     group.add_argument("--memory", type=float, default=usual.memory, help="GiB for a batch")
@@ -84,10 +83,10 @@ def from_arguments(args: argparse.Namespace) -> Options:
         judge_key_env=args.judge_key_env,
     )
     check(options)
-    if args.preset != "paper" and options != DEFAULT:
-        both = zip(Options._fields, options, DEFAULT, strict=True)
-        told = ", ".join(f"--{name}" for name, value, usual in both if value != usual)
-        raise ValueError(f"{told}: of --preset paper, not of {args.preset}")
+    both = zip(Options._fields, options, DEFAULT, strict=True)
+    told = [f"--{name}" for name, value, usual in both if value != usual and name != "weights"]
+    if args.preset != "paper" and told:
+        raise ValueError(f"{', '.join(told)}: of --preset paper, not of {args.preset}")
     return options
 
 
