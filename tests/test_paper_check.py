@@ -24,7 +24,7 @@ def test_the_check_tells_weight_by_weight(folder, tmp_path, capsys):
     assert check.main([*wanted, f"--weights={folder}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum("found" in line for line in lines) == 3 and not any("missing" in x for x in lines)
-    assert sum("sha256" in line for line in lines) == 5  # of GME three, of CLIP two files
+    assert sum("sha256" in line for line in lines) == 6  # of GME 3, of CLIP 2 files, the head
     assert any("Apache-2.0" in line for line in lines)
     put(tmp_path, "aesthetic-model.pth")
     assert check.main([*wanted, f"--weights={tmp_path}", "--no-digest"]) == 1
