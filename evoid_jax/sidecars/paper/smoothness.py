@@ -74,13 +74,18 @@ class Scorer:
 
 
 def load(folder: Path, device: torch.device, dtype: torch.dtype, memory: float) -> Scorer:
-    """Load one-align's checkpoint and its tokenizer.model."""
+    """Load one-align's checkpoint and its tokenizer."""
+    encode, begin = tokenizer(folder)
+    return Scorer(onealign.load(folder, device, dtype), encode, begin, memory)
+
+
+def tokenizer(folder: Path) -> tuple[Callable[[str], list[int]], int]:
+    """Return what turns text into tokens, by tokenizer.model, and the token of a beginning."""
     import sentencepiece
 
     file = files.require_file(folder / "tokenizer.model", "it is part of one-align's repository")
     words = sentencepiece.SentencePieceProcessor(model_file=str(file))
-    net = onealign.load(folder, device, dtype)
-    return Scorer(net, words.encode, words.bos_id(), memory)
+    return words.encode, words.bos_id()
 
 
 def pixels_of(frame_HWC: np.ndarray, side: int) -> np.ndarray:
