@@ -3,17 +3,16 @@
 import argparse
 import math
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from paper_folder import Analysis, Letters, align, clip_with, moving, put, weights, with_faces
+from paper_folder import Analysis, align, clip_with, letters, moving, put, weights, with_faces
 from paper_models import picture
 
 from evoid_jax.sidecars import preset, serve, wire
-from evoid_jax.sidecars.paper import catalogue, clips, faces, options, rewards, trial
+from evoid_jax.sidecars.paper import catalogue, clips, faces, options, rewards, smoothness, trial
 from evoid_jax.sidecars.paper.options import Options
 
 FLOW = Options(rewards=("flow",))
@@ -137,8 +136,7 @@ def loaded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faces, "load_finder", lambda pack, device: faces.Finder(Analysis(), align))
         patch.setattr(faces, "load_encoder", lambda file, device, memory: Encoder())
-        fake = SimpleNamespace(SentencePieceProcessor=Letters)
-        patch.setitem(sys.modules, "sentencepiece", fake)
+        patch.setattr(smoothness, "tokenizer", lambda folder: (letters, 1))
         names = tuple(name for name in options.REWARDS if name != "naturalness")
         folder = weights(tmp_path_factory.mktemp("weights"))
         yield rewards.load(folder, Options(rewards=names, device="cpu"))

@@ -10,6 +10,7 @@ import numpy as np
 import paper_models
 import pytest
 import torch
+from paper_folder import letters
 from paper_models import picture
 
 from evoid_jax.sidecars.paper import checkpoints, onealign, smoothness
@@ -143,10 +144,6 @@ def test_pixels_are_those_of_the_original_processor(size, mean, middle):
     assert pixels.shape == (3, 448, 448) and pixels.dtype == np.float32
     assert pixels.mean() == pytest.approx(mean, abs=2e-6)
     np.testing.assert_allclose(pixels[:, 224, 200], middle, atol=1e-5)
-
-
-def letters(text: str) -> list[int]:
-    return [3 + ord(c) % 100 for c in text]
 
 
 def test_a_video_is_graded_the_same_in_batches_of_any_size(net):
