@@ -25,6 +25,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 
 from evoid_jax.sidecars import preset as presets
 from evoid_jax.sidecars import wire
+from evoid_jax.sidecars.paper import options as paper
 from evoid_jax.sidecars.prometheus import CONTENT_TYPE, Figures
 from evoid_jax.sidecars.queue import Queue, Room
 from evoid_jax.sidecars.tiny import rewards
@@ -35,13 +36,15 @@ READERS = 2  # requests decoded at once: a compressed one takes 100 times its si
 GONE = 499  # the asker hung up; by convention, as nobody reads it
 
 
-def load(name: str, weights: Path | None = None) -> presets.Preset:
+def load(
+    name: str, weights: Path | None = None, options: paper.Options = paper.DEFAULT
+) -> presets.Preset:
     """Load a preset's nets.
 
-    weights: the folder that holds them; None is the preset's own.
+    weights: the folder that holds them; None is the preset's own. options: of preset paper.
 
     Raises:
-      ValueError: no preset of that name, or weights that do not fit.
+      ValueError: no preset of that name, or weights or options that do not fit.
       FileNotFoundError: weights are missing.
     """
     if name == "tiny":
@@ -51,7 +54,12 @@ def load(name: str, weights: Path | None = None) -> presets.Preset:
         from evoid_jax.sidecars.open import rewards as open_rewards
 
         return open_rewards.load(weights)
-    raise ValueError(f"no preset {name!r}; there are: tiny, open")
+    if name == "paper":
+        # Here and not above: it needs packages of its own, requirements-paper.txt.
+        from evoid_jax.sidecars.paper import rewards as paper_rewards
+
+        return paper_rewards.load(weights, options)
+    raise ValueError(f"no preset {name!r}; there are: tiny, open, paper")
 
 
 class Desk:
@@ -192,11 +200,12 @@ def main() -> None:
     parser.add_argument(
         "--queue", type=float, default=QUEUE_GIB, metavar="GIB", help="of requests that may wait"
     )
+    paper.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     try:
-        preset = load(args.preset, args.weights)
+        preset = load(args.preset, args.weights, paper.from_arguments(args))
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"preset {args.preset}: {error}")
     # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
