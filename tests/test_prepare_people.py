@@ -39,7 +39,7 @@ def known(found: list[str], photos) -> Known:
 
 
 def test_groups_by_hand():
-    """Mean cosines: (a, b) .9848, (ab, c) (.9397 + .9848) / 2 = .9622; all others are below 0.18."""
+    """Mean cosines: (a, b) .9848, (ab, c) (.9397 + .9848) / 2 = .9622; all others are below .18."""
     embedding_ND = np.array([one.look.embedding for one in FIVE])
     assert people.groups(embedding_ND, 0.97) == [[0, 1], [2], [3], [4]]
     assert people.groups(embedding_ND, 0.96) == [[0, 1, 2], [3], [4]]
@@ -48,7 +48,7 @@ def test_groups_by_hand():
 
 
 def test_the_mean_counts_and_not_the_nearest_pair():
-    """A chain of look-alikes, each about 60 degrees (cosine .5) from the next, is not one person."""
+    """A chain of look-alikes, about 60 degrees (cosine .5) apart, is not one person."""
     chain = np.array([at(angle) for angle in (0, 58, 120, 178)])
     assert people.groups(chain, 0.363) == [[0, 1], [2, 3]]
 
@@ -70,7 +70,7 @@ def test_digests_that_begin_alike_are_told_apart():
 
 
 def test_a_name_counts_and_those_who_look_so_take_it():
-    assert names(FIVE, {"b": "anna"}) == ["anna", "anna", "anna"] + names(FIVE)[3:]
+    assert names(FIVE, {"b": "anna"}) == ["anna", "anna", "anna", *names(FIVE)[3:]]
     # c looks more like b than like a
     assert names(FIVE[:3], {"a": "anna", "b": "ben"}) == ["anna", "ben", "ben"]
     # and unlike photos of one name are one person
@@ -115,7 +115,7 @@ def test_more_people_and_another_order_move_nobody():
 
 @pytest.mark.parametrize("first", range(0, 40, 4))
 def test_few_people_still_fill_every_split(first):
-    """Drawn alone, four people of ten would leave the proof without anybody in four of ten cases."""
+    """Drawn alone, four people would leave the proof without anybody in four of ten cases."""
     four = [f"p{i}" for i in range(first, first + 4)]
     for count, least in ((1, 1), (2, 2), (3, 3), (4, 3)):
         side = people.splits(four[:count], {}, SHARES)

@@ -167,7 +167,7 @@ def test_a_mark_stays_when_a_photo_is_scaled_and_differs_between_photos():
     assert len(own) == 64
     half_HWC = np.asarray(Image.fromarray(image_HWC).resize((200, 150)))
     assert bits(own, photos.mark(half_HWC, tuple(x / 2 for x in box))) <= refuse.COPY_BITS
-    assert bits(own, photos.mark(*face(seed=1))) > 2 * refuse.COPY_BITS
+    assert bits(own, photos.mark(*face(seed=1))) > refuse.COPY_BITS + 20
 
 
 def test_a_box_that_reaches_over_the_edge_is_cut_there():

@@ -29,8 +29,8 @@ def test_the_bank_reads_as_sentences():
     )
     assert BANK[143] == (
         "A person takes a deep breath and relaxes in the front seat of a parked vintage car. "
-        "The camera glides along beside the person. Strong contrast and deep shadows, as in a "
-        "thriller."
+        "The camera glides along beside the person. Pastel colours and soft edges, as in a "
+        "fashion film."
     )
 
 

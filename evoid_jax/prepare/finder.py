@@ -37,7 +37,7 @@ def of_folder(folder: str | None) -> Finder:
     """
     from evoid_jax.sidecars.open import catalogue  # without torch
 
-    name = f"yunet {catalogue.FACES.sha256[:12]}, sface {catalogue.SFACE.sha256[:12]}"
+    name = f"yunet {catalogue.YUNET.sha256[:12]}, sface {catalogue.SFACE.sha256[:12]}"
     return Finder(name, lambda: _opened(folder))
 
 

@@ -93,11 +93,12 @@ def look_at_all(folder: Path, cache: Path, finder: Finder) -> tuple[list[Photo],
         except KeyboardInterrupt:
             done = len(recall(cache, finder.name))
             raise KeyboardInterrupt(
-                f"stopped; what was seen in {done} of the photos is kept, and the same command goes "
-                "on from there"
+                f"stopped; what was seen in {done} of the photos is kept, and the same command "
+                "goes on from there"
             ) from None
     both = zip(listed, looks, strict=True)
-    return [Photo(name, known.get(look.digest, look)) for name, look in both], len(new)
+    looked = sum(not known[digest].fault for digest in new)
+    return [Photo(name, known.get(look.digest, look)) for name, look in both], looked
 
 
 def recall(cache: Path, finder: str) -> dict[str, Look]:
@@ -144,7 +145,7 @@ def _digested(file: Path) -> Look:
 
 def _seen(folder: Path, cache: Path, finder: Finder, new: dict[str, str]) -> Iterator[Look]:
     """Look at files by digest, one after the other; each is kept before the next is begun."""
-    eyes = finder.open()
+    eyes = None
     with open(cache / LOOKS, "a") as kept:
         kept.write("\n")  # a line that a crash cut off ends here
         for digest, name in new.items():
@@ -153,6 +154,7 @@ def _seen(folder: Path, cache: Path, finder: Finder, new: dict[str, str]) -> Ite
             except (OSError, ValueError) as error:  # not kept: another Pillow may read it
                 yield Look(digest, fault=str(error).removeprefix(f"{folder / name} "))
                 continue
+            eyes = eyes or finder.open()
             look = look_at(image_HWC, digest, eyes)
             _write_thumb(image_HWC, _thumb(cache, digest))
             kept.write(_line(look, finder.name))
