@@ -10,9 +10,9 @@ from evoid_jax.prepare.photos import Box, Look, Photo
 
 # Of the sides of two faces of a photo: a smaller one is somebody in the background.
 RIVAL = 0.35
-# Copies of one picture have marks and embeddings closer together than other pictures of one person:
-# scaled, compressed or brightened ones differed in at most 49 of 256 bits, with a cosine of at least
-# 0.90; two pictures of anybody in at least 89 (docs/data.md).
+# Copies of one picture have marks and embeddings closer together than other pictures of anybody:
+# scaled, compressed or brightened ones differed in at most 49 of 256 bits, with a cosine of .90 or
+# more; other pictures in at least 89 (docs/data.md).
 COPY_BITS, COPY_COSINE = 60, 0.85
 
 UNREADABLE, NONE, SEVERAL = "unreadable", "no face", "several faces"
