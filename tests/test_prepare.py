@@ -14,7 +14,7 @@ from programs import python
 from evoid_jax import canvas, media
 from evoid_jax.data import pairs
 from evoid_jax.prepare import __main__ as program
-from evoid_jax.prepare import crop, finder, job, summary, write
+from evoid_jax.prepare import crop, finder, job, proposals, summary, write
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_judge_proposes_prompts_for_what_is_cut_out(photos):
         shown.append(photo_HWC.shape)
         return [f"A person waves {len(shown)}-{k}." for k in range(count)]
 
-    asked = options(photos)._replace(judge=job.Asked("judge", propose))
+    asked = options(photos)._replace(judge=proposals.Asked("judge", lambda: propose))
     result = job.run(asked, drawn_photos.Watched().finder)
     assert sorted(shown) == [(296, 312, 3)] * 6 + [(296, 384, 3)] * 2
     assert result.filled == 0

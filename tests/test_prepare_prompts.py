@@ -129,7 +129,8 @@ def asked_of(pictures, cache, answer, judge="model at url", count=2):
         shown.append(int(photo_HWC[0, 0, 0]))
         return answer(shown[-1])
 
-    return (*proposals.of_pictures(pictures, cache, judge, propose, BANK, count), shown)
+    asked = proposals.Asked(judge, lambda: propose)
+    return (*proposals.of_pictures(pictures, cache, asked, BANK, count), shown)
 
 
 def test_every_picture_is_asked_about_once(pictures, tmp_path):

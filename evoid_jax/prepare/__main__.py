@@ -13,10 +13,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from absl import app, flags, logging
 
 from evoid_jax import commandline, files
-from evoid_jax.prepare import finder, job, prompts, refuse, summary
+from evoid_jax.prepare import finder, job, prompts, proposals, refuse, summary
 
 
 def define_flags(values: flags.FlagValues):
@@ -35,7 +36,8 @@ def define_flags(values: flags.FlagValues):
     string("out", None, "Folder to write, for --config.data.dir.", required=True)
     string("prompts", None, "Text file, one prompt a line; default the built-in 144.")
     string("judge", None, "Address of a judge that proposes prompts for each photo; it sees them.")
-    string("judge_model", "heuristic", "Name of the judge's model.")
+    string("judge_model", "", "Name of the judge's model; default the only one that it has.")
+    string("judge_key_env", "OPENAI_API_KEY", "Environment variable with the judge's key, if any.")
     whole("per_face", usual.per_face, "Prompts of each photo.", lower_bound=1)
     string("weights", None, "Folder of preset open's weights; default where fetch puts them.")
     string("people", None, 'JSON file of names, {"a/1.jpg": "anna"}, over what faces look like.')
@@ -78,7 +80,7 @@ def options(args) -> job.Options:
         out=out,
         pool=pool,
         per_face=args.per_face,
-        judge=_judge(args.judge, args.judge_model) if args.judge else None,
+        judge=_judge(args.judge, args.judge_model, args.judge_key_env) if args.judge else None,
         given=job.read_people(args.people) if args.people else {},
         folders=args.folders,
         canvas=(args.height, args.width),
@@ -90,12 +92,25 @@ def options(args) -> job.Options:
     )
 
 
-def _judge(url: str, model: str) -> job.Asked:
-    from evoid_jax.rewards.judge import Judge  # its client takes a second to import
+def _judge(url: str, model: str, key_env: str) -> proposals.Asked:
+    """Return a judge, which is reached when the first photo needs prompts."""
 
-    judge = Judge(url, model=model)
-    judge.check()
-    return job.Asked(f"{model} at {url}", judge.propose)
+    def reach() -> proposals.Propose:
+        from evoid_jax.rewards import judge, judge_chat, judge_server  # they take a second
+
+        server = judge_server.Server(url, model=model, key_env=key_env, setting="--judge")
+        chat = judge_chat.Chat(server)
+        chat.check()
+
+        def propose(photo_HWC: np.ndarray, count: int) -> list[str]:
+            try:
+                return judge.propose(chat, photo_HWC, count)
+            except judge_server.JudgeError as error:
+                raise ValueError(f"the judge: {error}") from None
+
+        return propose
+
+    return proposals.Asked(f"{model} at {url}", reach)
 
 
 def main(argv: list[str]):

@@ -14,13 +14,6 @@ from evoid_jax.prepare.photos import Photo
 from evoid_jax.prepare.refuse import Refused
 
 
-class Asked(NamedTuple):
-    """A judge that proposes prompts."""
-
-    name: str  # its model and address
-    propose: proposals.Propose
-
-
 class Options(NamedTuple):
     """What the command line asks for, checked."""
 
@@ -29,7 +22,7 @@ class Options(NamedTuple):
     pool: list[str]  # of prompts
     given: dict[str, str]  # names of people by photo, those of --people
     per_face: int = 5  # prompts of each photo
-    judge: Asked | None = None
+    judge: proposals.Asked | None = None
     folders: bool = False  # a folder below `photos` is one person, of its name
     canvas: tuple[int, int] = (480, 832)  # (height, width) of the videos
     crop: float = 2.6  # what is cut out, over the face's longer side; 0: the whole photo
@@ -91,8 +84,7 @@ def prompts_for(
     return proposals.of_pictures(
         {photo.name: options.out / path_of[photo.name] for photo in used},
         options.out / write.CACHE,
-        options.judge.name,
-        options.judge.propose,
+        options.judge,
         options.pool,
         options.per_face,
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -21,16 +22,22 @@ log = logging.getLogger(__name__)
 Propose = Callable[[np.ndarray, int], list[str]]  # uint8 (H, W, 3), how many -> prompts
 
 
+class Asked(NamedTuple):
+    """A judge that is yet to be reached."""
+
+    name: str  # its model and address; another one is asked again
+    open: Callable[[], Propose]  # what it returns may raise OSError or ValueError
+
+
 def of_pictures(
-    files: dict[str, Path], cache: Path, judge: str, propose: Propose, pool: list[str], count: int
+    files: dict[str, Path], cache: Path, judge: Asked, pool: list[str], count: int
 ) -> tuple[dict[str, list[str]], int]:
     """Ask for prompts for every picture that was not asked about yet, showing progress.
 
     Args:
       files: the pictures, by the name of the photo.
       cache: the folder that keeps the answers.
-      judge: what is asked; another one is asked again.
-      propose: asks.
+      judge: who is asked.
       pool: prompts that fill in what an answer lacks.
       count: prompts of each picture.
 
@@ -38,11 +45,12 @@ def of_pictures(
       The prompts by photo, and how many of them the pool had to give.
 
     Raises:
-      ValueError: not one usable prompt came.
+      ValueError, OSError: the judge cannot be reached, or not one usable prompt came.
     """
     known = _recall(cache)
-    key_of = {name: f"{judge} {count} {file.name}" for name, file in files.items()}
+    key_of = {name: f"{judge.name} {count} {file.name}" for name, file in files.items()}
     absent = [name for name in files if key_of[name] not in known]
+    propose = judge.open() if absent else None
 
     def ask(name: str) -> list[str]:
         try:
@@ -64,7 +72,7 @@ def of_pictures(
     made = {name: prompts.completed(known[key_of[name]], pool, name, count) for name in files}
     filled = sum(missing for _, missing in made.values())
     if filled == count * len(files):
-        raise ValueError(f"the judge {judge} gave no usable prompt; leave --judge out")
+        raise ValueError(f"the judge {judge.name} gave no usable prompt; leave --judge out")
     return {name: texts for name, (texts, _) in made.items()}, filled
 
 
