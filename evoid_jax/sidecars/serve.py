@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -24,15 +25,23 @@ from evoid_jax.sidecars import wire
 from evoid_jax.sidecars.tiny import rewards
 
 
-def load(name: str) -> presets.Preset:
+def load(name: str, weights: Path | None = None) -> presets.Preset:
     """Load a preset's nets.
 
+    weights: the folder that holds them; None is the preset's own.
+
     Raises:
-      ValueError: no preset of that name.
+      ValueError: no preset of that name, or weights that do not fit.
+      FileNotFoundError: weights are missing.
     """
     if name == "tiny":
-        return rewards.load()
-    raise ValueError(f"no preset {name!r}; there is: tiny")
+        return rewards.load(weights or rewards.FOLDER)
+    if name == "open":
+        # Here and not above: it needs the tokenizers package, which `tiny` does without.
+        from evoid_jax.sidecars.open import rewards as open_rewards
+
+        return open_rewards.load(weights)
+    raise ValueError(f"no preset {name!r}; there are: tiny, open")
 
 
 def app(preset: str | presets.Preset = "tiny") -> FastAPI:
@@ -69,6 +78,7 @@ def app(preset: str | presets.Preset = "tiny") -> FastAPI:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--weights", type=Path, help="the folder that holds the preset's weights")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100, help="0 takes a free port")
     parser.add_argument("--port-file", type=Path, help="write the port here once loaded")
@@ -76,12 +86,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
+    try:
+        preset = load(args.preset, args.weights)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"preset {args.preset}: {error}")
     # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((args.host, args.port))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app(args.preset), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app(preset), log_level="warning"))
     listener.listen()
     if args.port_file:  # renamed into place: a reader sees all of it or nothing
         part = args.port_file.with_name(args.port_file.name + ".part")

@@ -46,8 +46,9 @@ class Finder:
             self._net = cv2.FaceDetectorYN.create(str(file), "", (SIDE, SIDE), SCORE)
         except (AttributeError, cv2.error) as error:
             raise RuntimeError(
-                f"OpenCV {cv2.__version__} cannot read the face detector {file} ({error}); install "
-                "a newer one: pip install --upgrade opencv-python-headless"
+                f"OpenCV {cv2.__version__} cannot read the face detector {file}; install a newer "
+                "one: pip install --upgrade opencv-python-headless. It says: "
+                f"{' '.join(str(error).split())}"
             ) from error
 
     def find(self, image_HWC: np.ndarray) -> list[Face]:
