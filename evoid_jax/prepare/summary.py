@@ -17,7 +17,7 @@ def lines(options: Options, result: Result) -> list[str]:
     told = [
         f"photos   {used + len(refused)}, {result.looked} of them looked at now",
         f"refused  {len(refused)}" + (f": {counts(refused)}" if refused else ""),
-        f"people   {len(result.people)} in {used} photos: {_splits(result)}",
+        f"people   {len(result.people)} in {_many(used, 'photo')}: {_splits(result)}",
         f"pairs    {result.lines} in {out / 'prompts.jsonl'}, {options.per_face} prompts a photo",
         f"look at  {result.sheet}",
         "train    python -m evoid_jax.train --config=configs/evoid.py:vace_1_3b "
@@ -29,7 +29,7 @@ def lines(options: Options, result: Result) -> list[str]:
 def _splits(result: Result) -> str:
     of_split = {split: [p for p in result.people if p.split == split] for split in SPLITS}
     return ", ".join(
-        f"{split} {len(found)} ({len(photos_in(found))} photos)"
+        f"{split} {len(found)} ({_many(len(photos_in(found)), 'photo')})"
         for split, found in of_split.items()
     )
 
@@ -46,7 +46,9 @@ def notes(options: Options, result: Result) -> list[str]:
     alike = people.look_alikes(found, options.alike)
     if alike:
         shown = ", ".join(f"{x.one} and {x.other} ({x.cosine:.2f})" for x in alike[:SHOWN])
-        told.append(f"{_pairs(len(alike))} of people look alike: {shown}; see the contact sheet")
+        told.append(
+            f"{_many(len(alike), 'pair')} of people look alike: {shown}; see the contact sheet"
+        )
     strange = [p.name for person in found for p in people.strangers(person, options.alike)]
     if strange:
         shown = ", ".join(strange[:SHOWN])
@@ -63,5 +65,5 @@ def _people(count: int) -> str:
     return "1 person is" if count == 1 else f"{count} people are"
 
 
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
