@@ -10,7 +10,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,10 @@ from evoid_jax.groups import NEGATIVE_PROMPT as NEGATIVE_PROMPT
 from evoid_jax.groups import Metric as Metric
 
 TINY = "evoid_jax/assets/tiny"  # the embedded model
+# A user's name before a host, or a value that is called a key, in what should be an address.
+SECRET = re.compile(r"(?i)@|[?&][^=&]*(?:key|token|secret|passw|sig)[^=&]*=")
+# Fields of a request to the judge that are ours, and those that would hold a key.
+RESERVED = re.compile(r"(?i)model|messages|stream|n|.*(?:api.?key|authorization|secret|passw).*")
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ def from_dict(values: dict[str, Any]) -> Config:
       ValueError: an unknown key (names the nearest), a wrong type, or an impossible value.
     """
     fields.refuse_unknown(Config, values, "config", names())
+    _refuse_passwords(values)
     config = _settled(fields.build(Config, values, "config"))
     for wrong, message in _rules(config):
         if wrong:
@@ -128,6 +134,29 @@ def _settled(c: Config) -> Config:
     return dataclasses.replace(c, data=dataclasses.replace(c.data, source=source))
 
 
+def _refuse_passwords(values: dict[str, Any]) -> None:
+    """Raise a ValueError, which does not repeat it, for an address that holds a secret.
+
+    Settings are written into the run's files and shown in messages.
+    """
+    reward = values.get("reward")
+    reward = reward if isinstance(reward, Mapping) else {}
+    by_name = "put the key into an environment variable and give that one's name as "
+    by_name += "config.reward.judge_key_env"
+    instead = {"judge": by_name, "sidecars": "reach them through a private network or a tunnel"}
+    for name, advice in instead.items():
+        held = reward.get(name)
+        for url in held if isinstance(held, list | tuple) else [held]:
+            if isinstance(url, str) and SECRET.search(url):
+                raise ValueError(
+                    f"config.reward.{name}: an address must hold no name, password or key, since "
+                    f"settings are written down; {advice}"
+                )
+    named = reward.get("judge_key_env")
+    if isinstance(named, str) and not re.fullmatch(r"([A-Za-z_]\w*)?", named):
+        raise ValueError(f"config.reward.judge_key_env is no name of a variable; {by_name}")
+
+
 def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     """Yield (is wrong, message) for every rule between settings."""
     t, r = c.train, c.reward
@@ -143,6 +172,18 @@ def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     counting = [m for m in r.table if r.preference or m.name != JUDGE]
     weightless = "config.reward.table needs a metric with a prior above 0"
     yield not any(r.uniform or metric.prior > 0 for metric in counting), weightless
+    yield from _extra_rules(r.judge_extra)
+
+
+def _extra_rules(text: str) -> Iterator[tuple[bool, str]]:
+    """Yield the rules of config.reward.judge_extra."""
+    try:
+        extra = json.loads(text or "{}")
+    except ValueError as error:
+        yield True, f"config.reward.judge_extra is not JSON: {error}"
+        return
+    wrong = [name for name in extra if RESERVED.fullmatch(name)]
+    yield bool(wrong), f"config.reward.judge_extra must not hold {', '.join(wrong)}"
 
 
 def digest(config: Config) -> str:

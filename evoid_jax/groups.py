@@ -258,6 +258,27 @@ class Reward:
         one_of("original", "canvas"),
     )
     judge_model: str = setting("heuristic", "Qwen/Qwen3-VL-30B-A3B-Instruct (paper)", NAME)
+    judge_key_env: str = setting(
+        "OPENAI_API_KEY",
+        "name of the environment variable with the judge's key; '' sends none",
+        free=True,
+    )
+    judge_frames: int = setting(8, "frames of a video that the judge sees", COUNT)
+    judge_side: int = setting(512, "longest side of a picture that it sees", Bounds(least=16))
+    judge_rubric: str = setting("", "TOML file with questions in place of ours", PATH)
+    judge_extra: str = setting(
+        "",
+        "JSON object of fields that every request to the judge has besides; they go before ours",
+        Bounds(pattern=r"(\{.*\})?", form="'' or a JSON object {...}"),
+        free=True,
+    )
+    judge_tokens: int = setting(
+        4096, "longest answer in tokens; a model that thinks needs them", COUNT, free=True
+    )
+    judge_workers: int = setting(8, "questions under way at once, per process", COUNT, free=True)
+    judge_expected: bool = setting(
+        False, "grades as expected values over the answer's logprobs, where the server gives them"
+    )
     preference: bool = setting(
         True,
         "VQScore among the update's rewards (paper: PR); in the proof it is there if a judge is",

@@ -74,6 +74,8 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     for name, path in needed.items():
         if path and not Path(path).is_dir():
             raise FileNotFoundError(f"{name}: there is no folder {Path(path).absolute()}")
+    if cfg.reward.judge_rubric:
+        files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():
         raise FileNotFoundError(f"config.lora.init: there is no {Path(cfg.lora.init).absolute()}")
 

@@ -76,6 +76,7 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         # Many scores become one reward in [0, 1]; the judge moves the weights.
         judge = partial(run.panel.attention, batch.request, batch.pair_B)
         memory, fused = blend.blend(cfg.reward, memory, scores, batch.pair_B, judge)
+        usage = run.panel.judge_usage()
         clock.lap("score")
 
         # The evolving transformer takes one step; the stable one follows it inside.
@@ -90,7 +91,8 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         clock.lap("train")
         if writer:
             why = batch.request.why
-            writer.write(step, record(cfg, terms, scores, fused, memory, why, clock.stop()))
+            line = record(cfg, terms, scores, fused, memory, why, clock.stop(), usage)
+            writer.write(step, line)
         with kept(saved, step + 1, state, memory):
             watching.after(state, terms, writer)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
@@ -134,11 +136,13 @@ def record(
     memory: RewardMemory,
     why: dict[str, int],
     seconds: dict[str, float],
+    judge: dict[str, float | None] | None = None,
 ) -> dict:
     """Return one step's line of metrics.jsonl; what was not had is NaN.
 
     terms: as `evolve.train_step` returns them; their names are the record's.
     why: how many scores are missing for each reason.
+    judge: what it took since the last step's line; None without one.
     """
     names = table.names(cfg.reward.table)
     counts_M = blend.priors(cfg.reward) > 0
@@ -163,6 +167,7 @@ def record(
         "missing": missing,
         # A list: words are no names of curves.
         "reasons": [{"scores": count, "reason": reason} for reason, count in why.items()],
+        "judge": judge or {},
         "seconds": seconds,
     }
 

@@ -142,6 +142,39 @@ def test_errors_name_the_setting_what_was_expected_and_what_came(values, message
         config.from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ({"judge": "http://me:hunter2@host/v1"}, "config.reward.judge_key_env"),
+        ({"judge": "me:hunter2@host/v1"}, "config.reward.judge: an address must hold no name"),
+        ({"judge": "http://me:hunter2/x@host/v1"}, "config.reward.judge: an address must"),
+        ({"judge": "https://host/v1?api_key=hunter2"}, "config.reward.judge: an address must"),
+        ({"sidecars": ["http://a", "http://hunter2@b"]}, "config.reward.sidecars: an address must"),
+        ({"judge_key_env": "sk-hunter2"}, "config.reward.judge_key_env is no name of a variable"),
+        ({"judge_extra": '{"api_key": "hunter2"}'}, "judge_extra must not hold api_key"),
+        ({"judge_extra": '{"model": "hunter2", "seed": 1}'}, "judge_extra must not hold model"),
+    ],
+    ids=str,
+)
+def test_a_secret_is_refused_and_not_repeated(reward, words):
+    """Settings are written into the run's files; a key is in the environment."""
+    with pytest.raises(ValueError, match=words) as error:
+        config.from_dict({"reward": reward})
+    assert "hunter2" not in str(error.value)
+
+
+def test_an_address_with_a_path_and_a_query_is_one():
+    for url in ("https://host:8443/a/judge/v1", "https://host/v1?api-version=2026-01"):
+        assert config.from_dict({"reward": {"judge": url}}).reward.judge == url
+
+
+def test_extra_fields_of_the_judge_are_json():
+    with pytest.raises(ValueError, match="config.reward.judge_extra is not JSON"):
+        config.from_dict({"reward": {"judge_extra": "{'top_p': 1}"}})
+    with pytest.raises(ValueError, match="config.reward.judge_extra must be '' or a JSON object"):
+        config.from_dict({"reward": {"judge_extra": "[1]"}})
+
+
 def test_lora_can_adapt_what_the_settings_allow():
     allowed = EVERY["config.lora.modules"].entry.metadata["bounds"].choices
     assert set(allowed) == {*lora.ATTENTION, "ffn_up", "ffn_down"}
@@ -257,6 +290,7 @@ def test_paths_are_usable_inside_and_portable_outside(tmp_path, monkeypatch):
         "data.dir",
         "data.cache",
         "lora.init",
+        "reward.judge_rubric",
     }
 
 
@@ -282,6 +316,7 @@ def test_every_setting_changes_the_digest():
     other = {int: 33, float: 0.75, bool: None, str: "other"}
     special = {"frames": 5, "height": 32, "width": 32, "sidecars": ["http://a"]}
     special |= {"modules": ["to_q"], "judge": "", "fsdp": 2, "timesteps": 5}
+    special |= {"judge_extra": '{"top_p": 0.5}'}
     for name, leaf in EVERY.items():
         key, kind = name.rpartition(".")[2], leaf.kind
         bounds = leaf.entry.metadata["bounds"]

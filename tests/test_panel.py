@@ -187,6 +187,26 @@ def test_the_proof_asks_the_judge_though_the_update_does_not(fake, tmp_path, wai
     assert not np.any(update.valid_BM[:, 7]) and np.all(proof.valid_BM[:, 7])
 
 
+def test_what_the_judge_took_is_told_once(fake, tmp_path):
+    with serve(fake.app()) as url, serve(judge_server.app()) as judge_url:
+        cfg = config.Reward(sidecars=(url,), judge=f"{judge_url}/v1", timeout=20.0)
+        with Panel(cfg, one_device(), 8, tmp_path) as panel:
+            for kept in (False, True):  # the same videos again are answered from before
+                asked = request("a")
+                panel.collect([panel.submit(videos(10), asked, ROWS)], asked)
+                panel.attention(asked, np.zeros(VIDEOS), np.arange(VIDEOS), np.ones(VIDEOS, bool))
+                usage = panel.judge_usage()
+                assert usage["failures"] == 0
+                # four videos and one pair
+                assert (usage["calls"], usage["cached"]) == ((0, 5) if kept else (5, 0))
+            assert panel.judge_usage()["cached"] == 0
+    assert (tmp_path / "judge_replies.jsonl").read_text().count("vqscore") >= VIDEOS
+
+
+def test_without_a_judge_nothing_is_told_of_it(panel):
+    assert panel.judge_usage() is None
+
+
 def test_a_null_is_a_blank_and_a_failure_is_not(fake, tmp_path, caplog):
     def change(reply):
         column = reply["scores"]["arcface"]

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from collections import defaultdict
 
 import made_up
 import numpy as np
+import pytest
 from report_page import headline_kind, read, with_summary
 
 from evoid_jax import proof
 from evoid_jax.report import folder, origin
 from evoid_jax.report import page as report
+from evoid_jax.rewards import judge_record
 
 
 def test_page_says_what_was_measured(finished_run, tmp_path):
@@ -106,6 +109,23 @@ def test_models_that_are_no_stand_ins_get_no_such_note(finished_run, tmp_path):
     assert "stand-in" not in text and "no language model" not in text
     assert "Judge: Qwen/Qwen3-VL-30B-A3B-Instruct" in text
     assert "2 (from step 0, 5), not the same each time: processes" in text
+
+
+def test_page_says_what_asking_the_judge_took(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "copy")
+    assert "requests" not in origin.rewards(folder.load(workdir), defaultdict(str))
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    took = dict.fromkeys(judge_record.COUNTS, 600)
+    lines[3]["judge"], lines[4]["judge"] = took, took | {"failures": 2, "answer_tokens": None}
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+    shown = origin.rewards(folder.load(workdir), defaultdict(str))
+    assert "in 2 steps 1,200 requests with 1,200 tokens and unknown answered" in shown
+    assert "602 questions without an answer" in shown
+    lines[3]["judge"] = {"calls": "many"}
+    (workdir / "metrics.jsonl").write_text(json.dumps(lines[3]) + "\n")
+    with pytest.raises(ValueError, match="expected judge/calls to be a number or null"):
+        folder.load(workdir)
 
 
 def test_page_says_how_the_run_was_made(finished_run):

@@ -197,5 +197,11 @@ def test_scorers_that_cannot_be_are_refused_at_once(changes, message):
         settings.check_start(preset(reward=changes))
 
 
+def test_the_judges_questions_are_looked_for_at_once(tmp_path):
+    gone = str(tmp_path / "rubric.toml")
+    with pytest.raises(FileNotFoundError, match="config.reward.judge_rubric"):
+        settings.check_start(preset(reward={"judge_rubric": gone}))
+
+
 def test_a_run_may_do_without_a_judge():
     settings.check_start(preset(reward={"judge": "", "preference": False, "dynamic": False}))

@@ -120,6 +120,9 @@ def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
     memory, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, np.zeros(4, int), ask=None)
     why = {"arcface: no memory": 1}
     row = train.record(cfg, {}, scores, fused, memory, why, seconds={})
+    assert row["judge"] == {}
+    row = train.record(cfg, {}, scores, fused, memory, why, seconds={}, judge={"calls": 3})
+    assert row["judge"] == {"calls": 3}
     assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
     assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
     want = {"arcface": 0.125 / 0.275, "gme": 0.15 / 0.275, "vqscore": 0}

@@ -13,6 +13,7 @@ from evoid_jax.metrics import get
 from evoid_jax.report import folder
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RewardRow, RunFolder
+from evoid_jax.rewards import judge_record
 
 UNKNOWN = "unknown"
 JUDGED = "vqscore"  # the reward that no sidecar gives but the judge
@@ -73,7 +74,8 @@ def rewards(run: RunFolder, hues) -> str:
     head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
     note = (
         "Each sidecar says of itself what its rewards are. The prior is a reward's share of the "
-        f"total before the judge moves the weights. Judge: {fmt.escape(_judge(run))}."
+        f"total before the judge moves the weights. Judge: {fmt.escape(_judge(run))}"
+        f"{fmt.escape(_asked(run))}."
     )
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return fmt.section("scorers", "What the rewards are", fmt.rows(body), note)
@@ -146,6 +148,20 @@ def _judge(run) -> str:
     if model is None:
         return "none" if run.starts or get(run.config or {}, "reward", "judge") == "" else UNKNOWN
     return f"{model}, no language model" if model == provenance.HEURISTIC else str(model)
+
+
+def _asked(run) -> str:
+    """Say what asking the judge took in all steps; "" where nothing is recorded."""
+    usages = [step["judge"] for step in run.steps if step.get("judge")]
+    if not usages:
+        return ""
+    total = judge_record.total(usages)
+    told = {name: UNKNOWN if count is None else f"{count:,.0f}" for name, count in total.items()}
+    return (
+        f"; in {len(usages)} steps {told['calls']} requests with {told['prompt_tokens']} tokens "
+        f"and {told['answer_tokens']} answered, {told['cached']} answers kept from before, "
+        f"{told['failures']} questions without an answer"
+    )
 
 
 def _git(git) -> str:

@@ -1,8 +1,7 @@
 """The MLLM judge: a preference score per video, and which dimension a batch should improve.
 
-Speaks the OpenAI chat API, which vLLM, SGLang and our heuristic stand-in
-(sidecars/tiny/judge.py) serve. The paper names the five dimensions of VQScore and the three of
-attention, not its wording; the questions below are ours. B videos, F frames, H W C pixels, G groups
+Besides: how natural a video looks, by the benchmark's scale, and prompts that suit a photo. What is
+asked stands in rubrics.py, how in judge_chat.py. B videos, F frames, H W C pixels, G groups
 (table.GROUPS).
 """
 
@@ -11,78 +10,30 @@ from __future__ import annotations
 import base64
 import io
 import json
-import logging
 import math
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
+from functools import partial
+from pathlib import Path
 
 import numpy as np
-import openai
 from PIL import Image
 
-from evoid_jax.groups import GROUPS
+from evoid_jax.groups import GROUPS, Reward
+from evoid_jax.rewards import rubrics
+from evoid_jax.rewards.judge_chat import Chat
+from evoid_jax.rewards.judge_server import JudgeError, Server
 from evoid_jax.sidecars.wire import Photos, shared
-
-log = logging.getLogger(__name__)
-
-DIMENSIONS = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
-RUBRIC = """\
-You have seen one or more reference photos of a person and, in order of time, frames of a \
-generated video of that person. Grade the video in five dimensions with whole numbers from 1 to 10.
-visual_realism: do the frames look like camera footage? 1: hardly recognisable; 4: obvious \
-artefacts such as melted hands or smeared textures; 7: small flaws on a close look; 10: flawless.
-text_consistency: does it show what the prompt says, person, action, place and style? 1: something \
-else; 4: the subject only; 7: all but a detail; 10: everything.
-identity: is it the person of the photos, in every frame? 1: someone else; 4: a vague likeness; 7: \
-clearly the same with slight drift; 10: unmistakable throughout.
-motion: does the person move naturally, smoothly and as much as the prompt asks? 1: frozen or \
-jumping about; 4: stiff or jerky; 7: natural with a hitch; 10: like life.
-camera_movement: is the camera steady or moving as the prompt asks? 1: shaking or contrary to it; \
-4: uneven; 7: right with a wobble; 10: exactly right.
-Use the whole range and judge each dimension alone. A frozen copy of a photo deserves a high \
-identity but a low motion grade. Answer with the JSON object only."""
-QUESTION = """\
-You have seen one or more reference photos of a person and frames of the best and the worst of \
-several videos that a generator made from them and one prompt. The generator is being trained. How \
-much does each of three dimensions need improvement? Answer with numbers from 0 (nothing to gain) \
-to 10 (badly needed).
-identity: the likeness to the person of the photos.
-text: following the prompt, its action, place and style.
-quality: how the video looks and moves: realism, sharpness, natural and steady motion.
-Weigh what both videos lack more than what only the worst lacks. Answer with the JSON object \
-only."""
-
-
-def _schema(name: str, kind: dict, keys: tuple[str, ...]) -> dict:
-    """Return a response_format: an object of exactly these keys, each of this kind."""
-    schema = {
-        "type": "object",
-        "properties": {key: kind for key in keys},
-        "required": list(keys),
-        "additionalProperties": False,
-    }
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": name, "strict": True, "schema": schema},
-    }
-
-
-GRADES = _schema("vqscore", {"type": "integer", "minimum": 1, "maximum": 10}, DIMENSIONS)
-NEEDS = _schema("attention", {"type": "number", "minimum": 0, "maximum": 10}, GROUPS)
 
 
 class Judge:
-    """A judge at an OpenAI-compatible address; safe to use from several threads.
+    """Grades videos and names what they need; safe to use from several threads.
+
+    A question without a usable answer is counted in `chat.usage` and gives no number.
 
     Args:
-      base_url: such as "http://127.0.0.1:8200/v1".
-      model: as the server names it.
-      api_key: vLLM takes anything.
-      timeout: seconds for one answer; connection failures and 5xx are tried again `max_retries`
-        times, an answer that cannot be read once more, with another seed.
-      workers: requests under way at once.
+      chat: with the server.
+      questions: what it is asked; None is ours.
       frames: frames shown in a request; a question about two videos shows half of them from each.
       photos: reference photos shown in a request, at most; the first ones.
       side: longest side of a shown frame or photo; larger ones are scaled down.
@@ -91,51 +42,16 @@ class Judge:
 
     def __init__(
         self,
-        base_url: str,
-        model: str = "heuristic",
-        api_key: str = "EMPTY",
-        timeout: float = 60.0,
-        max_retries: int = 3,
-        workers: int = 8,
+        chat: Chat,
+        questions: rubrics.Questions | None = None,
+        *,
         frames: int = 8,
         side: int = 512,
-        fps: float = 8.0,
         photos: int = 4,
+        fps: float = 8.0,
     ):
-        self.model, self.frames, self.side, self.fps = model, frames, side, fps
-        self.workers, self.photos = workers, photos
-        local = urlsplit(base_url).hostname in ("127.0.0.1", "localhost", "::1")
-        self._client = openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key,
-            timeout=timeout,
-            max_retries=max_retries,
-            # a proxy from the environment must not catch our own machine's addresses
-            http_client=openai.DefaultHttpxClient(trust_env=not local),
-        )
-        self._lock = threading.Lock()
-        self.failures = 0  # questions without a usable answer, since the start
-
-    def check(self) -> None:
-        """Raise ConnectionError unless the server answers and has the model."""
-        address = self._client.base_url
-        try:
-            names = [model.id for model in self._client.models.list()]
-        except openai.OpenAIError as error:
-            raise ConnectionError(
-                f"config.reward.judge: no judge at {address}: {error} Start one, or correct the "
-                "address"
-            ) from error
-        except Exception as error:  # any server answers something, of which openai expects a shape
-            raise ConnectionError(
-                f"config.reward.judge: {address} is no OpenAI API, whose address mostly ends in "
-                f"/v1: {error}"
-            ) from error
-        if self.model not in names:
-            raise ConnectionError(
-                f"config.reward.judge: {address} serves {names}, not {self.model!r} "
-                "(config.reward.judge_model)"
-            )
+        self.chat, self.questions = chat, questions or rubrics.questions()
+        self.frames, self.side, self.photos, self.fps = frames, side, photos, fps
 
     def vqscore(
         self, video_BFHWC: np.ndarray, references: Photos, prompts: list[str]
@@ -151,14 +67,14 @@ class Judge:
           raw_B, the mean grade 1..10; score_B, the mean of (grade - 1) / 9; both float32 and NaN
           where no usable answer came; and valid_B.
         """
-        photos = self._photos(references)
+        photos, until = self._photos(references), self.chat.deadline()
 
         def grade(b: int) -> float:
-            parts = photos[b] + self._show(video_BFHWC[b], self.frames, "")
-            grades = self._ask(parts, RUBRIC, prompts[b], GRADES, read_grades)
+            parts = photos[b] + shown(video_BFHWC[b], self.frames, self.side, self.fps)
+            grades = self._answer(self.questions.vqscore, parts, prompts[b], until)
             return math.nan if grades is None else float(np.mean(grades))
 
-        raw_B = np.array(self._map(grade, len(prompts)), np.float32)
+        raw_B = np.array(_each(grade, len(prompts), self.chat), np.float32)
         return raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)
 
     def attention(
@@ -186,24 +102,31 @@ class Judge:
         """
         ends = _best_and_worst(group_B, reward_B, valid_B)
         photos = self._photos([references[best] for best, _ in ends])
+        count, until = max(1, self.frames // 2), self.chat.deadline()
+        show = partial(shown, count=count, side=self.side, fps=self.fps)
 
         def ask(i: int) -> list[float] | None:
             best, worst = ends[i]
-            count = max(1, self.frames // 2)
-            parts = photos[i] + self._show(video_BFHWC[best], count, "best video, ")
+            parts = photos[i] + show(video_BFHWC[best], label="best video, ")
             if worst != best:  # one video, or one that is valid: it is shown once
-                parts += self._show(video_BFHWC[worst], count, "worst video, ")
-            return self._ask(parts, QUESTION, prompts[best], NEEDS, read_needs)
+                parts += show(video_BFHWC[worst], label="worst video, ")
+            return self._answer(self.questions.attention, parts, prompts[best], until)
 
-        answers = [answer for answer in self._map(ask, len(ends)) if answer is not None]
+        answers = [answer for answer in _each(ask, len(ends), self.chat) if answer is not None]
         if not answers:
             return np.zeros(len(GROUPS), np.float32), 0
         return np.mean(answers, axis=0).astype(np.float32), len(answers)
 
-    def _map(self, function: Callable, count: int) -> list:
-        """Call function(0) to function(count - 1), `workers` at once; results in order."""
-        with ThreadPoolExecutor(max(1, min(self.workers, count))) as pool:
-            return list(pool.map(function, range(count)))
+    def _answer(
+        self, question: rubrics.Question, parts: list[dict], prompt: str, until: float
+    ) -> list[float] | None:
+        """Return the answer to a question about a prompt's videos, None where there is none."""
+        # In quotes and escaped: a prompt that itself asks for good grades stays a string.
+        more = f"Prompt: {json.dumps(prompt, ensure_ascii=False)}"
+        try:
+            return self.chat.ask(question, parts, more=more, deadline=until)
+        except JudgeError:
+            return None  # counted and logged there
 
     def _photos(self, references: Photos) -> list[list[dict]]:
         """Return of each video the text and picture parts of its photos.
@@ -211,77 +134,155 @@ class Judge:
         A photo that videos share is scaled and encoded once: it may have a hundred megapixels.
         """
         photos, indices = shared([own[: self.photos] for own in references])
-        pictures = [_picture(photo_HWC, self.side) for photo_HWC in photos]
+        pictures = [picture(photo_HWC, self.side) for photo_HWC in photos]
         return [_labelled([pictures[i] for i in own]) for own in indices]
 
-    def _show(self, video_FHWC: np.ndarray, count: int, label: str) -> list[dict]:
-        """Return text and picture parts of `count` frames, evenly spaced in time."""
-        frames = np.unique(np.linspace(0, len(video_FHWC) - 1, count).round().astype(int))
-        parts = []
-        for k, f in enumerate(frames):
-            text = f"{label}frame {k + 1}/{len(frames)}, t={f / self.fps:.2f}s"
-            parts += [{"type": "text", "text": text}, _picture(video_FHWC[f], self.side)]
-        return parts
 
-    def _ask(self, parts: list[dict], question: str, prompt: str, schema: dict, read: Callable):
-        """Return what `read` makes of the answer, or None after two tries; never raises."""
-        # In quotes and escaped: a prompt that itself asks for good grades stays a string.
-        text = f"{question}\nPrompt: {json.dumps(prompt, ensure_ascii=False)}"
-        content = [*parts, {"type": "text", "text": text}]
-        # An answer that cannot be read is asked for once more. A server that failed is not: the
-        # client has tried that `max_retries` times already.
-        for seed in (0, 1):
-            try:
-                reply = self._client.chat.completions.create(
-                    model=self.model,
-                    messages=[{"role": "user", "content": content}],
-                    response_format=schema,
-                    temperature=0,
-                    max_tokens=200,
-                    seed=seed,
-                )
-                answer = reply.choices[0].message.content
-                log.debug("judge answered %s", answer)
-                return read(answer)
-            except openai.OpenAIError as error:
-                log.warning("judge: %s", error)
-                break
-            except Exception as error:  # an unreadable answer, or a reply of some other shape
-                log.warning("judge: unusable answer: %s", error)
-        with self._lock:
-            self.failures += 1
-        return None
+def open_judge(cfg: Reward, url: str, fps: float, folder: str | Path) -> Judge:
+    """Return the judge of a run, once it has answered.
 
+    Args:
+      cfg: config.reward.
+      url: of the server; differs from the setting where that is "local".
+      fps: of the videos.
+      folder: for kept answers and the log of replies.
 
-def read_grades(answer: str | None) -> list[int]:
-    """Read the five grades, whole numbers 1..10; ValueError says what is wrong."""
-    grades = _read(answer, DIMENSIONS)
-    # type(x) is int: true is an int to Python, and 1 to a reader who only compares.
-    if not all(type(x) is int and 1 <= x <= 10 for x in grades):
-        raise ValueError(f"expected whole numbers 1..10 for {DIMENSIONS}, got {grades}")
-    return grades
-
-
-def read_needs(answer: str | None) -> list[float]:
-    """Read the three needs, numbers 0..10 in the order of GROUPS; ValueError says what is wrong."""
-    needs = _read(answer, GROUPS)
-    if not all(type(x) in (int, float) and 0 <= x <= 10 for x in needs):  # NaN fails this too
-        raise ValueError(f"expected numbers 0..10 for {GROUPS}, got {needs}")
-    return [float(x) for x in needs]
-
-
-def _read(answer: str | None, keys: tuple[str, ...]) -> list:
-    """Return the values of a JSON object with exactly these keys, in their order."""
-    # Servers promise the schema, but not all of them keep it: nothing is trusted here.
-    if not isinstance(answer, str):
-        raise ValueError(f"expected a JSON object with {keys}, got no text")
+    Raises:
+      ConnectionError: it is not there, or has not the model.
+      ValueError, OSError: a setting cannot be, or the file of the rubric.
+    """
+    own = cfg.judge == "local"
+    server = Server(
+        url=url,
+        model=cfg.judge_model,
+        key_env="" if own else cfg.judge_key_env,
+        timeout=cfg.timeout,
+        workers=cfg.judge_workers,
+        tokens=cfg.judge_tokens,
+        extra=json.loads(cfg.judge_extra or "{}"),
+        expected=cfg.judge_expected,
+        name=cfg.judge,  # our own server has another port each time
+    )
+    questions = rubrics.questions(cfg.judge_rubric)
+    judge = Judge(
+        Chat(server, Path(folder)),
+        questions,
+        frames=cfg.judge_frames,
+        side=cfg.judge_side,
+        fps=fps,
+    )
     try:
-        value = json.loads(answer)
-    except ValueError as error:
-        raise ValueError(f"expected a JSON object with {keys}, got {answer[:80]!r}") from error
-    if not isinstance(value, dict) or set(value) != set(keys):
-        raise ValueError(f"expected a JSON object with exactly {keys}, got {answer[:120]!r}")
-    return [value[key] for key in keys]
+        judge.chat.check()
+    except BaseException:
+        judge.chat.close()
+        raise
+    return judge
+
+
+# --- questions that need no prompt
+
+
+def naturalness(
+    chat: Chat,
+    video_BFHWC: np.ndarray,
+    *,
+    asks: int = 1,
+    question: rubrics.Question | None = None,
+    frames: int = 16,
+    side: int = 512,
+    fps: float = 8.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grade how natural each video looks, by the scale of the benchmark (OpenS2V-Eval).
+
+    Args:
+      chat: with a judge's server.
+      video_BFHWC: uint8 RGB.
+      asks: how often each video is graded; the benchmark takes the mean over three. One is asked
+        for at temperature 0, several at 1.
+      question: of `rubrics.questions`; None is ours.
+      frames, side: frames shown, and their longest side. fps: of the videos.
+
+    Returns:
+      raw_B, the mean grade 1..5 over the asks that were answered; score_B, (raw - 1) / 4; both
+      float32 and NaN where none was; and valid_B.
+    """
+    question, until = question or rubrics.questions().naturalness, chat.deadline()
+    parts = [shown(video_FHWC, frames, side, fps) for video_FHWC in video_BFHWC]
+    heat = 0.0 if asks == 1 else 1.0
+
+    def grade(i: int) -> float:
+        b, number = divmod(i, asks)
+        try:
+            (value,) = chat.ask(question, parts[b], number=number, temperature=heat, deadline=until)
+            return value
+        except JudgeError:
+            return math.nan  # counted and logged there
+
+    grades = np.array(_each(grade, len(parts) * asks, chat)).reshape(len(parts), asks)
+    raw_B = np.array(
+        [row[np.isfinite(row)].mean() if np.isfinite(row).any() else np.nan for row in grades],
+        np.float32,
+    )
+    return raw_B, (raw_B - 1) / 4, np.isfinite(raw_B)
+
+
+def propose(chat: Chat, photo_HWC: np.ndarray, count: int, side: int = 768) -> list[str]:
+    """Have a judge's model write prompts for videos of the person on a photo.
+
+    Args:
+      chat: with its server.
+      photo_HWC: uint8 RGB.
+      count: how many prompts are asked for.
+      side: longest side of the photo as it is shown.
+
+    Returns:
+      Up to `count` prompts, each one line, no two alike; the same again for the same photo.
+
+    Raises:
+      JudgeError: no usable answer; says why.
+    """
+    label = {"type": "text", "text": "reference photo of the person"}
+    parts = [label, picture(photo_HWC, side)]
+    return chat.ask(rubrics.proposals(count), parts, temperature=0.7)
+
+
+# --- what is shown
+
+
+def shown(video_FHWC: np.ndarray, count: int, side: int, fps: float, label: str = "") -> list[dict]:
+    """Return text and picture parts of `count` frames of a video, evenly spaced in time.
+
+    Args:
+      video_FHWC: uint8 RGB.
+      side: longest side of a picture.
+      fps: of the video, for the times in the texts.
+      label: in front of each text.
+    """
+    frames = np.unique(np.linspace(0, len(video_FHWC) - 1, count).round().astype(int))
+    parts = []
+    for k, f in enumerate(frames):
+        text = f"{label}frame {k + 1}/{len(frames)}, t={f / fps:.2f}s"
+        parts += [{"type": "text", "text": text}, picture(video_FHWC[f], side)]
+    return parts
+
+
+def picture(frame_HWC: np.ndarray, side: int) -> dict:
+    """Return one frame, uint8 RGB, as a JPEG part whose longest side is at most `side`."""
+    image = Image.fromarray(np.asarray(frame_HWC))
+    image.thumbnail((side, side))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92, subsampling=0)  # small pictures lose colour otherwise
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+
+
+def _labelled(photos: list[dict]) -> list[dict]:
+    """Return text and picture parts of one person's photos."""
+    parts = []
+    for k, photo in enumerate(photos):
+        number = "" if len(photos) == 1 else f" {k + 1}/{len(photos)}"
+        parts += [{"type": "text", "text": f"reference photo{number} of the person"}, photo]
+    return parts
 
 
 def _best_and_worst(
@@ -297,20 +298,7 @@ def _best_and_worst(
     return ends
 
 
-def _labelled(photos: list[dict]) -> list[dict]:
-    """Return text and picture parts of one person's photos."""
-    parts = []
-    for k, picture in enumerate(photos):
-        number = "" if len(photos) == 1 else f" {k + 1}/{len(photos)}"
-        parts += [{"type": "text", "text": f"reference photo{number} of the person"}, picture]
-    return parts
-
-
-def _picture(frame_HWC: np.ndarray, side: int) -> dict:
-    """Return one frame as a JPEG data part."""
-    image = Image.fromarray(np.asarray(frame_HWC))
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=92, subsampling=0)  # small pictures lose colour otherwise
-    data = base64.b64encode(file.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+def _each(function: Callable, count: int, chat: Chat) -> list:
+    """Call function(0) to function(count - 1), as many at once as the chat takes; in order."""
+    with ThreadPoolExecutor(max(1, min(chat.server.workers, count))) as pool:
+        return list(pool.map(function, range(count)))

@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
 from evoid_jax.groups import GROUPS, JUDGE, Reward
-from evoid_jax.rewards import absent, blend, callback, client, local, table
-from evoid_jax.rewards.judge import Judge
+from evoid_jax.rewards import absent, blend, callback, client, judge_record, local, table
+from evoid_jax.rewards.judge import Judge, open_judge
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.sidecars import wire
 
@@ -121,6 +121,7 @@ class Panel:
 
     def __init__(self, cfg: Reward, mesh: Mesh, fps: int, log_dir: str | Path):
         self._servers: list[local.Local] = []
+        self.judge: Judge | None = None
         try:
             self.urls = [self._address(url, cfg.preset, log_dir) for url in cfg.sidecars]
             self.judge = self._open_judge(cfg, fps, log_dir)
@@ -166,9 +167,7 @@ class Panel:
         if url == "local":
             self._servers.append(local.start_judge(log_dir))
             url = self._servers[-1].url + "/v1"
-        judge = Judge(url, cfg.judge_model, timeout=cfg.timeout, fps=fps)
-        judge.check()
-        return judge
+        return open_judge(cfg, url, fps, log_dir)
 
     def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:
         """Hand videos over to be scored, at once.
@@ -344,6 +343,15 @@ class Panel:
             valid_B=np.asarray(valid_B)[rows],
         )
 
+    def judge_usage(self) -> dict[str, float | None] | None:
+        """Return what the judge took since the last call, of all processes; None without a judge.
+
+        The names are those of `judge_record.COUNTS`; what no reply told is None.
+        """
+        if self.judge is None:
+            return None
+        return judge_record.total(distributed.exchange(self.judge.chat.usage.take()))
+
     def monitors(self, request: Request) -> dict[str, np.ndarray]:
         """Return a request's measures that are never rewarded: name -> (B,), NaN where unknown."""
         own = {name: value_B.tolist() for name, value_B in request.monitor.items()}
@@ -358,6 +366,8 @@ class Panel:
         """Stop the threads and the servers that this panel started."""
         if hasattr(self, "_callback"):
             self._callback.close()
+        if self.judge is not None:
+            self.judge.chat.close()
         for server in self._servers:
             server.stop()
 

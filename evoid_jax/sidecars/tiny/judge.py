@@ -19,6 +19,7 @@ import base64
 import json
 import re
 import socket
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,8 @@ FACE = (slice(5, 35), slice(11, 38))  # where a portrait photo has its head, at 
 SCALES = (0.85, 1.0, 1.15, 1.35)  # sizes at which the face is looked for, of the photo's
 GRADES = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
 NEEDS = ("identity", "text", "quality")
+NATURALNESS, PROPOSALS = ("naturalness",), ("prompts",)
+QUESTIONS = (GRADES, NEEDS, NATURALNESS, PROPOSALS)
 
 # Words -> (hue from, hue to in degrees, least saturation, least and most value, all in [0, 1]).
 COLOURS = {
@@ -56,6 +59,8 @@ MOTION = {
     "wave|lean|hand|turn|look|shake": 0.03,
     "nod|smile|talk|blink|eye|brow|laugh|speak": 0.015,
 }
+ACTIONS = ("waves a hand", "nods", "smiles", "walks slowly", "looks around", "talks")
+PLACES = ("in a green park", "on a beach", "in a kitchen", "in a city street", "in a library")
 CALM, LIVELY = "slight|little|gentl|calm|still", "strong|lot|energy|quick|wild"
 
 
@@ -240,15 +245,32 @@ def camera(track: Track, prompt: str) -> float:
     return 0.5 * right + 0.5 * ramp(jitter, 0.06, 0.005)
 
 
-def answer(body: dict) -> dict[str, float]:
+def naturalness(video_FHWC: np.ndarray) -> int:
+    """Grade 1..5 how little frames change in sharpness and grain and jump. As of `grade`."""
+    jerk = motion(video_FHWC)[1]
+    return 1 + round(2 * realism(video_FHWC[0], video_FHWC) + 2 * ramp(jerk, 1.6, 0.5))
+
+
+def proposed(photo_HWC: np.ndarray, count: int) -> list[str]:
+    """Return prompts for a photo out of a few words, at most 30; others for other photos."""
+    number = int(photo_HWC.sum())
+    texts = [f"A person {action} {place}." for action, place in product(ACTIONS, PLACES)]
+    return [texts[(number + 7 * k) % len(texts)] for k in range(min(count, len(texts)))]
+
+
+def answer(body: dict) -> dict:
     """Answer a chat request with the object that its schema asks for.
 
     Raises:
       ValueError: the request has no schema or pictures that we know; says what was expected.
     """
-    asked = _asked(body)  # which of the two questions
+    asked, properties = _asked(body)
     pictures, prompt = _contents(body)
+    if asked == NATURALNESS and pictures.get("frames"):
+        return {"naturalness": naturalness(np.stack(pictures["frames"]))}
     photos = pictures.pop("reference", [])
+    if asked == PROPOSALS and photos:
+        return {"prompts": proposed(photos[0], properties["prompts"]["minItems"])}
     if not photos or not any(pictures.values()):
         raise ValueError("expected a picture after a text naming the reference, then frames")
     grades = [grade_all(photos, np.stack(v), prompt) for v in pictures.values() if v]
@@ -258,19 +280,19 @@ def answer(body: dict) -> dict[str, float]:
     # Needs 0..10: what both videos, best and worst, lack of the best grade on average.
     quality = (mean["visual_realism"] + mean["motion"] + mean["camera_movement"]) / 3
     strength = (mean["identity"], mean["text_consistency"], quality)
-    return {name: round(10 * (1 - x), 2) for name, x in zip(NEEDS, strength, strict=True)}
+    return {name: round(10 * (1 - x)) for name, x in zip(NEEDS, strength, strict=True)}
 
 
-def _asked(body: dict) -> tuple[str, ...]:
-    """Return GRADES or NEEDS, whichever the request's schema has as its properties."""
+def _asked(body: dict) -> tuple[tuple[str, ...], dict]:
+    """Return which of QUESTIONS a request's schema has as its properties, and these."""
     try:
-        keys = set(body["response_format"]["json_schema"]["schema"]["properties"])
-    except (KeyError, TypeError) as error:
+        properties = dict(body["response_format"]["json_schema"]["schema"]["properties"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError("expected response_format with a json_schema") from error
-    for names in (GRADES, NEEDS):
-        if keys == set(names):
-            return names
-    raise ValueError(f"this judge answers {GRADES} or {NEEDS}, not {sorted(keys)}")
+    for names in QUESTIONS:
+        if set(properties) == set(names):
+            return names, properties
+    raise ValueError(f"this judge answers {QUESTIONS}, not {sorted(properties)}")
 
 
 def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
