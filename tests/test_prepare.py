@@ -9,7 +9,9 @@ import drawn_photos
 import numpy as np
 import pytest
 from absl import flags
+from fake_judge import FakeJudge
 from programs import python
+from servers import serve
 
 from evoid_jax import canvas, media
 from evoid_jax.data import pairs
@@ -210,6 +212,32 @@ def test_a_judge_proposes_prompts_for_what_is_cut_out(photos):
     assert sorted(shown) == [(296, 312, 3)] * 6 + [(296, 384, 3)] * 2
     assert result.filled == 0
     assert all("waves" in line["prompt"] for line in lines(photos.parent / "out"))
+
+
+def test_a_judge_behind_an_address_is_asked_once_for_each_photo(photos):
+    fake = FakeJudge({"prompts": ["A person nods.", "A person waves."]})
+    with serve(fake.app()) as url:
+        flags = [f"--judge={url}/v1", "--per_face=2", "--judge_key_env="]
+        result = run(photos, *flags)
+        assert len(fake.asked) == 8 and result.filled == 0
+        assert {len(fake.pictures(i)) for i in range(8)} == {1}
+        assert {line["prompt"] for line in lines(photos.parent / "out")} == {
+            "A person nods.",
+            "A person waves.",
+        }
+        run(photos, *flags)
+        assert len(fake.asked) == 8
+    run(photos, *flags)  # nothing is asked: the server may be gone
+    drawn_photos.photo((9, 30, 30, 140), seed=99).save(photos / "p9.png")
+    with pytest.raises(ConnectionError, match="--judge: "):
+        run(photos, *flags)
+
+
+def test_an_unusable_answer_leaves_a_photo_to_the_bank(photos):
+    with serve(FakeJudge("I cannot help with that.").app()) as url:
+        flags = [f"--judge={url}/v1", "--per_face=2", "--judge_key_env="]
+        with pytest.raises(ValueError, match="gave no usable prompt; leave --judge out"):
+            run(photos, *flags)
 
 
 # --- what is refused before anything is written
