@@ -56,8 +56,10 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     """
     if not cfg.data.dir and not cfg.data.source:
         raise ValueError(
-            "config.data.dir is missing: give a folder with photos and prompts.jsonl. Drawn faces "
-            "of 64 pixels, for a trial without data, are config.data.source=portraits"
+            "config.data.dir is missing: give a folder with photos and prompts.jsonl. This makes "
+            "one of your photos: python -m evoid_jax.prepare --photos=PHOTOS --out=FOLDER; then "
+            "train with --config.data.dir=FOLDER. Drawn faces of 64 pixels, for a trial without "
+            "data, are config.data.source=portraits"
         )
     if "local" in cfg.reward.sidecars:
         check_reward_preset(cfg.reward.preset)

@@ -20,6 +20,7 @@ NOT_OURS = {
     "config.json",
     "metrics.jsonl",
     "model_index.json",
+    "prepared.json",
     "prompts.json",
     "run.json",
     "summary.json",

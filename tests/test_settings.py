@@ -35,6 +35,9 @@ def test_what_is_there_may_start():
 def test_a_base_other_than_tiny_needs_data(tmp_path):
     with pytest.raises(ValueError, match="config.data.dir is missing: give a folder with photos"):
         settings.check_start(preset("vace_14b", reward={"preset": "tiny"}))
+    for name in ("vace_14b", "vace_1_3b"):
+        with pytest.raises(ValueError, match=r"evoid_jax\.prepare --photos.* --config\.data\.dir="):
+            settings.check_start(preset(name))
     unasked = preset(model=str(shutil.copytree(TINY, tmp_path / "wan")))
     with pytest.raises(ValueError, match="config.data.source=portraits"):
         settings.check_start(unasked)
