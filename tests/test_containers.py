@@ -150,7 +150,8 @@ def test_weights_are_mounted_where_the_image_looks_for_them():
     image = dockerfiles.read(DOCKERFILES["sidecars"])
     variables = dict(word.split("=", 1) for rest in image.of("ENV") for word in rest.split())
     target = compose()["services"]["sidecars"]["volumes"][0].split(":")[-2]
-    assert Path(variables["EVOID_JAX_OPEN"]).parent == Path(target)
+    for name in ("EVOID_JAX_OPEN", "EVOID_JAX_PAPER"):
+        assert Path(variables[name]).parent == Path(target)
 
 
 # --- clusters
