@@ -2,7 +2,8 @@
 # Start reward sidecars: COUNT replicas on ports PORT, PORT + 1, .., each on a GPU of its own where
 # there are any. One that ends is started again. Prints what to give to train.
 #   launch/sidecar.sh [PRESET] [PORT] [COUNT]
-# PRESET is open by default; tiny are stand-ins that know the drawn world alone.
+# `open`, the default, is for real faces (docs/rewards_open.md), its weights are brought by
+# python -m evoid_jax.sidecars.fetch; `tiny` knows the drawn world alone.
 # Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
 # network say SIDECAR_HOST=0.0.0.0. Its environment needs requirements-sidecars.txt; it never imports
 # jax. On a Ray cluster: launch/ray_serve.py.

@@ -32,7 +32,7 @@ from evoid_jax.sidecars.tiny import optical_flow
 VERSION = "open-1"  # of all numbers here; the measure's own name follows it
 # Each score is a clipped affine map of raw; where 0 and 1 lie was set on photographs and clips.
 FAR = 0.9  # dlib's distance of faces that have nothing in common; .6 is its usual threshold
-STRANGER, SAME = 0.05, 0.70  # SFace's cosine of strangers, and of two good pictures of a person
+STRANGER, SAME = 0.05, 0.95  # SFace's cosine of strangers, and of frames that are nearly one
 FITTING = 0.6  # ConSE's cosine of a picture that is all that its prompt says
 RUINED = 80  # BRISQUE of a picture that is only noise or blur
 MOVING = 0.1  # shorter sides of the frame per second: the mean speed whose score is 1/2
