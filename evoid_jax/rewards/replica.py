@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 10.0  # seconds between two looks at a replica that is down
 REQUESTS = 4  # under way at one replica that does not say how many videos it takes at once
+INTRODUCTIONS = 4  # tries to learn what a sidecar is; mostly its address is wrong
+PATIENCE = 30.0  # seconds for each of them
 MEMORY = 0.7  # of the seconds per video: the share of what was known before
 
 
@@ -148,11 +150,12 @@ class Replica:
         Raises:
           SidecarError: it does not answer, or not as it should.
         """
-        for number in range(1, options.attempts + 1):
+        tries = min(INTRODUCTIONS, options.attempts)
+        for number in range(1, tries + 1):
             try:
-                self.info = await fetch(self.url, options.timeout)
+                self.info = await fetch(self.url, min(PATIENCE, options.timeout))
             except Trouble:
-                if number == options.attempts:
+                if number == tries:
                     raise
                 await asyncio.sleep(_pause(options, number - 1))
             else:

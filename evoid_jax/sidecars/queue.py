@@ -1,8 +1,7 @@
 """Requests wait here until the nets are free: in order, and as many videos at once as they take.
 
 A preset's `together` says how many videos that is. A larger request is scored in pieces; requests
-that wait and ask for the same are put together, which a GPU needs to be busy. Letters: none, all is
-in lists with one entry per video.
+that wait and ask for the same are put together, which a GPU needs to be busy.
 """
 
 from __future__ import annotations
