@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import conftest  # noqa: F401  exact matmuls, compiled programs cached
 import jax
@@ -56,7 +57,7 @@ def check_panel(me: int, mesh):
     fake = Fake()
     with serve(fake.app()) as sidecar, serve(judge_server.app()) as url:
         cfg = config.Reward(sidecars=(sidecar,), judge=f"{url}/v1")
-        with Panel(cfg, mesh, 8, "unused") as panel:
+        with TemporaryDirectory() as logs, Panel(cfg, mesh, 8, logs) as panel:
             request = Request(faces, prompts, monitors=True)
             placed = sharding.place_batch(video, mesh)
             ticket_B = panel.submit(placed, request, np.arange(8, dtype=np.int32))
@@ -73,6 +74,9 @@ def check_panel(me: int, mesh):
             want_G, pairs = panel.judge.attention(video, faces, prompts, PAIR_B, reward_B)
             assert answered and pairs == 2
             np.testing.assert_allclose(attention_G, want_G, rtol=1e-6)
+            # Each process: 4 grades and its own pair, then both pairs, of which it had the one.
+            usage = panel.judge_usage()
+            assert (usage["calls"], usage["cached"], usage["failures"]) == (12, 2, 0)
 
 
 def check_missing(me: int, mesh):
