@@ -103,9 +103,10 @@ def test_insightface_runs_on_a_pack_by_its_folder(tmp_path):
     np.testing.assert_allclose(face.embedding_D[100:110], 72.5 / 127.5, atol=1e-3)
 
 
-def test_a_pack_without_recognition_is_refused(tmp_path):
+@pytest.mark.parametrize(("lost", "said"), [("rec", "recognises faces"), ("det", "detects faces")])
+def test_a_pack_that_lacks_a_net_is_refused(tmp_path, lost, said):
     pytest.importorskip("insightface", reason="insightface is in requirements-paper.txt")
     write_pack(tmp_path)
-    (tmp_path / "rec.onnx").unlink()
-    with pytest.raises(ValueError, match="both of detection and recognition"):
+    (tmp_path / f"{lost}.onnx").unlink()
+    with pytest.raises(ValueError, match=f"no ONNX file that {said}"):
         faces.load_analysis(tmp_path, torch.device("cpu"))

@@ -45,8 +45,9 @@ def test_a_base_other_than_tiny_needs_data(tmp_path):
 
 
 def test_a_reward_set_that_does_not_exist_is_refused_before_the_model_is_looked_for(tmp_path):
-    with pytest.raises(ValueError, match="config.reward.preset must be one of tiny, got 'paper'"):
-        settings.check_start(preset("vace_14b", data={"dir": str(tmp_path)}))
+    data = {"dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="config.reward.preset must be one of .*, got 'huge'"):
+        settings.check_start(preset("vace_14b", reward={"preset": "huge"}, data=data))
     elsewhere = preset(reward={"preset": "theirs", "sidecars": ("http://host:8100",)})
     settings.check_start(elsewhere)  # those servers know their own
 

@@ -97,12 +97,13 @@ def load_analysis(pack: Path, device: torch.device) -> Any:
     if device.type == "cuda":
         providers = [("CUDAExecutionProvider", {"device_id": device.index or 0}), *providers]
     # By its folder, not by name: a name that is not there would be downloaded.
-    analysis = FaceAnalysis(
-        name=str(pack), allowed_modules=["detection", "recognition"], providers=providers
-    )
-    if set(analysis.models) != {"detection", "recognition"}:
-        raise ValueError(f"{pack} has nets for {sorted(analysis.models)} only; expected both of "
-                         "detection and recognition")  # fmt: skip
+    wanted = ["detection", "recognition"]
+    try:
+        analysis = FaceAnalysis(name=str(pack), allowed_modules=wanted, providers=providers)
+    except AssertionError:  # insightface's word for a pack without a detector
+        raise ValueError(f"{pack} has no ONNX file that detects faces; is it a pack?") from None
+    if set(analysis.models) != set(wanted):
+        raise ValueError(f"{pack} has no ONNX file that recognises faces; is it a whole pack?")
     analysis.prepare(ctx_id=0 if device.type == "cuda" else -1, det_size=DETECTION)
     for name, model in analysis.models.items():
         used = model.session.get_providers()[0]

@@ -79,7 +79,8 @@ def locate(options: Options) -> dict[str, catalogue.Place]:
     if "naturalness" in options.rewards and not options.judge:
         raise ValueError(
             "naturalness asks a multimodal model: give its address with --judge=http://HOST/v1, or "
-            "leave it out of --rewards"
+            "leave it out of --rewards. A run that starts this set itself gives no flags: start "
+            "the server apart, and tell the run its address with config.reward.sidecars"
         )
     places, gone = {}, []
     for weight in catalogue.WEIGHTS:
