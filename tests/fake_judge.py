@@ -26,7 +26,7 @@ class Status:
 class Slow:
     """An answer that does not come in time: nothing at first, or blanks without an end."""
 
-    def __init__(self, seconds=2.0, dribbles=False):
+    def __init__(self, seconds=30.0, dribbles=False):
         self.seconds, self.dribbles = seconds, dribbles
 
 

@@ -77,6 +77,13 @@ def test_a_key_that_cannot_be_is_refused_and_not_shown(monkeypatch):
         assert "secret" not in str(error.value)
 
 
+def test_an_address_with_a_password_is_refused_and_not_shown():
+    for url in ("http://me:hunter2@host/v1", "http://host/v1?key=hunter2"):
+        with pytest.raises(ValueError, match="--judge: an address must hold no name") as error:
+            post(url, setting="--judge")
+        assert "hunter2" not in str(error.value)
+
+
 def test_a_key_that_a_server_repeats_is_cut_out(monkeypatch):
     monkeypatch.setenv("MY_KEY", KEY)
     fake = FakeJudge(Status(401, message=f"wrong key: {KEY}"), Status(200, f"<html>{KEY}</html>"))
@@ -143,7 +150,7 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(slow):
     fake = FakeJudge(slow)
     with serve(fake.app()) as url, pytest.raises(JudgeError, match="no answer in 0.5 s"):
         post(url + "/v1", timeout=0.5, retries=3)
-    assert len(fake.asked) == 1
+    assert len(fake.asked) <= 1  # and not once more
 
 
 def test_a_server_that_is_not_there():

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 SHOWN = 160  # letters of an answer in a message
+BRACES = 200  # that are looked at, from the end: each may be followed through all of the text
 # What closes a model's thinking, in the notations of Qwen and DeepSeek, Mistral, and Kimi.
 CLOSED = re.compile(r"</think(?:ing)?>|\[/THINK\]|◁/think▷")
 OPENED = re.compile(r"<think(?:ing)?>|\[THINK\]|◁think▷")
@@ -151,16 +152,15 @@ def _spoken(said: Said) -> tuple[str, bool]:
 
 
 def _objects(text: str) -> Iterator[Found]:
-    """Yield every JSON object in a text, those inside of others too."""
+    """Yield the JSON objects near the end of a text, those inside of others too."""
     decoder = json.JSONDecoder(object_pairs_hook=_once)
-    at = text.find("{")
-    while at >= 0:
+    braces = [match.start() for match in re.finditer("{", text)]
+    for at in braces[-BRACES:]:
         try:
             value, stop = decoder.raw_decode(text, at)
-            yield Found(value, text[at:stop], stop)
         except (ValueError, RecursionError):
-            pass  # a brace of prose
-        at = text.find("{", at + 1)
+            continue  # a brace of prose
+        yield Found(value, text[at:stop], stop)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict:

@@ -20,6 +20,7 @@ import httpx2
 import openai
 import tenacity
 
+from evoid_jax.config import SECRET
 from evoid_jax.rewards.judge_answers import shown
 from evoid_jax.rewards.judge_record import Usage
 
@@ -89,7 +90,7 @@ class Wire:
     usage: counts every request.
 
     Raises:
-      ValueError: the variable of the key is not set, or a key or a proxy cannot be.
+      ValueError: the variable of the key is not set, or an address, key or proxy cannot be.
     """
 
     def __init__(self, server: Server, usage: Usage):
@@ -176,7 +177,7 @@ class Wire:
     def _content(self, body: dict, until: float) -> bytes:
         """Return the bytes of a reply."""
         rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
-        late = JudgeError(f"no answer in {self._server.timeout:g} s (config.reward.timeout)")
+        late = JudgeError(f"no answer in {self._server.timeout:g} s")
         create = self._client.chat.completions.with_streaming_response.create
         try:
             with create(
@@ -254,6 +255,11 @@ def _named(field: str, words: str) -> re.Match | None:
 
 def _client(server: Server, key: str) -> openai.OpenAI:
     """Return the client of a server, which may be behind a path, a proxy or SOCKS."""
+    if SECRET.search(server.url):
+        raise ValueError(
+            f"{server.setting}: an address must hold no name, password or key; put the key into "
+            f"the environment variable {server.key_env or USUAL_KEY}"
+        )
     address = urlsplit(server.url)
     # A proxy of the environment must not catch this machine's own addresses.
     proxies = not _is_own_machine(address.hostname or "")
