@@ -35,7 +35,13 @@ def loaded(tmp_path_factory):
         patch.setattr(minilm, "LAYERS", 1)
         folder = made_up_open.fill(tmp_path_factory.mktemp("open"))
         files = {f.path: f.sha256 for package in catalogue.PACKAGES for f in package.files}
-        digest = lambda path: files[path.relative_to(folder).as_posix()]
+        own = catalogue.sha256
+
+        def digest(path):
+            return (
+                files[path.relative_to(folder).as_posix()] if folder in path.parents else own(path)
+            )
+
         patch.setattr(catalogue, "sha256", digest)
         patch.setattr(rewards, "Finder", Finder)
         yield serve.load("open", folder)
@@ -75,6 +81,7 @@ def test_info_says_what_stands_in_for_what(loaded):
     assert [r["name"] for r in info["rewards"]] == REWARDS
     assert all(r["about"].startswith("stand-in for") for r in info["rewards"][:-1])
     assert "conse" in info["rewards"][2]["about"] and "dlib" in info["rewards"][0]["about"]
+    assert info["rewards"][2]["version"] == "open-1 conse"
     assert len({r["sha256"] for r in info["rewards"]}) == 7
     assert all(r["version"].startswith("open-1") for r in info["rewards"])
 
@@ -82,19 +89,22 @@ def test_info_says_what_stands_in_for_what(loaded):
 def test_a_video_without_a_face_is_nobody_and_a_frame_without_one_counts_as_such(loaded):
     own = pictures(0, [True])[0]
     videos = [pictures(0, faces) for faces in ([True] * 4, [True, False] * 2, [False] * 4)]
-    scores = ask(loaded, videos, [[own]] * 3)["scores"]
-    for name in ("arcface", "curricularface"):
+    faces = ["arcface", "curricularface"]
+    scores = ask(loaded, videos, [[own]] * 3, rewards=faces)["scores"]
+    for name in faces:
         whole, half, none = scores[name]["score"]
         assert none == 0 and scores[name]["reason"][2] is None
         assert 0 < half < whole
-    assert scores["naturalness"]["score"][2] == 0
+    natural = ask(loaded, videos[2:], [[own]], rewards=["naturalness"])["scores"]["naturalness"]
+    assert natural["score"] == [0]
 
 
 def test_a_photo_without_a_face_is_excused_and_beside_one_with_it_does_not_count(loaded):
     video, blind = pictures(0, [True] * 3), pictures(1, [False])[0]
     first, second = pictures(2, [True])[0], pictures(3, [True])[0]
     photos = [[blind], [first, blind], [first], [first, second], [second]]
-    scores = ask(loaded, [video] * 5, photos)["scores"]
+    asked = ["arcface", "curricularface", "aesthetic"]
+    scores = ask(loaded, [video] * 5, photos, rewards=asked)["scores"]
     for name in ("arcface", "curricularface"):
         column = scores[name]
         assert column["score"][0] is None and column["excused"][0]
@@ -109,7 +119,8 @@ def test_a_frame_that_is_the_photo_is_the_person(loaded):
     """A crop against itself: distance 0 and cosine 1, so both scores are 1."""
     video = pictures(0, [True] * 2)
     still = np.stack([video[0]] * 2)
-    scores = ask(loaded, [still], [[video[0]]])["scores"]
+    asked = ["arcface", "curricularface"]
+    scores = ask(loaded, [still], [[video[0]]], rewards=asked)["scores"]
     assert scores["arcface"]["raw"] == scores["arcface"]["score"] == [1]
     assert scores["curricularface"]["raw"][0] == pytest.approx(1, abs=1e-5)
     assert scores["curricularface"]["score"] == [1]

@@ -67,7 +67,7 @@ def fetch(
             start = time.monotonic()
             try:
                 _bring(package, wanted, folder, downloaded)
-                say(f"    {len(wanted)} files in {time.monotonic() - start:.0f} s")
+                say(f"    done in {time.monotonic() - start:.0f} s")
             except FetchError as error:
                 say(f"    {error}")
                 failures.append(package.name)

@@ -42,6 +42,8 @@ class Finder:
 
     def __init__(self, folder: Path | None = None):
         file = catalogue.find(catalogue.YUNET, folder)
+        quiet, level = cv2.utils.logging, cv2.utils.logging.getLogLevel()
+        quiet.setLogLevel(quiet.LOG_LEVEL_ERROR)  # it warns of a choice that it makes itself
         try:
             self._net = cv2.FaceDetectorYN.create(str(file), "", (SIDE, SIDE), SCORE)
         except (AttributeError, cv2.error) as error:
@@ -50,6 +52,8 @@ class Finder:
                 "one: pip install --upgrade opencv-python-headless. It says: "
                 f"{' '.join(str(error).split())}"
             ) from error
+        finally:
+            quiet.setLogLevel(level)
 
     def find(self, image_HWC: np.ndarray) -> list[Face]:
         """Find the faces of a picture.
@@ -65,8 +69,9 @@ class Finder:
         """
         image_HWC = np.ascontiguousarray(image_HWC)
         faces = self._at(image_HWC, SIDE) or self._bordered(image_HWC)
-        if not faces and max(image_HWC.shape[:2]) > SIDE:
-            faces = self._at(image_HWC, LARGE_SIDE)
+        longest = max(image_HWC.shape[:2])
+        if not faces and longest > 1.5 * SIDE:
+            faces = self._at(image_HWC, min(longest, LARGE_SIDE))
         return sorted(faces, key=lambda face: -_area(face))
 
     def _bordered(self, image_HWC: np.ndarray) -> list[Face]:

@@ -12,8 +12,16 @@ import numpy as np
 
 from evoid_jax.sidecars.open import brisque
 
-# The distortion comes first: the other measures are all to be had from a garish picture.
-WEIGHTS = {"clean": 0.5, "sharp": 0.2, "contrast": 0.1, "colour": 0.1, "light": 0.1}
+# Distortion counts most: the other measures are all to be had from a garish picture.
+WEIGHTS = {
+    "clean": 0.5,
+    "sharp": 0.15,
+    "smooth": 0.1,
+    "contrast": 0.1,
+    "light": 0.1,
+    "colour": 0.05,
+}
+SMALL = 64  # px of the longer side at which colours are taken: grain has colours of its own
 
 
 def measures(regression: brisque.Regression, frame_HWC: np.ndarray) -> dict[str, float]:
@@ -24,12 +32,16 @@ def measures(regression: brisque.Regression, frame_HWC: np.ndarray) -> dict[str,
       frame_HWC: uint8 RGB.
     """
     grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
+    # A median over 3 x 3 pixels leaves edges and takes grain: what it leaves is sharpness, and how
+    # much it takes is how grainy the frame is.
+    whole, edges = laplacian(grey_HW), laplacian(cv2.medianBlur(grey_HW, 3))
     return {
         "clean": 1 - brisque.score(regression, frame_HWC) / 100,
-        "sharp": sharpness(grey_HW),
+        "sharp": edges / (edges + 200),
+        "smooth": min((edges + 1) / (whole + 1), 1.0),
         "contrast": min(float(grey_HW.std()) / 64, 1.0),
-        "colour": min(colourfulness(frame_HWC) / 60, 1.0),
         "light": 1 - min(abs(float(grey_HW.mean()) / 255 - 0.45) / 0.45, 1.0),
+        "colour": min(colourfulness(shrunk(frame_HWC)) / 60, 1.0),
     }
 
 
@@ -38,18 +50,17 @@ def look(parts: dict[str, float]) -> float:
     return sum(WEIGHTS[name] * value for name, value in parts.items())
 
 
-def sharpness(grey_HW: np.ndarray) -> float:
-    """Return v / (v + 200), v the variance of the Laplacian of a uint8 picture.
-
-    Noise has a large one too, so a median over 3 x 3 pixels is taken first, which leaves edges.
-    """
-    variance = laplacian(cv2.medianBlur(grey_HW, 3))
-    return variance / (variance + 200)
-
-
 def laplacian(grey_HW: np.ndarray) -> float:
     """Return the variance of the Laplacian of a uint8 picture."""
     return float(cv2.Laplacian(grey_HW, cv2.CV_32F).var())
+
+
+def shrunk(frame_HWC: np.ndarray) -> np.ndarray:
+    """Shrink a frame to 64 pixels along its longer side; a smaller one stays as it is."""
+    height, width = frame_HWC.shape[:2]
+    factor = min(SMALL / max(height, width), 1)
+    size = (max(1, round(factor * width)), max(1, round(factor * height)))
+    return cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA)
 
 
 def colourfulness(frame_HWC: np.ndarray) -> float:

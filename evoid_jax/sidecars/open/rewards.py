@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evoid_jax.sidecars import wire
-from evoid_jax.sidecars.open import brisque, catalogue, conse, looks
+from evoid_jax.sidecars.open import brisque, catalogue, conse, looks, steadiness
 from evoid_jax.sidecars.open.catalogue import File
 from evoid_jax.sidecars.open.clip import Clip, Nets, Photo
 from evoid_jax.sidecars.open.dlib_resnet import DlibFace
@@ -28,10 +28,10 @@ from evoid_jax.sidecars.open.transnet import Cuts
 from evoid_jax.sidecars.preset import Column, Preset, Scorer
 from evoid_jax.sidecars.tiny import optical_flow
 
-VERSION = "open-1"
+VERSION = "open-1"  # of all numbers here; the measure's own name follows it
 # Each score is a clipped affine map of raw; where 0 and 1 lie was set on photographs and clips.
 FAR = 0.9  # dlib's distance of faces that have nothing in common; .6 is its usual threshold
-STRANGER, SAME = 0.05, 0.70  # SFace's cosine of strangers, and of two good pictures of a person
+STRANGER, SAME = 0.05, 0.95  # SFace's cosine of strangers, and of frames that are nearly one
 FITTING = 0.6  # ConSE's cosine of a picture that is all that its prompt says
 RUINED = 80  # BRISQUE of a picture that is only noise or blur
 MOVING = 0.1  # shorter sides of the frame per second: the mean speed whose score is 1/2
@@ -45,7 +45,7 @@ DESCRIPTIONS = {
     "gme": "stand-in for GME: conse, the sentence vectors of EfficientNet-Lite0's classes against "
     "the prompt's (MiniLM); cosine / 0.6",
     "aesthetic": "stand-in for the LAION aesthetic score: no taste, but BRISQUE (clean), "
-    "sharpness, contrast, colour and light",
+    "sharpness, grain, contrast, light and colour",
     "qalign": "stand-in for Q-Align's smoothness: DIS flow's warp error, likeness of neighbouring "
     "frames, cuts by TransNetV2",
     "naturalness": "stand-in for a rubric by an MLLM: clean frames (BRISQUE) x steadiness (as "
@@ -59,6 +59,19 @@ MONITORS = {
 }
 STEADY_FILES = (catalogue.EFFICIENTNET, catalogue.TRANSNET)
 LOOK_FILES = (catalogue.BRISQUE_MODEL, catalogue.BRISQUE_RANGE)
+MEASURES = {
+    "arcface": "dlib",
+    "curricularface": "sface",
+    "gme": "conse",
+    "aesthetic": "brisque and craft",
+    "qalign": "steadiness",
+    "naturalness": "brisque x steadiness x faces",
+    "flow": f"opencv {cv2.__version__}",
+    "motion": "dis flow",
+    "sharpness": "laplacian",
+}
+# What has no weights is told by its code.
+CODE = {"flow": optical_flow, "motion": steadiness, "sharpness": looks}
 FILES: dict[str, tuple[File, ...]] = {
     "arcface": (catalogue.YUNET, catalogue.DLIB, catalogue.DLIB_MANIFEST),
     "curricularface": (catalogue.YUNET, catalogue.SFACE),
@@ -118,11 +131,12 @@ def preset(nets: Nets) -> Preset:
 
 
 def _scorer(name: str, description: str, score: Callable[[Clip], Column]) -> Scorer:
-    # What has no weights depends on its code: this module's, and OpenCV's.
-    parts = [file.sha256 for file in FILES.get(name, ())] or [Path(__file__).read_text()]
-    digest = hashlib.sha256("".join(parts).encode()).hexdigest()
-    version = f"{VERSION} opencv-{cv2.__version__}"
-    return Scorer(name, version, digest, description, score)
+    if name in CODE:
+        digest = catalogue.sha256(Path(CODE[name].__file__))
+    else:
+        digests = "".join(file.sha256 for file in FILES[name])
+        digest = hashlib.sha256(digests.encode()).hexdigest()
+    return Scorer(name, f"{VERSION} {MEASURES[name]}", digest, description, score)
 
 
 def prepare(nets: Nets, request: wire.ScoreRequest) -> Iterable[tuple[list[int], Clip]]:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 SIDE = 320  # px of the longer side at which motion is taken: a larger one costs, and shows no more
+ALIKE = 0.9  # the cosine of neighbouring frames of one scene, at least
 TAU = 0.04  # the warp error, in [0, 1] of the pixels' range, at which the score is 1/e
 
 
@@ -61,7 +62,7 @@ def steadiness(error_F: np.ndarray, feature_FD: np.ndarray, cut_F: np.ndarray) -
     """
     unit_FD = feature_FD / np.linalg.norm(feature_FD, axis=1, keepdims=True)
     least = float((unit_FD[1:] * unit_FD[:-1]).sum(1).min())
-    alike = min(max((least - 0.5) / 0.4, 0.0), 1.0)
+    alike = min(max(least / ALIKE, 0.0), 1.0)
     # The 95th percentile: a few bad steps are seen, one of a hundred may be the scene's own.
     smooth = float(np.exp(-np.quantile(error_F, 0.95) / TAU))
     return smooth * alike / (1 + float(cut_F.sum()))
