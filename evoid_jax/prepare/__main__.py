@@ -119,7 +119,8 @@ def main(argv: list[str]):
     logging.set_verbosity(logging.ERROR)
     asked = options(flags.FLAGS)
     result = job.run(asked, finder.of_folder(flags.FLAGS.weights))
-    print("\n".join(summary.lines(asked, result)))
+    told = "\n".join(summary.lines(asked, result))
+    print(told.encode(errors="backslashreplace").decode())  # names of files that are no text
 
 
 if __name__ == "__main__":

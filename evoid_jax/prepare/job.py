@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,16 +103,19 @@ def names_given(listed: list[str], given: dict[str, str], folders: bool) -> dict
       ValueError: a photo that is not there, a folder's name that is none, or one name in two
         spellings.
     """
-    for name in given:
-        if name not in listed:
-            near = difflib.get_close_matches(name, listed, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "; remove it"
-            raise ValueError(f"--people names {name!r}, which is no photo there{hint}")
+    # macOS writes an accent as a character of its own, editors write one with its letter.
+    there = {unicodedata.normalize("NFC", name): name for name in listed}
     named = {}
     if folders:
         inside = [name for name in listed if "/" in name]
         named = {name: people.cleaned(name.split("/")[0], "--folders") for name in inside}
-    named |= given
+    for photo, name in given.items():
+        photo = unicodedata.normalize("NFC", photo)
+        if photo not in there:
+            near = difflib.get_close_matches(photo, there, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; remove it"
+            raise ValueError(f"--people names {photo!r}, which is no photo there{hint}")
+        named[there[photo]] = name
     spelled: dict[str, str] = {}
     for name in named.values():
         first = spelled.setdefault(" ".join(name.casefold().split()), name)

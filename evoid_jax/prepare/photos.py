@@ -109,6 +109,8 @@ def recall(cache: Path, finder: str) -> dict[str, Look]:
             values = json.loads(line)
         except ValueError:
             continue
+        if values.keys() != {"finder", *Look._fields}:  # of another version
+            continue
         if values.pop("finder") == finder and _thumb(cache, values["digest"]).exists():
             values["boxes"] = tuple(tuple(box) for box in values["boxes"])
             values["embedding"] = tuple(values["embedding"])

@@ -59,7 +59,8 @@ def write_sheet(
             parts.append(_section(f"refused: {kind} ({len(cards)})", _grid("".join(cards))))
     template = resources.files("evoid_jax").joinpath(TEMPLATE).read_text("utf-8")
     with files.replacing(out / write.SHEET) as part:
-        part.write_text(template.replace("@@BODY@@", "\n".join(parts)), encoding="utf-8")
+        page = template.replace("@@BODY@@", "\n".join(parts))
+        part.write_text(page, encoding="utf-8", errors="backslashreplace")  # names that are no text
     return out / write.SHEET
 
 

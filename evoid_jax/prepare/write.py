@@ -143,7 +143,9 @@ def save(
     # In this order a call that is cut off leaves no lines, never lines that seem to be changed.
     (out / data_folder.FILE).unlink(missing_ok=True)
     with files.replacing(out / PREPARED) as part:
-        part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # A file's name need not be text: what is none becomes an escape, which JSON knows.
+        text_held = json.dumps(held, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text_held, encoding="utf-8", errors="backslashreplace")
     with files.replacing(out / data_folder.FILE) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
     rows.split(data_folder.read(out), validation=0.0, heldout=0.0)
