@@ -26,6 +26,7 @@ setup(
     install_requires=requirements("requirements.txt"),
     extras_require={
         "sidecars": requirements("requirements-sidecars.txt"),
+        "paper": requirements("requirements-sidecars.txt") + requirements("requirements-paper.txt"),
         "test": requirements("requirements-test.txt"),
         "log": ["tensorboardX", "wandb"],
     },

@@ -54,7 +54,7 @@ EVERY_STEP = 1
 DEPLOYED = {"proof": 5.0, "deploy": 5.0}
 
 VACE_1_3B = {
-    "model": "Wan2.1-VACE-1.3B-diffusers",
+    "model": "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
     "save_every": EVERY_STEP,
     "guidance": DEPLOYED,
     "mesh": PIECES,
@@ -62,7 +62,7 @@ VACE_1_3B = {
 }
 
 VACE_14B = {
-    "model": "Wan2.1-VACE-14B-diffusers",
+    "model": "Wan-AI/Wan2.1-VACE-14B-diffusers",
     "save_every": EVERY_STEP,
     "guidance": DEPLOYED,
     "mesh": PIECES,

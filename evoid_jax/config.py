@@ -48,10 +48,12 @@ RESERVED = re.compile(r"(?i)model|messages|stream|n|.*(?:api.?key|authorization|
 class Config:
     """One run."""
 
-    model: str = setting(TINY, "the base, in diffusers' layout", FOLDER)
+    model: str = setting(
+        TINY, "the base, in diffusers' layout: a folder, or a name on the hub (Org/Name)", FOLDER
+    )
     teacher: str = setting(
         "",
-        "a T2V folder; '' is the model's main blocks, as VACE left them unchanged",
+        "a T2V folder or hub name; '' is the model's main blocks, as VACE left them unchanged",
         PATH,
     )
     dtype: str = setting("bfloat16", "of the frozen base", one_of("bfloat16", "float32"))

@@ -3,7 +3,8 @@
     python -m evoid_jax.convert SRC DST [--to=FORMAT] [--lora=FILE] [--dtype=DTYPE] [--which=ROLE]
     python -m evoid_jax.convert --compare T2V VACE
 
-SRC is a pipeline's folder (diffusers, or the original Wan layout), an adapter's file or folder
+SRC is a pipeline's folder (diffusers, or the original Wan layout), the name of one on the Hugging
+Face hub in diffusers' layout, an adapter's file or folder
 (diffusers, PEFT, ComfyUI, kohya, musubi, DiffSynth, finetrainers), or the workdir of a run, whose
 newest checkpoint is meant. FORMAT is one of
     diffusers   a pipeline's folder; the adapter of a run or of --lora is merged into it
@@ -37,6 +38,7 @@ from evoid_jax import (
     evolve,
     export,
     files,
+    hub,
     provenance,
     rollout,
     settings,
@@ -85,7 +87,7 @@ def adapter_of_file(path: str | Path) -> Adapter:
 
 
 def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
-    """Read an adapter of a run; returns it and the folder of its base.
+    """Read an adapter of a run; returns it and the folder, or hub name, of its base.
 
     role: evolving or stable, of the newest checkpoint; or best, of those that the watch kept.
 
@@ -96,7 +98,7 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
     """
     cfg = settings.read(workdir)
     base = Path(cfg.model)
-    if not base.is_dir():
+    if not base.is_dir() and not hub.is_id(base):
         raise FileNotFoundError(
             f"{base}, the base of the run in {workdir}, is missing; convert from the folder where "
             "the run was started"
@@ -104,7 +106,8 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
     if role == "best":
         return best_of_run(workdir), base
     folder = (workdir / checkpoint.FOLDER).absolute()
-    model = wan.WanConfig.from_json(weights.read_config(base / "transformer"))
+    place = hub.folder(base, with_weights=False)
+    model = wan.WanConfig.from_json(weights.read_config(place / "transformer"))
     shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(model)))
     saved = checkpoint.Checkpoints(_read_only(folder), folder)
     # The file that a run started from is in its checkpoints; only their shapes matter here.
@@ -292,7 +295,7 @@ def convert(src: Path, dst: Path, args) -> Path:
     Raises:
       OSError, ValueError, ImportError: a file or a flag is wrong; the message names it.
     """
-    if not src.exists():
+    if not src.exists() and not hub.is_id(src):
         raise FileNotFoundError(f"{src} does not exist")
     is_adapter = src.is_file() or adapters.is_folder(src)
     # by run.json, where a run was stopped before its first checkpoint

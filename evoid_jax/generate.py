@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from evoid_jax import commandline, files, flow, media, rollout
+from evoid_jax import commandline, files, flow, hub, media, rollout
 from evoid_jax.data.folder import visible
 from evoid_jax.groups import NEGATIVE_PROMPT
 from evoid_jax.models import adapters, lora, pipeline, umt5
@@ -63,7 +63,7 @@ def define_flags(values: flags.FlagValues):
             flags.DEFINE_enum,
         )
     )
-    string("model", str(TINY), "Folder of a diffusers WanVACEPipeline.")
+    string("model", str(TINY), "Diffusers WanVACEPipeline: its folder, or its name on the hub.")
     string("lora", None, "Adapter to use: a file or folder of diffusers, PEFT, ComfyUI and others.")
     string("image", None, "Reference photos, separated by commas.", required=True)
     string("prompt", None, "What happens in the video.", required=True)
@@ -287,7 +287,7 @@ def check(args) -> Inputs:
     if args.shift is not None and not 0 < args.shift < math.inf:
         raise ValueError(f"--shift must be a number above 0, got {args.shift}")
     umt5.check_text(args.prompt)
-    model, photos = files.user_path(args.model), image_files(args.image)
+    model, photos = Path(hub.pinned(files.user_path(args.model))), image_files(args.image)
     read = {}
     if args.lora is not None:
         read["lora"] = files.require_file(adapters.locate(args.lora), "expected an adapter file")
@@ -301,7 +301,7 @@ def check(args) -> Inputs:
         lora=read.get("lora"),
         noise=read.get("noise"),
         targets=outputs(args, [*photos, *read.values()]),
-        chosen=settings(model, args.flag_values_dict(), header),
+        chosen=settings(hub.folder(model, with_weights=False), args.flag_values_dict(), header),
         shift=args.shift,
     )
 
@@ -327,7 +327,6 @@ def run(args) -> np.ndarray:
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
     frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
-
     prompts = {"prompt": args.prompt}
     if chosen["guidance"] > 1:
         prompts["negative_prompt"] = chosen["negative_prompt"]

@@ -324,6 +324,12 @@ class Reward:
         one_of("stop", "go_on"),
         free=True,
     )
+    idle_steps: int = setting(
+        5,
+        "steps in a row without any video to learn from that end the run; 0: none do",
+        NOT_NEGATIVE,
+        free=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import commandline, config, files, flow, media, rollout, train
+from evoid_jax import commandline, config, files, flow, hub, media, rollout, train
 from evoid_jax import generate as generation
 from evoid_jax.models import adapters, lora
 from evoid_jax.models.scheduler import solver_of
@@ -42,22 +42,23 @@ class Model(NamedTuple):
 
 
 def load(path: str | Path = generation.TINY, adapter: str | Path = "", dtype: str = "") -> Model:
-    """Load a diffusers WanVACEPipeline folder, and an adapter's file or folder for it.
+    """Load a diffusers WanVACEPipeline, and an adapter's file or folder for it.
 
     Args:
+      path: its folder, or its name on the Hugging Face hub.
       dtype: float32 or bfloat16; "" is float32 on a CPU, else bfloat16.
 
     Raises:
       OSError, ValueError: a file is missing or of something else; the message names it.
     """
-    path = files.user_path(path)
     kind = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.load(path, jnp.dtype(kind), remat="none")
     tree, header = None, {}
     if adapter:
         file = files.user_path(adapter)
         tree, header = lora.load(file, frozen.wan.config), adapters.read(file).header
-    return Model(frozen=frozen, adapter=tree, path=path, header=header)
+    folder = hub.folder(path, with_weights=False)  # here by now
+    return Model(frozen=frozen, adapter=tree, path=folder, header=header)
 
 
 def generate(

@@ -29,6 +29,7 @@ from evoid_jax import (
     evolve,
     files,
     flow,
+    hub,
     rollout,
     sharding,
     teacher,
@@ -36,6 +37,7 @@ from evoid_jax import (
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
+from evoid_jax.rewards import faceless
 from evoid_jax.rewards.blend import Fused
 from evoid_jax.rewards.panel import Panel, Request
 
@@ -98,13 +100,14 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     check_photos(splits, cfg.video)
     count, kind = len(splits.evolution), splits.heldout.kind
     distributed.say(f"data: {count} pairs to evolve on; the proof will be on {kind}")
-    opened = pipeline.open_diffusers(cfg.model, (VACE,))
+    opened = open_model(cfg)
     check_model(cfg, opened, fresh=not checkpoint.any_in(workdir / checkpoint.FOLDER))
     text_len = opened.pipeline.parts["transformer"].config.text_len
     longest = longest_prompt(splits, cfg.guidance.negative_prompt, opened.tokenizer, text_len)
     logs = distributed.own_folder(workdir / "logs")
     distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
+        faceless.refuse(cfg, splits, panel.urls, panel.infos)
         distributed.say(f"model: loading {cfg.model}")
         frozen = load_frozen(cfg, opened, mesh)
         solver = flow.schedule(cfg.rollout.scheduler, cfg.rollout.steps, cfg.rollout.shift)
@@ -139,6 +142,14 @@ def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
         return pairs.open_splits(
             cfg.source, cfg.dir, cfg.validation, cfg.heldout, seed=seed, cache_dir=cache
         )
+
+
+def open_model(cfg: config.Config) -> pipeline.Opened:
+    """Open the model, fetching what a hub name stands for; processes may share the hub's cache."""
+    with distributed.leader_first():
+        if cfg.teacher:
+            hub.folder(cfg.teacher, parts=("transformer",))
+        return pipeline.open_diffusers(cfg.model, (VACE,))
 
 
 def check_times(cfg: config.Config) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from evoid_jax import config, fields, files
+from evoid_jax import config, fields, files, hub
 from evoid_jax.config import Config
 
 FILE = "config.json"
+NAMED = ("config.model", "config.teacher")  # which may be names on the Hugging Face hub
 
 # --- before anything is loaded
 
@@ -55,8 +56,10 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     """
     if not cfg.data.dir and not cfg.data.source:
         raise ValueError(
-            "config.data.dir is missing: give a folder with photos and prompts.jsonl. Drawn faces "
-            "of 64 pixels, for a trial without data, are config.data.source=portraits"
+            "config.data.dir is missing: give a folder with photos and prompts.jsonl. This makes "
+            "one of your photos: python -m evoid_jax.prepare --photos=PHOTOS --out=FOLDER; then "
+            "train with --config.data.dir=FOLDER. Drawn faces of 64 pixels, for a trial without "
+            "data, are config.data.source=portraits"
         )
     if "local" in cfg.reward.sidecars:
         check_reward_preset(cfg.reward.preset)
@@ -70,7 +73,7 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     needed = {"config.model": cfg.model, "config.teacher": cfg.teacher}
     needed |= {"config.data.dir": cfg.data.dir}
     for name, path in needed.items():
-        if path and not Path(path).is_dir():
+        if path and not Path(path).is_dir() and not (name in NAMED and hub.is_id(path)):
             raise FileNotFoundError(f"{name}: there is no folder {Path(path).absolute()}")
     if cfg.reward.judge_rubric:
         files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
@@ -155,9 +158,14 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def same_place(one: str, other: str) -> bool:
-    """Tell whether two paths lead to the same file or folder, or to copies of one."""
+    """Tell whether two paths lead to the same file or folder, or to copies of one.
+
+    Of two names on the hub one may be without the commit that the other has.
+    """
     if not one or not other:
         return False
+    if hub.same(one, other):
+        return True
     first, second = Path(fields.locate(one)), Path(fields.locate(other))
     if first.resolve() == second.resolve():
         return True

@@ -25,6 +25,12 @@ def gamed(summary: Mapping) -> str:
     return f"{', '.join(risen)} rose, and {', '.join(fallen)}, not rewarded, fell"
 
 
+def warning(summary: Mapping) -> str:
+    """Return `gamed` as it is told to people, in the terminal and the report alike; or ""."""
+    how = gamed(summary)
+    return f"possible reward hacking: {how}" if how else ""
+
+
 def best(watched: Sequence[Mapping]) -> Mapping | None:
     """Return the comparison with the highest total among those in which nothing was gamed.
 
@@ -46,8 +52,8 @@ def reason(cfg: Watch, watched: Sequence[Mapping]) -> str:
     if not watched:
         return ""
     last = watched[-1]
-    if cfg.stop_when_gamed and (how := gamed(last)):
-        return f"a reward is gamed: {how}"
+    if cfg.stop_when_gamed and (said := warning(last)):
+        return said
     drift = last.get("drift")
     if cfg.drift and drift is not None and drift > cfg.drift:
         return f"the evolved model is {drift:.3g} from its start, more than {cfg.drift:g}"

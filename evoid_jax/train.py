@@ -46,7 +46,7 @@ from evoid_jax import (
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
-from evoid_jax.rewards import blend, table
+from evoid_jax.rewards import absent, blend, fuse, table
 from evoid_jax.rewards.absent import MissingReward
 from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
@@ -55,7 +55,7 @@ from evoid_jax.session import Run
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
-    cfg, first = run.cfg, int(state.step)
+    cfg, first, idle = run.cfg, int(state.step), 0
     look = {"desc": "evolution", "disable": not distributed.leads()}
     watching = watch.Watching(run, first)
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
@@ -93,7 +93,9 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
             why = batch.request.why
             line = record(cfg, terms, scores, fused, memory, why, clock.stop(), usage)
             writer.write(step, line)
+        idle = 0 if fused.valid_B.any() else idle + 1
         with kept(saved, step + 1, state, memory):
+            absent.check_idle(cfg.reward.idle_steps, idle, batch.request.why)
             watching.after(state, terms, writer)
         if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
             checkpoint.save(saved, step + 1, state, memory._asdict())
@@ -138,7 +140,9 @@ def record(
     seconds: dict[str, float],
     judge: dict[str, float | None] | None = None,
 ) -> dict:
-    """Return one step's line of metrics.jsonl; what was not had is NaN.
+    """Return one step's line of metrics.jsonl; what was not had is NaN, or None.
+
+    A reward's spread is that of its scores within a pair, saturated its share of scores at 0 or 1.
 
     terms: as `evolve.train_step` returns them; their names are the record's.
     why: how many scores are missing for each reason.
@@ -153,6 +157,7 @@ def record(
         columns = zip(names, value_BM.T, scores.valid_BM.T, strict=True)
         return {name: mean(value_B, valid_B) for name, value_B, valid_B in columns}
 
+    saturated_M = fuse.saturation(np.where(scores.valid_BM, scores.score_BM, np.nan))
     attention = memory.attention or [np.nan] * len(config.GROUPS)
     return terms | {
         "reward": {
@@ -160,6 +165,8 @@ def record(
             "raw": means(scores.raw_BM),
             "score": means(scores.score_BM),
             "normalised": means(fused.normalised_BM),
+            "spread": dict(zip(names, memory.deviations[-1], strict=True)),
+            "saturated": dict(zip(names, saturated_M, strict=True)),
         },
         "weights": dict(zip(names, fused.weights_M, strict=True)),
         "attention": dict(zip(config.GROUPS, attention, strict=True)),
@@ -192,6 +199,7 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     if cfg.deterministic:
         platform.check_deterministic()
     work_folder.check_start(cfg, workdir)
+    cfg = work_folder.pinned(cfg, workdir)
     try:
         with session.open_run(cfg, workdir) as run:
             state, earlier = evolved(run)

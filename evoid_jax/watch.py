@@ -76,7 +76,7 @@ class Watching:
             writer.compare(step, summary, videos, self._warn())
 
     def _warn(self) -> str:
-        return self.stop or stopping.gamed(self._seen[-1])
+        return self.stop or stopping.warning(self._seen[-1])
 
 
 def guided_drift(

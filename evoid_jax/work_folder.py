@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from evoid_jax import (
@@ -10,6 +11,7 @@ from evoid_jax import (
     distributed,
     export,
     files,
+    hub,
     metrics,
     mirrors,
     provenance,
@@ -46,6 +48,32 @@ def check_start(cfg: config.Config, workdir: Path) -> None:
             files.check_writable(workdir / name)
     check_workdir(cfg, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+
+
+def pinned(cfg: config.Config, workdir: Path) -> config.Config:
+    """Return the settings with the names of models on the hub held to one commit.
+
+    It is the one that the run began with, where the workdir holds a run, and today's otherwise. The
+    same on every process.
+
+    Raises: as `hub.folder`, with the setting's name.
+    """
+    old = settings.stored(workdir) if (workdir / settings.FILE).is_file() else {}
+    chosen = None
+    if distributed.leads():
+        chosen = [
+            _pin("config.model", cfg.model, old.get("model", "")),
+            _pin("config.teacher", cfg.teacher, old.get("teacher", "")),
+        ]
+    model, teacher = distributed.exchange(chosen)[0]
+    return dataclasses.replace(cfg, model=model, teacher=teacher)
+
+
+def _pin(name: str, value: str, was: str) -> str:
+    try:
+        return hub.pinned(value, was)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def check_workdir(cfg: config.Config, workdir: Path) -> None:

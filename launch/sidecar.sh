@@ -2,13 +2,13 @@
 # Start reward sidecars: COUNT replicas on ports PORT, PORT + 1, .., each on a GPU of its own where
 # there are any. One that ends is started again. Prints what to give to train.
 #   launch/sidecar.sh [PRESET] [PORT] [COUNT]
-# `tiny` knows the drawn world alone; `open` is for real faces (docs/rewards_open.md), its weights are
-# brought by python -m evoid_jax.sidecars.fetch. Servers of your own: docs/sidecar_protocol.md.
+# `open`, the default, is for real faces (docs/rewards_open.md), its weights are brought by
+# python -m evoid_jax.sidecars.fetch; `tiny` knows the drawn world alone.
 # Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
 # network say SIDECAR_HOST=0.0.0.0. Its environment needs requirements-sidecars.txt; it never imports
 # jax. On a Ray cluster: launch/ray_serve.py.
 set -euo pipefail
-preset="${1:-tiny}" port="${2:-8100}" count="${3:-1}" host="${SIDECAR_HOST:-127.0.0.1}"
+preset="${1:-open}" port="${2:-8100}" count="${3:-1}" host="${SIDECAR_HOST:-127.0.0.1}"
 
 # Keep one server running; its arguments are its port and its GPU.
 keep() {

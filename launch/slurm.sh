@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Train on several GPU nodes under Slurm, one process a node with all of its GPUs.
-#   CONFIG=configs/evoid.py:vace_14b sbatch --nodes=4 launch/slurm.sh WORKDIR [--config.model=... ...]
-# WORKDIR, the model and this repository lie on a file system that all nodes share. Reward sidecars and
-# the judge run elsewhere and are given as --config.reward.sidecars=http://HOST:8101 and
-# --config.reward.judge=http://HOST:8200/v1; with --config.reward.sidecars=local every node starts its
-# own, of the set that --config.reward.preset names.
+#   DATA=/shared/faces sbatch --nodes=4 launch/slurm.sh WORKDIR \
+#     --config.reward.sidecars=http://HOST:8100 --config.reward.judge=http://HOST:8200/v1 [...]
+# WORKDIR, DATA (photos and prompts.jsonl), the Hugging Face cache (HF_HOME), into which the model is
+# fetched once, and this repository lie on a file system that all nodes share. CONFIG is the preset,
+# configs/evoid.py:vace_14b. Reward sidecars and the judge run elsewhere (launch/sidecar.sh
+# and launch/judge.sh, told to listen for other machines, or launch/compose.yaml's); with --config.reward.sidecars=local
+# every node starts its own, of the set that --config.reward.preset names.
+# With IMAGE, of launch/Dockerfile, it runs in that container (needs pyxis: srun --container-image);
+# MOUNTS then says what it sees, such as /shared:/shared.
 # The processes find each other by themselves (JAX reads Slurm's variables). When one ends with an
 # error all end, and a job that is submitted again goes on from the last checkpoint.
 #SBATCH --job-name=evoid
@@ -20,6 +24,12 @@ mkdir -p "$workdir"
 # Of itself JAX would give a Slurm task one GPU; this task has all of its node's.
 gpus=${SLURM_GPUS_ON_NODE:-8}
 export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))
+container=()
+if [[ -n "${IMAGE:-}" ]]; then
+  container=(--container-image="$IMAGE" --container-mounts="${MOUNTS:?what the container sees, FROM:TO}"
+    --container-workdir=/evoid_jax)
+fi
 # srun no longer inherits sbatch's number of cores
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-64}" --output="$workdir/slurm_%j_%t.log" \
-  python -m evoid_jax.train --config="${CONFIG:-configs/evoid.py:vace_1_3b}" --workdir="$workdir" "$@"
+  "${container[@]}" python -m evoid_jax.train --config="${CONFIG:-configs/evoid.py:vace_14b}" \
+  --config.data.dir="${DATA:?the folder with photos and prompts.jsonl}" --workdir="$workdir" "$@"

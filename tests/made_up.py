@@ -152,7 +152,9 @@ def record(share, rng):
     policy, t2v, anchor = 0.031 * math.exp(-share), 0.02 + 0.01 * share, 0.0004 * share
     return {
         "loss": {"total": policy + t2v / 100, "policy": policy, "t2v": t2v, "self": anchor},
-        "reward": {"unified": 0.5 + rng.normal(0, 0.02), "raw": score, "score": score},
+        "reward": {"unified": 0.5 + rng.normal(0, 0.02), "raw": score, "score": score}
+        | {"spread": dict.fromkeys(REWARDS, 0.05), "saturated": dict.fromkeys(REWARDS, 0.0)},
+        "missing": dict.fromkeys(REWARDS, 0.0),
         "weights": {name: value / mass for name, value in weight.items()},
         "attention": attention,
         "drift": {"evo_stb": 0.002 * rise, "evo_init": 0.02 * rise, "evo_t2v": 0.3 + 0.01 * rise},

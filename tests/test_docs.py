@@ -13,6 +13,7 @@ from documents import EXAMPLES, PAGES, ROOT, SCRIPTS
 
 from evoid_jax import commandline, config, convert, generate
 from evoid_jax.data import folder
+from evoid_jax.prepare import __main__ as prepare
 
 COMMANDS = [command for file in (*PAGES, *EXAMPLES) for command in documents.commands(file)]
 # What a run writes, what a user has, what another model's folder holds.
@@ -20,6 +21,7 @@ NOT_OURS = {
     "config.json",
     "metrics.jsonl",
     "model_index.json",
+    "prepared.json",
     "prompts.json",
     "run.json",
     "summary.json",
@@ -87,11 +89,14 @@ def test_settings_of_a_command_are_accepted(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c.module in ("generate", "convert")], ids=lambda c: c.page
+    "command",
+    [c for c in COMMANDS if c.module in ("generate", "convert", "prepare")],
+    ids=lambda c: c.page,
 )
 def test_flags_of_a_command_are_accepted(command):
     values = flags.FlagValues()
-    {"generate": generate, "convert": convert}[command.module].define_flags(values)
+    programs = {"generate": generate, "convert": convert, "prepare": prepare}
+    programs[command.module].define_flags(values)
     left = values(["program", *command.arguments])
     assert not [word for word in left if word.startswith("--")]
 

@@ -85,4 +85,4 @@ def test_the_settings_for_photographs_ask_for_what_is_served():
     values = commandline.load(f"{EXAMPLES / 'faces.py'}:vace_14b").to_dict()
     cfg = config.from_dict(values)
     assert [metric.name for metric in cfg.reward.table] == ["vqscore", "sharpness"]
-    assert cfg.model == "Wan2.1-VACE-14B-diffusers" and cfg.data.source == ""
+    assert cfg.model == "Wan-AI/Wan2.1-VACE-14B-diffusers" and cfg.data.source == ""

@@ -361,3 +361,9 @@ def test_the_table():
     np.testing.assert_allclose(prior_M[:7].sum(), 1, atol=1e-6)
     one = table.arrays(config.METRICS[2:3])
     np.testing.assert_array_equal(one[1], [1])
+
+
+def test_saturation_is_the_share_of_known_scores_at_an_end():
+    nan = np.nan
+    score_BM = np.array([[0.0, 0.5, nan], [1.0, 0.0005, nan], [0.4, nan, nan], [0.9995, 0.3, nan]])
+    np.testing.assert_allclose(fuse.saturation(score_BM), [3 / 4, 1 / 3, nan])

@@ -18,6 +18,7 @@ FLOORS = (
         "metrics",
         "provenance",
         "sidecars.wire",
+        "hub",
     ),
     ("models", "flow", "losses", "clipping"),
     ("export", "roles"),
@@ -25,7 +26,7 @@ FLOORS = (
     ("session", "work_folder"),
     ("arms", "stopping"),
     ("heldout", "watch", "report"),
-    ("train", "generate", "convert", "plan", "pretrain", "report.__main__"),
+    ("train", "generate", "convert", "plan", "pretrain", "prepare", "report.__main__"),
     ("notebook",),
 )
 ENTRY_POINTS = FLOORS[-2]

@@ -65,12 +65,20 @@ def test_two_faces_give_no_green(tmp_path):
 
 def test_a_monitor_that_fell_is_named(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "copy")
-    rows = json.loads((workdir / "summary.json").read_text())["monitor_delta"]
+    summary = json.loads((workdir / "summary.json").read_text())
+    rows, rewards = summary["monitor_delta"], summary["delta"]
     for ci95, named in (([-0.2, -0.1], True), ([-0.1, 0.1], False)):
         rows["identity"]["ci95"] = ci95
         rows["motion"]["ci95"] = [0.0, 0.1]
         page = with_summary(workdir, monitor_delta=rows)
+        assert ("Possible reward hacking: arcface, " in page.text) == named
+        assert ("and identity, not rewarded, fell." in page.text) == named
+        # Where no reward rose, nothing was hacked; that the monitor fell is still to be known.
+        still = {name: row | {"ci95": [-0.1, 0.1]} for name, row in rewards.items()}
+        page = with_summary(workdir, monitor_delta=rows, delta=still)
         assert ("never rewarded, and lower: identity." in page.text) == named
+        assert "hacking" not in page.text
+        with_summary(workdir, delta=rewards)
 
 
 def test_page_says_what_the_rewards_are(finished_run):

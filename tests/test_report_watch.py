@@ -45,6 +45,7 @@ def test_the_best_is_marked_and_a_gamed_one_is_named(workdir):
     fell = {"motion": {"mean": -0.1, "ci95": [-0.2, -0.05], "pairs": 64, "identities": 32}}
     rewrite(workdir, 10, delta_total=0.5, monitor_delta=fell)
     text = section(workdir)
+    assert "possible reward hacking: " in line_of(text, 10)
     assert "motion, not rewarded, fell" in line_of(text, 10)
     assert ">best<" in line_of(text, 20)
 

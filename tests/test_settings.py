@@ -35,6 +35,9 @@ def test_what_is_there_may_start():
 def test_a_base_other_than_tiny_needs_data(tmp_path):
     with pytest.raises(ValueError, match="config.data.dir is missing: give a folder with photos"):
         settings.check_start(preset("vace_14b", reward={"preset": "tiny"}))
+    for name in ("vace_14b", "vace_1_3b"):
+        with pytest.raises(ValueError, match=r"evoid_jax\.prepare --photos.* --config\.data\.dir="):
+            settings.check_start(preset(name))
     unasked = preset(model=str(shutil.copytree(TINY, tmp_path / "wan")))
     with pytest.raises(ValueError, match="config.data.source=portraits"):
         settings.check_start(unasked)
@@ -42,8 +45,9 @@ def test_a_base_other_than_tiny_needs_data(tmp_path):
 
 
 def test_a_reward_set_that_does_not_exist_is_refused_before_the_model_is_looked_for(tmp_path):
-    with pytest.raises(ValueError, match="config.reward.preset must be one of tiny, got 'paper'"):
-        settings.check_start(preset("vace_14b", data={"dir": str(tmp_path)}))
+    data = {"dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="config.reward.preset must be one of .*, got 'huge'"):
+        settings.check_start(preset("vace_14b", reward={"preset": "huge"}, data=data))
     elsewhere = preset(reward={"preset": "theirs", "sidecars": ("http://host:8100",)})
     settings.check_start(elsewhere)  # those servers know their own
 

@@ -89,6 +89,18 @@ def test_raw_body_gets_every_reward_in_the_unit_interval(http, world):
     assert all(m >= 0 for m in reply["monitor"]["motion"])
 
 
+def test_photos_are_looked_at_by_presets_that_can(http, loaded):
+    body = wire.encode_photos([np.full((8, 9, 3), level, np.uint8) for level in (0, 200)])
+    assert http.get("/info").json()["photos"] is False
+    refused = http.post("/photos", content=body)
+    assert refused.status_code == 400 and "tiny does not look at photos" in refused.json()["detail"]
+    seeing = loaded._replace(check_photo=lambda photo: "no face" if photo.max() < 9 else "")
+    client = TestClient(serve.app(seeing))
+    assert client.get("/info").json()["photos"] is True
+    assert client.post("/photos", content=body).json() == {"problems": ["no face", None]}
+    assert client.post("/photos", content=body[:9]).status_code == 400
+
+
 def test_a_broken_mp4_is_null_with_a_reason_and_the_others_score(http, world):
     videos, references, prompts, _, _ = world
     good = media.encode(videos[0], 8)

@@ -61,7 +61,9 @@ def test_nothing_stops_a_run_unless_it_is_asked_to():
 
 def test_each_rule_says_why():
     gamed = [compared(10, reward=UP, monitor=DOWN)]
-    assert "a reward is gamed: arcface rose" in stopping.reason(Watch(stop_when_gamed=True), gamed)
+    said = "possible reward hacking: arcface rose, and motion, not rewarded, fell"
+    assert stopping.reason(Watch(stop_when_gamed=True), gamed) == said == stopping.warning(gamed[0])
+    assert stopping.warning(compared(10, reward=UP)) == ""
     far = [compared(10, drift=0.31)]
     said = stopping.reason(Watch(drift=0.3), far)
     assert said == "the evolved model is 0.31 from its start, more than 0.3"

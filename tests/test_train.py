@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from fake_sidecar import Fake
 from safetensors import safe_open
+from servers import serve
 from small_run import SMALL, lines, settings
 
 from evoid_jax import (
@@ -17,6 +19,7 @@ from evoid_jax import (
     checkpoint,
     config,
     convert,
+    distributed,
     evolve,
     export,
     proof,
@@ -125,6 +128,11 @@ def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
     assert row["judge"] == {"calls": 3}
     assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
     assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
+    assert row["reward"]["spread"]["arcface"] == pytest.approx(np.std([0.2, 0.4, 0.6]))
+    assert row["reward"]["spread"]["vqscore"] is None
+    assert row["reward"]["saturated"]["gme"] == 0 and np.isnan(
+        row["reward"]["saturated"]["vqscore"]
+    )
     want = {"arcface": 0.125 / 0.275, "gme": 0.15 / 0.275, "vqscore": 0}
     assert row["weights"] == pytest.approx(want)
     assert fused.valid_B.tolist() == [True, True, False, True]
@@ -140,6 +148,38 @@ def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
         ):
             raise absent.stopped(["gme"], 600.0, {})
     assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())]
+
+
+def test_a_run_in_which_nothing_can_be_learned_ends_with_words_and_what_it_reached(
+    tmp_path, cache, monkeypatch
+):
+    """Of both videos of every pair one lacks gme: nobody is left to be compared with.
+
+    The update itself has nothing to do, and is not compiled.
+    """
+    next_step = jax.jit(lambda step: step + 1)
+
+    def no_update(state, params, scored, teacher, setup):
+        assert not np.any(jax.device_get(scored.valid_B))
+        return state._replace(step=next_step(state.step)), {"loss": {}, "drift": {"evo_init": 0.0}}
+
+    monkeypatch.setattr(evolve, "train_step", no_update)
+
+    def change(reply):
+        column = reply["scores"]["gme"]
+        column["score"][1::2] = [None] * len(column["score"][1::2])
+        column["reason"][1::2] = ["out of memory"] * len(column["reason"][1::2])
+        column["excused"] = [False, True] * (len(column["score"]) // 2)
+        return reply
+
+    reward = {"judge": "", "preference": False, "dynamic": False, "idle_steps": 2}
+    with serve(Fake(change=change).app()) as url:
+        cfg = settings(cache, 9, reward=reward | {"sidecars": (url,)}, watch={"every": 0})
+        with pytest.raises(absent.MissingReward, match="the last 2 steps .*out of memory") as error:
+            train.train(cfg, tmp_path)
+    assert isinstance(error.value, distributed.EXPECTED)  # told in a line, and a status of 1
+    assert [row["missing"]["gme"] for row in lines(tmp_path)] == [0.5, 0.5]
+    assert checkpoint.steps_in(tmp_path / checkpoint.FOLDER) == [2]
 
 
 def test_workdir_of_another_run_is_refused(runs, cache):

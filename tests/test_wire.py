@@ -140,3 +140,14 @@ def test_a_damaged_body_is_refused_in_words_or_read(seed):
         assert len(str(error)) > 10
     else:
         assert all(photo.ndim == 3 for own in request.references for photo in own)
+
+
+def test_photos_alone_come_back_pixel_by_pixel_and_a_cut_body_is_named():
+    photos = [np.full((4, 6, 3), 9, np.uint8), np.arange(36, dtype=np.uint8).reshape(3, 4, 3)]
+    body = wire.encode_photos(photos)
+    for sent, got in zip(photos, wire.decode_photos(body), strict=True):
+        np.testing.assert_array_equal(sent, got)
+    with pytest.raises(ValueError, match="108 of photos after the header; got 107"):
+        wire.decode_photos(body[:-1])
+    with pytest.raises(ValueError, match="protocol must be 2"):
+        wire.decode_photos(body.replace(b'"protocol": 2', b'"protocol": 1'))

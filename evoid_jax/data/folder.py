@@ -57,7 +57,10 @@ def _text(folder: Path) -> str:
     else:
         near = _near(file)
         hint = f" (there is {near})" if near else ""
-        raise ValueError(f"{file} is missing{hint}; write one line per pair, such as {EXAMPLE}")
+        raise ValueError(
+            f"{file} is missing{hint}; write one line per pair, such as {EXAMPLE}, or make a "
+            f"folder of pairs: python -m evoid_jax.prepare --photos={folder} --out=FOLDER"
+        )
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -70,7 +73,7 @@ def _text(folder: Path) -> str:
 def _row(folder: Path, line: str, origin: str, pictures: dict[Path, Picture]) -> Row:
     """Check one line; `pictures` remembers those of earlier lines."""
     values = _parse(line)
-    prompt = _prompt(values["prompt"])
+    prompt = check_prompt(values["prompt"])
     names = values["image"] if isinstance(values["image"], list) else [values["image"]]
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         shown = json.dumps(values["image"])
@@ -126,7 +129,8 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is not valid JSON; write a text in quotes")
 
 
-def _prompt(prompt) -> str:
+def check_prompt(prompt) -> str:
+    """Return a prompt; raise a ValueError for what is no text, or has nothing to see."""
     if not isinstance(prompt, str):
         raise ValueError(f'"prompt" must be a string, not {json.dumps(prompt)}; put it in quotes')
     _characters("prompt", prompt)

@@ -149,7 +149,7 @@ def split(rows: list[Row], validation: float, heldout: float) -> dict[str, list[
     if first:
         side = _named_sides(rows)
     else:
-        side = {row.identity: _drawn_side(row.key, shares) for row in rows}
+        side = {row.identity: drawn_side(row.key, shares) for row in rows}
     split_rows = {name: [row for row in rows if side[row.identity] == name] for name in SPLITS}
     people = len(side)
     if not split_rows["evolution"]:
@@ -173,7 +173,7 @@ def _check_shares(shares: dict[str, float]) -> None:
         raise ValueError(f"{each} leave nobody to train on; together they must be below 1")
 
 
-def _drawn_side(key: str, shares: dict[str, float]) -> str:
+def drawn_side(key: str, shares: dict[str, float]) -> str:
     """Return the split of a person: held out from the low end of the draw, validation from the top.
 
     So neither share moves the border of the other.

@@ -5,10 +5,9 @@ Reads the small files of a diffusers folder; the tensors are `pipeline`'s.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from evoid_jax import files
+from evoid_jax import files, hub
 from evoid_jax.models import native, umt5
 from evoid_jax.models.keys import BOOKKEEPING
 
@@ -108,10 +107,7 @@ def _no_pipeline(folder: Path) -> OSError:
             kind = "a single file, as ComfyUI uses them"
         return NotADirectoryError(f"{folder} is {kind}; {EXPECTED}")
     if not folder.exists():
-        hint = EXPECTED
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):  # a name on the Hugging Face hub
-            hint = f"download it first: hf download {folder} --local-dir={folder.name}"
-        return FileNotFoundError(f"{folder} does not exist; {hint}")
+        return FileNotFoundError(f"{folder} does not exist; {EXPECTED}")
     if native.is_native(folder):
         hint = f"make one with python -m evoid_jax.convert {folder} NEW --to=diffusers"
         return FileNotFoundError(f"{missing}; {hint}")
@@ -167,9 +163,12 @@ def small_files(folder: Path) -> dict[str, bytes]:
 def name_of(folder: str | Path) -> str:
     """Return the name by which people know the model in a folder.
 
-    A snapshot in the Hugging Face hub's cache (models--Org--Name/snapshots/COMMIT) is Org/Name, a
-    folder of ModelScope's cache is without its ___ for dots, any other is the folder's own name.
+    A name on the Hugging Face hub is without its revision, a snapshot in the hub's cache
+    (models--Org--Name/snapshots/COMMIT) is Org/Name, a folder of ModelScope's cache is without its
+    ___ for dots, any other is the folder's own name.
     """
+    if hub.is_id(folder):
+        return hub.repository(folder)
     path = files.user_path(folder).resolve()
     for parent in (path, *path.parents):
         if parent.name.startswith("models--"):

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from evoid_jax import files
+from evoid_jax import files, hub
 from evoid_jax.models import folder as model_folder
 from evoid_jax.models import native, pth, scheduler, umt5, wan, weights
 from evoid_jax.models.parts import PARTS, Part, check_classes, check_fit, part, wanted
@@ -52,7 +52,10 @@ class Opened(NamedTuple):
 
 
 def open_pipeline(folder: str | Path) -> Pipeline:
-    """Open a pipeline's folder in either layout, check all of it, read no tensor.
+    """Open a pipeline in either layout, check all of it, read no tensor.
+
+    Args:
+      folder: where it is, or its name on the Hugging Face hub.
 
     Raises: as `open_diffusers`; and
       ImportError: .pth files need torch.
@@ -67,13 +70,17 @@ def open_diffusers(folder: str | Path, classes: tuple[str, ...] = PIPELINES) -> 
     Generating, training and converting all come through here; no tensor is read.
 
     Args:
+      folder: where it is, or its name on the Hugging Face hub, from which it is then fetched.
       classes: the pipelines that will do, of PIPELINES.
 
     Raises:
       OSError: something is missing, or is no file or folder; the message names it.
       ValueError: something is damaged, not implemented or of another model; names file and key.
     """
-    folder = files.user_path(folder)
+    folder = hub.pinned(folder)  # all files are of one commit, and the hub is asked for it once
+    # Of the hub's the small files first: gigabytes are fetched only where they will do.
+    model_folder.read_index(hub.folder(folder, with_weights=False), classes)
+    folder = hub.folder(folder)
     index = model_folder.read_index(folder, classes)
     small = model_folder.small_files(folder)
     for name in model_folder.CLASSES:
@@ -161,10 +168,11 @@ def _renamed(tensors: dict[str, Tensor], part: Part, folder: Path) -> dict[str, 
 def open_transformer(folder: str | Path) -> tuple[Part, dict[str, Tensor]]:
     """Return a transformer and its tensors by diffusers' names, checked but not read.
 
-    folder: a pipeline in either layout, or the transformer's folder of a diffusers pipeline.
+    folder: a pipeline in either layout, or the transformer's folder of a diffusers pipeline; or a
+    name on the Hugging Face hub.
     Raises: as `open_pipeline`.
     """
-    folder = files.user_path(folder)
+    folder = hub.folder(folder, parts=("transformer",))
     if native.is_native(folder):
         file = str(folder / "config.json")
         config = native.config_from_json(weights.read_config(folder), file)

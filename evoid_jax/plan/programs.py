@@ -15,7 +15,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from evoid_jax import evolve, flow, rollout, sharding
+from evoid_jax import evolve, flow, hub, rollout, sharding
 from evoid_jax.config import Config
 from evoid_jax.models import umt5, vae, wan, weights
 
@@ -48,11 +48,15 @@ class Models(NamedTuple):
 
 
 def models(folder: str) -> Models:
-    """Read a model folder's configs; one that is absent must be a released model.
+    """Read a model's configs. A released model need not be there, nor be asked of the hub.
 
     Raises:
-      ValueError: neither there nor released; lists the released ones.
+      ValueError: neither a folder, nor released, nor a name on the hub; lists the released ones.
+      OSError: as `hub.folder`.
     """
+    name = Path(hub.repository(folder)).name
+    if hub.is_id(folder) and name not in RELEASED:
+        folder = str(hub.folder(folder, with_weights=False))
     if Path(folder).is_dir():
         read = lambda part: weights.read_config(Path(folder) / part)
         return Models(
@@ -60,7 +64,6 @@ def models(folder: str) -> Models:
             vae=vae.VAEConfig.from_json(read("vae")),
             umt5=umt5.UMT5Config.from_json(read("text_encoder")),
         )
-    name = Path(folder).name
     if name not in RELEASED:
         known = ", ".join(RELEASED)
         raise ValueError(f"config.model: {folder} is no folder, and none of {known}")

@@ -16,7 +16,7 @@ OF_RUNS = (settings.FILE, metrics.FILE, provenance.FILE, "summary.json", "report
 WATCH = "watch"  # as watch.py writes it
 OF_RUNS += ("samples", "export", "logs", WATCH)
 FLOAT = sys.float_info.max
-GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "drift", "seconds", "judge")
+GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "missing", "drift", "seconds", "judge")
 
 
 class HeldoutSample(NamedTuple):

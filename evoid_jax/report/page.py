@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import files, metrics, proof
+from evoid_jax import files, metrics, proof, stopping
 from evoid_jax.metrics import get
-from evoid_jax.report import charts, curves, folder, origin, watched
+from evoid_jax.report import charts, curves, folder, health, origin, watched
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 
@@ -26,12 +26,18 @@ LINKS = (
     "watch",
     "scorers",
     "rewards",
+    "health",
     "weights",
     "training",
     "made",
     "config",
 )
-TITLES = {"scorers": "models", "rewards": "curves", "made": "origin"}  # of the links
+TITLES = {
+    "scorers": "models",
+    "rewards": "curves",
+    "health": "reward health",
+    "made": "origin",
+}  # of the links
 
 
 def write(workdir: str | Path, videos: int = 12) -> Path:
@@ -58,6 +64,7 @@ def page(run: RunFolder) -> str:
         watched.section(run.watched, run.watch_start),
         origin.rewards(run, hues),
         curves.rewards(run.steps, hues),
+        health.section(run.steps, hues),
         curves.weights(run.steps, hues),
         curves.health(run.steps),
         curves.every_step(run.steps),
@@ -143,6 +150,8 @@ def _tiles(summary):
 
 def _warning(summary):
     """Name the monitors that clearly fell: a reward that rises while they fall was hacked."""
+    if said := stopping.warning(summary):
+        return f" <mark>{fmt.escape(said[0].upper() + said[1:])}.</mark>"
     names = ", ".join(proof.fallen(summary))
     if not names:
         return ""

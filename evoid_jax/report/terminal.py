@@ -2,7 +2,7 @@
 
 import textwrap
 
-from evoid_jax import proof
+from evoid_jax import proof, stopping
 from evoid_jax.metrics import WIDTH, get
 from evoid_jax.report import folder, origin
 from evoid_jax.report import text as fmt
@@ -16,7 +16,7 @@ def terminal_summary(run: RunFolder) -> str:
       run: of `folder.load(workdir, videos=0)`, once summary.json and export/ are written.
 
     Returns:
-      At most 12 lines of at most 100 columns, unless a path alone is longer.
+      At most 14 lines of at most 100 columns, unless a path alone is longer.
     """
     lines = [] if run.summary is None else _comparison(run.summary)
     short = _short_notes(run)
@@ -36,7 +36,8 @@ def _comparison(summary) -> list[str]:
         f"total {fmt.score(base)} -> {fmt.score(evolved)}, change "
         f"{fmt.signed(summary.get('delta_total'))}, 95 % interval {fmt.interval(low, high)}"
     ]
-    lines += textwrap.wrap(verdict, WIDTH, max_lines=2, placeholder=" ...")
+    for words in (verdict, stopping.warning(summary)):
+        lines += textwrap.wrap(words, WIDTH, max_lines=2, placeholder=" ...")
     changes = [
         f"{name} {fmt.signed(row.get('mean'))}"
         for name, row in (summary.get("delta") or {}).items()

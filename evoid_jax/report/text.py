@@ -24,6 +24,11 @@ def score(value) -> str:
     return NONE if value is None else f"{value:.3f}"
 
 
+def share(value) -> str:
+    """Format a share from 0 to 1 as a percentage."""
+    return NONE if value is None else f"{value:.0%}"
+
+
 def signed(value) -> str:
     """Format a change with its sign and 3 decimals."""
     return NONE if value is None else f"{value:+.3f}".replace("-", MINUS)

@@ -69,7 +69,7 @@ def _table(summaries) -> str:
     rows = ""
     for summary in summaries:
         low, high = summary.get("delta_total_ci95") or (None, None)
-        remark = stopping.gamed(summary) or ("best" if summary is best else "")
+        remark = stopping.warning(summary) or ("best" if summary is best else "")
         cells = (
             fmt.score(get(summary, "base", "total")),
             fmt.score(get(summary, "evolved", "total")),

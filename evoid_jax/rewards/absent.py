@@ -21,7 +21,7 @@ SHOWN = 200  # letters of a reason
 
 
 class MissingReward(ConnectionError):
-    """A reward with weight that no video of a step has, however often it was asked for."""
+    """Rewards that cannot be had: one by no video of a step, or enough by none of many steps."""
 
 
 class Known(NamedTuple):
@@ -94,6 +94,26 @@ def because(why: dict[str, int]) -> str:
     """Say the most frequent reason, and that there are others."""
     first, *others = why or {"no reason is known": 0}
     return f"{first}; and {len(others)} more" if others else first
+
+
+def check_idle(most: int, steps: int, why: dict[str, int]) -> None:
+    """Raise where so many steps in a row had no video to learn from that a run should end.
+
+    Args:
+      most: steps that may be so; 0: any number.
+      steps: how many the last ones are.
+      why: of the last step, scores that are missing for each reason.
+
+    Raises:
+      MissingReward: the message says what to do.
+    """
+    if most and steps >= most:
+        raise MissingReward(
+            f"no video of the last {steps} steps could be learned from: each lacks a reward with "
+            f"weight, or has no other video of its pair to be compared with ({because(why)}). See "
+            "to what scores them, and start the run again, which goes on from its newest "
+            "checkpoint. To let it idle: --config.reward.idle_steps=0"
+        )
 
 
 def stopped(lost: list[str], patience: float, why: dict[str, int]) -> MissingReward:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 ROUNDING = 1e-5  # ten units in the last place of what our sidecars send
+EDGE = 1e-3  # a score this close to 0 or 1 has no room left on that side
 FAINT = 0.02  # share of a metric's spread over all videos that is noise within a pair (ours)
 
 
@@ -263,6 +264,25 @@ def deviation(score_BM: np.ndarray, group_B: np.ndarray) -> np.ndarray:
         stds = [x.std() for x in of_pair if len(x) > 1]
         out[m] = np.median(stds) if stds else np.nan
     return out
+
+
+def saturation(score_BM: np.ndarray) -> np.ndarray:
+    """Return which share of each metric's scores stands at an end of [0, 1], within EDGE.
+
+    There a better video is no better by that metric, and a worse one no worse.
+
+    Args:
+      score_BM: scores in [0, 1], NaN where missing.
+
+    Returns:
+      (M,) float64 in [0, 1]; NaN for a metric that no video has.
+    """
+    score_BM = np.asarray(score_BM, np.float64)
+    known_BM = np.isfinite(score_BM)
+    at_end_BM = known_BM & ((score_BM <= EDGE) | (score_BM >= 1 - EDGE))
+    count_M = known_BM.sum(axis=0)
+    nothing_M = np.full(len(count_M), np.nan)
+    return np.divide(at_end_BM.sum(axis=0), count_M, out=nothing_M, where=count_M > 0)
 
 
 def floors(

@@ -45,6 +45,9 @@ class Preset(NamedTuple):
     # How many videos the nets take at once: larger requests are cut, small ones that wait are put
     # together. None: every request is taken as it came.
     together: int | None = None
+    # A photo, uint8 (h, w, 3), -> what keeps it from being a reference, such as "no face", or "".
+    # Asked of one photo at a time, maybe while another thread scores: it needs nets of its own.
+    check_photo: Callable[[np.ndarray], str] | None = None  # None: this preset cannot tell
 
 
 # Told after every scorer's work: its name, how many seconds it took, for how many videos.
@@ -63,7 +66,19 @@ def info(preset: Preset) -> dict:
         "monitors": [m.name for m in preset.monitors],
         "formats": list(FORMATS),
         "together": preset.together,
+        "photos": preset.check_photo is not None,
     }
+
+
+def look(preset: Preset, photos: list[np.ndarray]) -> dict:
+    """Return the reply of POST /photos.
+
+    Raises:
+      ValueError: this preset cannot tell.
+    """
+    if preset.check_photo is None:
+        raise ValueError(f"preset {preset.name} does not look at photos; see /info")
+    return {"problems": [preset.check_photo(photo) or None for photo in photos]}
 
 
 def answer(preset: Preset, request: ScoreRequest, told: Told = lambda *_: None) -> dict:

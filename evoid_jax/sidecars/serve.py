@@ -1,4 +1,4 @@
-"""Reward sidecar: a process of its own that answers /health, /info, /score and /metrics.
+"""Reward sidecar: a process that answers /health, /info, /score, /photos and /metrics.
 
     python -m evoid_jax.sidecars.serve --preset tiny --host 127.0.0.1 --port 0 --port-file FILE
 
@@ -25,6 +25,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 
 from evoid_jax.sidecars import preset as presets
 from evoid_jax.sidecars import wire
+from evoid_jax.sidecars.paper import options as paper
 from evoid_jax.sidecars.prometheus import CONTENT_TYPE, Figures
 from evoid_jax.sidecars.queue import Queue, Room
 from evoid_jax.sidecars.tiny import rewards
@@ -35,13 +36,15 @@ READERS = 2  # requests decoded at once: a compressed one takes 100 times its si
 GONE = 499  # the asker hung up; by convention, as nobody reads it
 
 
-def load(name: str, weights: Path | None = None) -> presets.Preset:
+def load(
+    name: str, weights: Path | None = None, options: paper.Options = paper.DEFAULT
+) -> presets.Preset:
     """Load a preset's nets.
 
-    weights: the folder that holds them; None is the preset's own.
+    weights: the folder that holds them; None is the preset's own. options: of preset paper.
 
     Raises:
-      ValueError: no preset of that name, or weights that do not fit.
+      ValueError: no preset of that name, or weights or options that do not fit.
       FileNotFoundError: weights are missing.
     """
     if name == "tiny":
@@ -51,7 +54,12 @@ def load(name: str, weights: Path | None = None) -> presets.Preset:
         from evoid_jax.sidecars.open import rewards as open_rewards
 
         return open_rewards.load(weights)
-    raise ValueError(f"no preset {name!r}; there are: tiny, open")
+    if name == "paper":
+        # Here and not above: it needs packages of its own, requirements-paper.txt.
+        from evoid_jax.sidecars.paper import rewards as paper_rewards
+
+        return paper_rewards.load(weights, options)
+    raise ValueError(f"no preset {name!r}; there are: tiny, open, paper")
 
 
 class Desk:
@@ -142,6 +150,7 @@ def app(
     loaded = load(preset) if isinstance(preset, str) else preset
     desk = Desk(loaded, int(queue_gib * 2**30))
     api = FastAPI(title=f"evoid_jax rewards: {loaded.name}")
+    one_at_a_time = anyio.CapacityLimiter(1)
     api.state.desk = desk  # for whoever runs the app and asks how it is
 
     @api.get("/health")
@@ -168,6 +177,15 @@ def app(
         desk.figures.replied(200)
         return reply
 
+    @api.post("/photos")
+    async def post_photos(request: Request) -> dict:
+        body = await request.body()
+        try:
+            look = lambda: presets.look(loaded, wire.decode_photos(body))
+            return await anyio.to_thread.run_sync(look, limiter=one_at_a_time)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+
     return api
 
 
@@ -182,11 +200,12 @@ def main() -> None:
     parser.add_argument(
         "--queue", type=float, default=QUEUE_GIB, metavar="GIB", help="of requests that may wait"
     )
+    paper.add_arguments(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     try:
-        preset = load(args.preset, args.weights)
+        preset = load(args.preset, args.weights, paper.from_arguments(args))
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"preset {args.preset}: {error}")
     # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.

@@ -1,9 +1,10 @@
-"""The bytes of POST /score: read by the server, written by clients and tests; numpy only.
+"""The bytes of POST /score and /photos: read by the server, written by clients; numpy only.
 
 A body is a 4-byte little-endian header length, that many bytes of JSON, then raw bytes:
 format "raw": videos uint8 (B,F,H,W,3), then the photos, each uint8 (h,w,3) of its own size;
 format "mp4": B mp4 files end to end (their byte counts in "lengths"), then the photos as above.
 Videos of one person share their photos: each is sent once, and every video says which are its own.
+A body of POST /photos has the header's length, the header and the photos alone.
 Letters: B videos, F frames, H W height and width, A attributes.
 """
 
@@ -100,10 +101,26 @@ def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> di
 
 def _frame(header: dict, videos: list[bytes], references: Photos) -> bytes:
     photos, indices = shared(references)
-    header |= {"photos": [list(photo.shape) for photo in photos], "references": indices}
-    head = json.dumps(header).encode()
+    return _join(header | {"references": indices}, videos, photos)
+
+
+def _join(header: dict, videos: list[bytes], photos: Sequence[np.ndarray]) -> bytes:
+    head = json.dumps(header | {"photos": [list(photo.shape) for photo in photos]}).encode()
     pixels = [photo.tobytes() for photo in photos]
     return b"".join([struct.pack("<I", len(head)), head, *videos, *pixels])
+
+
+def encode_photos(photos: Sequence[np.ndarray]) -> bytes:
+    """Write the body of a request to look at photos, uint8 RGB (h, w, 3) of any sizes."""
+    return _join({"protocol": PROTOCOL}, [], photos)
+
+
+def decode_photos(body: bytes) -> list[np.ndarray]:
+    """Read what `encode_photos` wrote; the arrays share the body's memory. Raises: as `decode`."""
+    header, payload = _header(body)
+    shapes = _photo_shapes(header)
+    _check_size(payload, 0, sum(math.prod(shape) for shape in shapes))
+    return _split_photos(payload, shapes)
 
 
 def shared(references: Photos) -> tuple[list[np.ndarray], list[list[int]]]:
@@ -129,11 +146,6 @@ def decode(body: bytes) -> ScoreRequest:
       ValueError: the body breaks the protocol; the message says what was expected and what came.
     """
     header, payload = _header(body)
-    if header.get("protocol") != PROTOCOL:
-        raise ValueError(
-            f"protocol must be {PROTOCOL}, the one spoken here (docs/sidecar_protocol.md); got "
-            f"{header.get('protocol')!r}"
-        )
     kind = header.get("format", "raw")
     if kind not in FORMATS:
         raise ValueError(f'format must be "raw" or "mp4"; got {kind!r}')
@@ -188,6 +200,11 @@ def _header(body: bytes) -> tuple[dict, memoryview]:
         raise ValueError(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"the header must be a JSON object; got {type(header).__name__}")
+    if header.get("protocol") != PROTOCOL:
+        raise ValueError(
+            f"protocol must be {PROTOCOL}, the one spoken here (docs/sidecar_protocol.md); got "
+            f"{header.get('protocol')!r}"
+        )
     return header, memoryview(body)[4 + size :]
 
 

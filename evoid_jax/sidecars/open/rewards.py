@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from evoid_jax.sidecars import wire
+from evoid_jax.sidecars import copying, wire
 from evoid_jax.sidecars.open import brisque, catalogue, conse, looks, steadiness
 from evoid_jax.sidecars.open.catalogue import File
 from evoid_jax.sidecars.open.clip import Clip, Nets, Photo
@@ -56,6 +57,8 @@ DESCRIPTIONS = {
 MONITORS = {
     "motion": "mean speed by DIS flow, v/(v + 0.1 shorter sides a second)",
     "sharpness": "variance of the frames' Laplacian, v/(v + 200)",
+    "uncopied": "1 - how much nearer the face is to one photo of the person than to the others, by "
+    "SFace's angles; needs two photos",
 }
 STEADY_FILES = (catalogue.EFFICIENTNET, catalogue.TRANSNET)
 LOOK_FILES = (catalogue.BRISQUE_MODEL, catalogue.BRISQUE_RANGE)
@@ -79,6 +82,7 @@ FILES: dict[str, tuple[File, ...]] = {
     "aesthetic": LOOK_FILES,
     "qalign": STEADY_FILES,
     "naturalness": (catalogue.YUNET, *LOOK_FILES, *STEADY_FILES),
+    "uncopied": (catalogue.YUNET, catalogue.SFACE),
 }
 
 
@@ -105,7 +109,8 @@ def load(folder: str | Path | None = None, device: str | None = None) -> Preset:
         regression=brisque.load(folder),
         cuts=Cuts(folder, device),
     )
-    return preset(nets)
+    # A finder of its own: photos are looked at while videos are scored.
+    return preset(nets)._replace(check_photo=partial(without_face, Finder(folder)))
 
 
 def preset(nets: Nets) -> Preset:
@@ -119,7 +124,7 @@ def preset(nets: Nets) -> Preset:
         "naturalness": naturalness,
         "flow": flow,
     }
-    watchers = {"motion": motion, "sharpness": sharpness}
+    watchers = {"motion": motion, "sharpness": sharpness, "uncopied": uncopied}
     rewards = [_scorer(name, DESCRIPTIONS[name], score) for name, score in scorers.items()]
     monitors = [_scorer(name, MONITORS[name], score) for name, score in watchers.items()]
     return Preset(
@@ -149,6 +154,11 @@ def prepare(nets: Nets, request: wire.ScoreRequest) -> Iterable[tuple[list[int],
             photos.setdefault(id(image), Photo(nets, image))
         own = [photos[id(image)] for image in request.references[i]]
         yield [i], Clip(nets, video, own, request.prompts[i], request.fps)
+
+
+def without_face(finder: Finder, photo_HWC: np.ndarray) -> str:
+    """Say that a photo, uint8 RGB, shows no face; "" where it does."""
+    return "" if finder.find(photo_HWC) else "no face"
 
 
 def one(raw: float, score: float) -> Column:
@@ -238,3 +248,12 @@ def sharpness(clip: Clip) -> Column:
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames]
     value = float(np.mean([looks.laplacian(grey_HW) for grey_HW in greys]))
     return one(value, value / (value + 200))
+
+
+def uncopied(clip: Clip) -> Column:
+    """Measure how far the face is from being a copy of one of the photos."""
+    shown = [photo for photo in clip.photos if photo.face]
+    if len(shown) < 2 or not clip.faces:
+        return excuse("uncopied: needs a face in the video and in two photos")
+    value = copying.uncopied(clip.sface, np.stack([photo.sface_D for photo in shown]))
+    return one(value, value)
