@@ -82,7 +82,7 @@ def main():
     options = client.Options(timeout=600.0, fps=16, encoding=args.encoding)
     made = clips()
     with tempfile.TemporaryDirectory() as folder:
-        servers = [local.start_sidecar("tiny", Path(folder) / str(k)) for k in range(3)]
+        servers = [local.start_sidecar("tiny", Path(folder) / str(k), 900.0) for k in range(3)]
         urls = [server.url for server in servers]
         try:
             if args.compare:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_one_is_killed_and_one_hangs(tmp_path):
-    servers = [local.start_sidecar("tiny", tmp_path / str(k)) for k in range(3)]
+    servers = [local.start_sidecar("tiny", tmp_path / str(k), 900.0) for k in range(3)]
     try:
         urls, made = [server.url for server in servers], checks.clips()
         checks.check_scores(urls, made)
