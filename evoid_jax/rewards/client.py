@@ -89,11 +89,10 @@ def score(
     _check(video_BFHWC, references, prompts, attributes)
     deadline = time.monotonic() + options.timeout
     graded = _in_thread(_grade, judge, video_BFHWC, references, prompts) if judge else None
-    count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    rows = range(first, first + count)
+    rows = range(first, first + len(prompts))
     jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options)
-    out = _empty(names, count, missing)
+    out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
@@ -111,8 +110,7 @@ def score(
         _fill(out, job, reply)
     if graded is not None:
         _fill_judge(out, _answer(graded, deadline, options.timeout))
-    lost = sum(isinstance(reply, SidecarError) for reply in replies)
-    return out._replace(failed=len(dead) + lost)
+    return out._replace(failed=len(dead) + sum(isinstance(r, SidecarError) for r in replies))
 
 
 def info(url: str, options: Options = DEFAULTS) -> dict:
