@@ -110,7 +110,7 @@ def test_user_text_cannot_break_out(tmp_path):
     assert not [
         tag for tag, attributes in page.tags if any(key.startswith("on") for key in attributes)
     ]
-    assert [len(page.all(tag)) for tag in ("section", "article", "header")] == [7, 1, 1]
+    assert [len(page.all(tag)) for tag in ("section", "article", "header")] == [8, 1, 1]
     assert (
         page.text.count("<script>alert(1)</script>") >= 5
     )  # as text: prompt, identity, config ...
