@@ -154,7 +154,7 @@ def test_one_step_and_missing_values_give_a_page(tmp_path):
 
 def test_links_lead_somewhere(finished_run, tmp_path):
     report.write(tmp_path)
-    for page, count in ((read(finished_run), 8), (read(tmp_path), 4)):
+    for page, count in ((read(finished_run), 9), (read(tmp_path), 4)):
         ids = {attributes.get("id") for _, attributes in page.tags}
         targets = [link["href"] for link in page.all("a")]
         assert len(targets) == count
