@@ -327,7 +327,6 @@ def run(args) -> np.ndarray:
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
     frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
-
     prompts = {"prompt": args.prompt}
     if chosen["guidance"] > 1:
         prompts["negative_prompt"] = chosen["negative_prompt"]

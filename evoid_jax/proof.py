@@ -141,7 +141,6 @@ def summary(
     rewards["total"] = comparing(total_base_B, total_evolved_B)
     monitors = {name: comparing(monitor_base[name], monitor_evolved[name]) for name in monitor_base}
     made = {} if heldout is None else {"heldout": heldout}
-    failures = {"base": _failures(names, base_BM), "evolved": _failures(names, evolved_BM)}
     made |= _headline(rewards, monitors)
     made |= {
         "steps": int(steps),
@@ -150,7 +149,7 @@ def summary(
         "monitor_delta": _deltas(monitors),
         "prior": dict(zip(names, np.asarray(prior_M, float).tolist(), strict=True)),
         "rewarded": _with_prior(names, prior_M) if rewarded is None else list(rewarded),
-        "failures": failures,
+        "failures": {"base": _failures(names, base_BM), "evolved": _failures(names, evolved_BM)},
         "pairs": rewards["total"]["pairs"],
         "pairs_dropped": len(base_BM) - rewards["total"]["pairs"],
         "identities": rewards["total"]["identities"],

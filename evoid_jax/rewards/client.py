@@ -89,23 +89,17 @@ def score(
     if isinstance(urls, str):
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
     _check(video_BFHWC, references, prompts, attributes)
-    count = len(prompts)
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
-    jobs, missing, dead = _plan(urls, names, range(first, first + count), monitors, options)
-    out = _empty(names, count, missing)
+    rows = range(first, first + len(prompts))
+    jobs, missing, dead = _plan(urls, names, rows, monitors, options)
+    out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
     def ask(job: _Job) -> dict | SidecarError:
         cut = slice(job.start, job.stop)
-        return _ask(
-            job,
-            video_BFHWC[cut],
-            references[cut],
-            prompts=list(prompts[cut]),
-            attributes=None if attributes is None else list(attributes[cut]),
-            options=options,
-        )
+        truth = None if attributes is None else list(attributes[cut])
+        return _ask(job, video_BFHWC[cut], references[cut], list(prompts[cut]), truth, options)
 
     lost = len(dead)
     with ThreadPoolExecutor(min(32, len(jobs) + 1)) as pool:  # and one thread for the judge
