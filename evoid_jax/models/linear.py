@@ -91,8 +91,8 @@ def _summed(x, kernel_OI, z, b_RO):
     high_RO, low_RO = _halves(b_RO, x.dtype)
     twice = jnp.concatenate([z, z], axis=-1)
     if platform.current() == "tpu":
-        # Its compiler adds within the kernel's matmul. The columns below would cost it 1.7 GiB more
-        # for the train step of VACE-14B, and twice the time to compile.
+        # Its compiler adds within the kernel's matmul; the columns below would cost it 1.7 GiB more
+        # for the train step of VACE-14B.
         part = jnp.einsum("...r,ro->...o", twice, jnp.concatenate([high_RO, low_RO]))
         wide = _wide("...i,oi->...o", x, kernel_OI) + part.astype(jnp.float32)
         return wide.astype(x.dtype)
