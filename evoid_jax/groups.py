@@ -302,7 +302,7 @@ class Reward:
     )
     timeout: float = setting(
         300.0,
-        "seconds for a scoring request with all its tries; for the judge, for one answer",
+        "seconds for a scoring request with all its tries; as many for the judge and a batch",
         Bounds(above=0, most=1e6),
         free=True,
     )
