@@ -153,7 +153,7 @@ def _pack(
     references: wire.Photos,
     prompts: list[str],
     attributes: list | None,
-    fps: int,
+    fps: float,
 ) -> bytes:
     """Write the body of a request."""
     about = {"attributes": attributes, "rewards": list(job.names), "monitors": job.monitors}
