@@ -55,6 +55,7 @@ class Asked(NamedTuple):
     out: Path
     reward: Reward
     against: str | None
+    score: bool
     evoscore: bool
     workers: int
 
@@ -79,6 +80,7 @@ def define_flags(values: flags.FlagValues):
     texts("metrics", [], "Folders with metric files of the benchmark's own scripts.")
     texts("name", [], "Names of the rows, in this order; default: those of the folders.")
     string("against", None, "Row that the others are compared with; default: the oldest one.")
+    truth("score", True, "Score the videos; --noscore only makes them.")
     truth("evoscore", True, "Ask the judge for EvoScore too, where there is one.")
     whole("workers", 4, "Videos that are scored at once.", lower_bound=1)
     deployment.define_flags(values)
@@ -118,7 +120,16 @@ def check(args: flags.FlagValues) -> Asked:
     kinds = _kinds(args)
     if not kinds:
         raise ValueError("give --model, --videos or --metrics: what is to be measured")
-    return Asked(listed, kinds, out, reward, args.against, args.evoscore, args.workers)
+    return Asked(
+        listed=listed,
+        kinds=kinds,
+        out=out,
+        reward=reward,
+        against=args.against,
+        score=args.score,
+        evoscore=args.evoscore,
+        workers=args.workers,
+    )
 
 
 def _kinds(args: flags.FlagValues) -> list[Kind]:
@@ -128,9 +139,7 @@ def _kinds(args: flags.FlagValues) -> list[Kind]:
     kinds = []
     if args.model:
         how = _how(args)
-        adapter = f"+{how.lora.resolve().parent.parent.name}" if how.lora else ""
-        usual = f"{Path(args.model).name.partition('@')[0]}{adapter}"
-        kinds.append(Kind(usual, how=how))
+        kinds.append(Kind(_usual_name(args.model, how.lora), how=how))
     kinds += [Kind(folder.resolve().name, videos=folder) for folder in videos]
     kinds += [Kind(folder.resolve().name, metrics=folder) for folder in metrics]
     if args.name and len(args.name) != len(kinds):
@@ -144,6 +153,15 @@ def _kinds(args: flags.FlagValues) -> list[Kind]:
         if names.count(name) > 1:
             raise ValueError(f"two rows are called {name}; give each a --name of its own")
     return [kind._replace(name=name) for kind, name in zip(kinds, names, strict=True)]
+
+
+def _usual_name(model: str, adapter: Path | None) -> str:
+    """Return the name of a model's row: its folder's, and that of the run that made its adapter."""
+    name = Path(model).name.partition("@")[0]
+    if adapter is None:
+        return name
+    folder = adapter.resolve().parent
+    return f"{name}+{folder.parent.name if folder.name == 'export' else folder.name}"
 
 
 def _folder(flag: str, name: str) -> Path:
@@ -184,7 +202,7 @@ def run(asked: Asked) -> str:
     """Do what is asked. Collective: processes make videos together, the first one scores them.
 
     Returns:
-      The table's text; "" in the other processes.
+      The table's text; "" in the other processes, and where nothing is to be scored.
 
     Raises:
       OSError, ValueError: the message tells the user what to do.
@@ -195,7 +213,7 @@ def run(asked: Asked) -> str:
             rows.begin(folder, _facts(kind))
         if kind.how is not None:
             making.make(asked.listed, folder / rows.VIDEOS, kind.how)
-    if not distributed.leads():
+    if not distributed.leads() or not asked.score:
         return ""
     for kind in asked.kinds:
         if kind.metrics is not None:
@@ -266,7 +284,7 @@ def main(argv: list[str]) -> None:
             raise OSError(
                 "the devices have too little memory; give --fsdp=-1 or --context, or smaller videos"
             ) from error
-        if distributed.leads():
+        if text:
             print(text)
             print(f"table: {(asked.out / table.TEXT).resolve()}")
 

@@ -104,7 +104,7 @@ def not_comparable(scorers: Scorers) -> list[str]:
         if source.preset == PAPER and "not the benchmark's" in source.about:
             words.append(f"{name}: {source.about}")
         if source.preset == PAPER and name == "gme" and "7B" not in source.about:
-            words.append(f"gme: {source.about}; the leaderboard's model is the 7B one")
+            words.append(f"gme: the leaderboard's model is the 7B one, here: {source.about or '?'}")
     return words
 
 

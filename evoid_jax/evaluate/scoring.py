@@ -50,27 +50,29 @@ def score(listed: list[Case], videos: Path, who: Scorers, journal: Journal, work
       journal: what is in it is not asked for again.
       workers: videos under way at once.
     """
-    found: Found = {}
     with ThreadPoolExecutor(workers) as pool:
         tasks = {
-            pool.submit(_score_one, case, row, videos, who, journal): case
+            case.key: pool.submit(_score_one, case, row, videos, who, journal)
             for row, case in enumerate(listed)
         }
         try:
-            for task in tqdm(as_completed(tasks), "scoring", len(tasks), unit="video"):
-                found[tasks[task].key] = task.result()
+            for task in tqdm(as_completed(tasks.values()), "scoring", len(tasks), unit="video"):
+                task.result()  # what went wrong ends all, now and not when the last one is done
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return {key: task.result() for key, task in tasks.items()}
 
 
 def measures(who: Scorers) -> dict[str, str]:
     """Return the names under which numbers are written down, each with its source's digest."""
-    names = {name: source.digest for name, source in who.sources.items()}
-    if who.judge is not None:
-        digest = names.pop(scorers.NATURALNESS)
-        names |= {f"{scorers.NATURALNESS}_{k}": digest for k in range(1, upstream.ASKS + 1)}
+    names = {}
+    for name, source in who.sources.items():
+        if name == scorers.NATURALNESS and who.judge is not None:
+            numbers = range(1, upstream.ASKS + 1)
+            names |= {f"{scorers.NATURALNESS}_{k}": source.digest for k in numbers}
+        else:
+            names[name] = source.digest
     return names
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from evoid_jax import files, proof
 from evoid_jax.evaluate import published, rows, scorers, upstream
 from evoid_jax.metrics import plain, write_text
+from evoid_jax.rewards import absent
 
 TEXT, DATA = "table.md", "table.json"
 HEADS = {
@@ -64,15 +65,18 @@ def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
     people = base.total["people"] | other.total["people"]
     changes = {}
     for column in HEADS:
-        if base.by[column] != other.by[column] or base.by[column] is None:
-            changes[column] = {"reason": "measured by other models"}
+        if base.by[column] is None or other.by[column] is None:
+            changes[column] = {"reason": "not measured"}
+            continue
+        if base.by[column] != other.by[column]:
+            changes[column] = {"reason": "by other models"}
             continue
         keys = sorted(base.units[column].keys() & other.units[column].keys())
         before_V, after_V = (
             np.array([row.units[column][key] for key in keys]) for row in (base, other)
         )
         cluster_V = np.array([people[key] for key in keys])
-        delta, low, high = proof.paired_bootstrap(before_V, after_V, cluster_V=cluster_V)
+        delta, low, high = proof.paired_bootstrap(before_V, after_V, cluster_B=cluster_V)
         changes[column] = {"mean": delta, "ci95": [low, high], "videos": len(keys)}
         changes[column]["people"] = len(set(cluster_V.tolist()))
     return changes
@@ -141,7 +145,7 @@ def _parts(listed: list[Row], changes: Mapping[str, Mapping]) -> list[str]:
     base = listed[0].name
     parts = [
         f"# {upstream.BENCHMARK}",
-        "Hundredths; EvoScore in [0, 1], by a rubric of our own: it compares with no published one.",
+        "Hundredths, and EvoScore in [0, 1] by our own rubric, unlike any published one.",
         _grid(["system", *HEADS.values(), "videos"], [_cells(row) for row in listed]),
         "\n".join(line for row in listed for line in _warnings(row)),
     ]
@@ -202,7 +206,7 @@ def _warnings(row: Row) -> list[str]:
         lines.append(f"- {row.name}: no total, since no video has {', '.join(lacking)}")
     counted: dict[tuple[str, str], int] = {}
     for fault in total["missing"]:
-        kind = HEADS.get(fault["metric"], fault["metric"]), fault["reason"]
+        kind = HEADS.get(fault["metric"], fault["metric"]), absent.shortened(fault["reason"])
         counted[kind] = counted.get(kind, 0) + 1
     for (metric, reason), count in counted.items():
         videos = f"{count} video{'s' * (count != 1)}"
