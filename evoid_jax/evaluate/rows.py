@@ -131,12 +131,13 @@ def metric_entries(found: Found, sources: Mapping[str, Source]) -> dict[str, dic
         arc = _value(entries, "arcface", upstream.METRICS[3], sources)
         if arc is not None:
             made.setdefault("facesim", {}).setdefault(key, {})["arc_score"] = arc
-        for name, entry in entries.items():
-            if name.startswith(scorers.NATURALNESS):
-                grade = _value(entries, name, upstream.NATURAL, sources)
-                number = entry.name.removeprefix(scorers.NATURALNESS).strip("_") or "1"
-                if grade is not None:  # as text, as the benchmark has it
-                    made.setdefault(f"naturalscore_{number}", {})[key] = f"{grade:g}"
+        for number in range(1, upstream.ASKS + 1):
+            # A sidecar's one grade stands in all three files: asked again it says the same.
+            asked = f"{scorers.NATURALNESS}_{number}"
+            name = asked if asked in entries else scorers.NATURALNESS
+            grade = _value(entries, name, upstream.NATURAL, sources)
+            if grade is not None:  # as text, as the benchmark has it
+                made.setdefault(f"naturalscore_{number}", {})[key] = f"{grade:g}"
     return made
 
 

@@ -99,7 +99,10 @@ def not_comparable(scorers: Scorers) -> list[str]:
                 f"naturalness: graded by {model}, asked in {asked}; the leaderboard's is {GRADER}'s"
             )
     elif NATURALNESS in scorers.sources:
-        words.append("naturalness: one grade of the sidecar's; the leaderboard has the mean of 3")
+        words.append(
+            "naturalness: one grade of the sidecar's, in all three files; the leaderboard's is the "
+            f"mean of three by {GRADER}"
+        )
     for name, source in scorers.sources.items():
         if source.preset == PAPER and "not the benchmark's" in source.about:
             words.append(f"{name}: {source.about}")

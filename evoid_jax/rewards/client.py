@@ -313,8 +313,8 @@ def _answer(graded: Future, deadline: float, timeout: float):
 
 def _grade(judge: Grader, name: str, video_BFHWC, references, prompts):
     """Return the judge's (raw_B, score_B, valid_B) of one of its columns, or why there are none."""
-    ask = {JUDGE: judge.vqscore, EVOSCORE: judge.evoscore}[name]
     try:
+        ask = judge.evoscore if name == EVOSCORE else judge.vqscore
         return ask(video_BFHWC, references, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
         log.exception("the judge failed")
