@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from evoid_jax import canvas, distributed, files, flow, media, rollout, session, sharding
+from evoid_jax import canvas, distributed, fields, files, flow, media, rollout, session, sharding
 from evoid_jax.evaluate import cases
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.models import lora, pipeline, umt5
@@ -50,7 +50,12 @@ def facts(how: How) -> dict[str, Any]:
         with open(how.lora, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         adapter = {"file": how.lora.name, "sha256": digest}
-    made = {"model": str(how.model), "lora": adapter, "seed": how.seed, "dtype": how.dtype}
+    made = {
+        "model": fields.portable(str(how.model)),
+        "lora": adapter,
+        "seed": how.seed,
+        "dtype": how.dtype,
+    }
     made |= {"scheduler": how.scheduler, "shift": how.shift, "residual": how.residual}
     return made | how.chosen
 

@@ -254,6 +254,7 @@ def _few(changes: Mapping[str, Mapping]) -> str:
 
 
 def _published_cells(one: published.Published) -> list[str]:
-    facesim = "-" if one.facesim is None else f"{one.facesim:g}"
+    digits = 2 if one.source == published.LEADERBOARD else 1  # as they were printed
+    facesim = "-" if one.facesim is None else f"{one.facesim:.{digits}f}"
     evoscore = "-" if one.evoscore is None else f"{one.evoscore:.3f}"
-    return [one.name, f"{one.total:g}", facesim, evoscore, one.source]
+    return [one.name, f"{one.total:.{digits}f}", facesim, evoscore, one.source]
