@@ -134,6 +134,16 @@ def test_a_video_whose_grades_all_failed_lacks_the_metric(tmp_path):
     assert upstream.merge(read.values).scores["natural_score"] == 0.5
 
 
+def test_a_likeness_of_zero_is_a_score_and_the_other_likeness_is_none(tmp_path):
+    """No face in any frame is 0 and counts; arc_score stands beside it and is in no total."""
+    faces = {"singleface_3": {"cur_score": 0.0, "arc_score": 0.9}, "faceobj_14": {"arc_score": 0.9}}
+    read = upstream.read(folder_of(tmp_path, EXAMPLE | {"facesim": faces}))
+    merged = upstream.merge(read.values)
+    assert (merged.scores["facesim_cur"], merged.counts["facesim_cur"]) == (0, 1)
+    assert merged.total == pytest.approx(TOTAL - 0.25 * PARTS["facesim_cur"], abs=1e-12)
+    assert [(fault.key, fault.metric) for fault in read.faults] == [("faceobj_14", "facesim_cur")]
+
+
 def test_a_value_that_is_no_number_is_told_of(tmp_path):
     folder_of(tmp_path, EXAMPLE | {"gmescore": {"faceobj_14": {"gme_score": math.nan}}})
     read = upstream.read(tmp_path)
