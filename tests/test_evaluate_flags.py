@@ -57,6 +57,7 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
         ((f"--videos={one},{same}",), "two rows are called mine"),
         ((f"--videos={one},{same}", "--name=x"), "--name has 1 names for 2 rows"),
         ((f"--videos={one}", "--name=../x"), "a row cannot be called '../x'"),
+        ((f"--videos={one}", "--name=logs"), "a row cannot be called 'logs'"),
         ((f"--videos={one}", "--reward.sidecars=elsewhere"), "--reward.sidecars must be a list"),
         ((f"--videos={one}", "--reward.timeout=0"), "--reward.timeout must be above 0"),
         ((f"--model={tmp_path}", "--shift=0"), "--shift must be a number above 0"),

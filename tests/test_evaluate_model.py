@@ -42,13 +42,12 @@ def test_the_tiny_model_from_a_list_to_a_table_and_on_from_there(tmp_path):
     written = {file.name for file in (row / "metrics_not_comparable").iterdir()}
     assert written == set(upstream.file_names())
     assert "preset tiny: stand-ins" in text and "graded by heuristic" in text
-    made, scored = [file.read_bytes() for file in files], (row / "scores.jsonl").read_bytes()
+    made = [file.read_bytes() for file in files]
     files[1].unlink()
     before = files[0].stat().st_mtime_ns
-    assert run(data, out, *flags) == text
+    assert run(data, out, *MAKE, "--steps=2", "--noscore") == ""
     assert [file.read_bytes() for file in files] == made and made[0] != made[1]
     assert files[0].stat().st_mtime_ns == before
-    assert (row / "scores.jsonl").read_bytes() == scored
     with pytest.raises(ValueError, match="base was begun with other videos .steps was 2, now 3"):
         run(data, out, *MAKE, "--steps=3", "--reward.preset=tiny")
 

@@ -29,6 +29,7 @@ from evoid_jax.groups import Reward
 from evoid_jax.models import adapters
 
 NAME = re.compile(r"[\w+-][\w.+-]*")  # of a row, and its folder's
+LOGS = "logs"  # a folder beside those of the rows
 # Settings of a run's rewards that are asked for here too, and what they are here.
 REWARD = {"sidecars": ["local"], "preset": "paper", "judge": ""}
 REWARD |= {
@@ -146,9 +147,10 @@ def _kinds(args: flags.FlagValues) -> list[Kind]:
         raise ValueError(f"--name has {len(args.name)} names for {len(kinds)} rows")
     names = args.name or [kind.name for kind in kinds]
     for name in names:
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or name == LOGS:
             raise ValueError(
-                f"--name: a row cannot be called {name!r}; letters, digits and . + - _ make one"
+                f"--name: a row cannot be called {name!r}; letters, digits and . + - _ make one, "
+                f"but not {LOGS}"
             )
         if names.count(name) > 1:
             raise ValueError(f"two rows are called {name}; give each a --name of its own")
@@ -234,7 +236,7 @@ def _facts(kind: Kind) -> dict[str, Any]:
 
 def _score(asked: Asked, kinds: list[Kind]) -> None:
     """Score some rows' videos, all by the same scorers."""
-    logs = asked.out / "logs"
+    logs = asked.out / LOGS
     distributed.say(f"scorers: starting, logs in {logs}")
     with scorers.open_scorers(asked.reward, logs, asked.evoscore) as who:
         for why in scorers.not_comparable(who):
