@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,124 +20,32 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from evoid_jax import commandline, files, flow, hub, media, rollout
+from evoid_jax import commandline, deployment, files, flow, hub, media, rollout
 from evoid_jax.data.folder import visible
-from evoid_jax.groups import NEGATIVE_PROMPT
+from evoid_jax.deployment import DEFAULTS as DEFAULTS
+from evoid_jax.deployment import settings as settings
 from evoid_jax.models import adapters, lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
 
 TINY = Path(__file__).parent / "assets" / "tiny"
-# Used where no flag, no adapter and no `evoid.json` in the model's folder says otherwise. Sizes,
-# rate and negative prompt are Wan2.1's own, steps and guidance those of the EvoID paper.
-DEFAULTS = {
-    "frames": 81,
-    "height": 480,
-    "width": 832,
-    "fps": 16,
-    "steps": 20,
-    "guidance": 5.0,
-    "negative_prompt": NEGATIVE_PROMPT,
-}
-# Whether whole, least and most of each. Below 0 guidance would be off, as it is up to 1; sizes and
-# frames must further fit the model's strides.
-BOUNDS = {
-    "frames": (True, 1, 100_000),
-    "height": (True, 1, 16_384),
-    "width": (True, 1, 16_384),
-    "fps": (False, 0.1, 1000),
-    "steps": (True, 1, 1000),
-    "guidance": (False, 0, 1000),
-}
 
 
 def define_flags(values: flags.FlagValues):
     """Define the command line in `values`."""
-    string, number, whole, choice = (
-        partial(define, flag_values=values)
-        for define in (
-            flags.DEFINE_string,
-            flags.DEFINE_float,
-            flags.DEFINE_integer,
-            flags.DEFINE_enum,
-        )
+    string, choice = (
+        partial(define, flag_values=values) for define in (flags.DEFINE_string, flags.DEFINE_enum)
     )
     string("model", str(TINY), "Diffusers WanVACEPipeline: its folder, or its name on the hub.")
     string("lora", None, "Adapter to use: a file or folder of diffusers, PEFT, ComfyUI and others.")
     string("image", None, "Reference photos, separated by commas.", required=True)
     string("prompt", None, "What happens in the video.", required=True)
     string("output", None, "The mp4 to write.", required=True)
-    string("negative_prompt", None, "Default of the adapter or the model, else Wan2.1's own.")
-    whole("steps", None, "Denoising steps; default 20.", lower_bound=1)
-    number("guidance", None, "Off up to 1; default of the adapter or the model, else 5.")
-    number("shift", None, "Time shift, above 0; default of the model's scheduler.")
-    whole("frames", None, "4 k + 1; default of the model, else 81.")
-    whole("height", None, "Pixels; default of the model, else 480.")
-    whole("width", None, "Pixels; default of the model, else 832.")
-    number("fps", None, "Frames per second of the mp4; default of the model, else 16.")
-    whole("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
-    choice("scheduler", None, ["unipc", "euler"], "Solver; default of the model.")
+    deployment.define_flags(values)
     string("noise", None, "npy of the initial noise: (1, 16, references + F, H, W).")
     string("raw", None, "npy to write: frames (1, F, H, W, 3), float32 in [0, 1].")
     string("latents", None, "npy to write: latents (1, 16, references + F, H, W).")
     choice("reference_order", "diffusers", rollout.ORDERS, "Order of several references.")
-    choice("dtype", None, ["float32", "bfloat16"], "Of the transformer; default float32 on CPU.")
-    choice("residual", "model", ["model", "float32"], "Of its residual stream; model is --dtype.")
-
-
-def settings(folder: str | Path, asked: dict, header: Mapping[str, str] | None = None) -> dict:
-    """Settle every key of DEFAULTS: from `asked` unless None, an adapter's header, the model's
-    evoid.json, DEFAULTS.
-
-    Args:
-      asked: flags by name; others than those of DEFAULTS are left alone.
-      header: of the adapter's file, which says how it is meant to be deployed.
-
-    Raises:
-      ValueError: evoid.json holds a key that DEFAULTS has not, or a value is out of bounds.
-    """
-    own, file = {}, Path(folder) / "evoid.json"
-    if file.exists():
-        own = files.read_json(file)
-        if unknown := sorted(own.keys() - DEFAULTS.keys()):
-            raise ValueError(f"{file} has {unknown[0]!r}; expected some of {sorted(DEFAULTS)}")
-    flagged = {key: asked[key] for key in DEFAULTS if asked.get(key) is not None}
-    for key, value in own.items():
-        check_bounds(f"{file}: {key}", key, value)
-    meant = deployment(header or {})
-    for key, value in flagged.items():
-        check_bounds(f"--{key}", key, value)
-    return DEFAULTS | own | meant | flagged
-
-
-def deployment(header: Mapping[str, str]) -> dict:
-    """Return the settings that an adapter's header asks for; one of another maker asks for none.
-
-    Raises:
-      ValueError: its guidance is no number, or out of bounds.
-    """
-    meant = {key: header[key] for key in ("guidance", "negative_prompt") if key in header}
-    if "guidance" in meant:
-        try:
-            meant["guidance"] = float(meant["guidance"])
-        except ValueError:
-            raise ValueError(
-                f"the adapter's guidance is {meant['guidance']!r}, no number"
-            ) from None
-        check_bounds("the adapter's guidance", "guidance", meant["guidance"])
-    return meant
-
-
-def check_bounds(name: str, key: str, value) -> None:
-    """Raise a ValueError that calls the setting by `name` unless it is within bounds."""
-    if key not in BOUNDS:  # the negative prompt
-        umt5.check_text(value)
-        return
-    whole, low, high = BOUNDS[key]
-    kind = "a whole number" if whole else "a number"
-    numeric = type(value) is int or (type(value) is float and not whole)
-    if not numeric or not low <= value <= high:  # nan is within no bounds
-        raise ValueError(f"{name} must be {kind} from {low} to {high}, got {value!r}")
 
 
 def image_files(value: str) -> list[Path]:

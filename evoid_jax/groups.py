@@ -10,7 +10,9 @@ from dataclasses import MISSING, dataclass
 
 from evoid_jax.fields import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Bounds, one_of, setting
 
-JUDGE = "vqscore"  # the metric that the judge grades; all others come from sidecars
+# The metrics that the judge grades; all others come from sidecars. EVOSCORE is in no table unless a
+# file of settings adds its row.
+JUDGE, EVOSCORE = "vqscore", "evoscore"
 GROUPS = ("identity", "text", "quality")
 
 SIXTEENS = Bounds(least=16, multiple=16)

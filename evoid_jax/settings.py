@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files, hub
 from evoid_jax.config import Config
+from evoid_jax.groups import EVOSCORE
 from evoid_jax.provenance import HEURISTIC
 
 FILE = "config.json"
@@ -66,6 +67,11 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
         check_reward_preset(cfg.reward.preset)
     judged = {"preference": cfg.reward.preference, "dynamic": cfg.reward.dynamic}
     idle = [f"config.reward.{name}=False" for name, wanted in judged.items() if wanted]
+    idle += [
+        f"config.reward.table.{row.name}.prior=0"
+        for row in cfg.reward.table
+        if row.name == EVOSCORE and row.prior > 0
+    ]
     if idle and not cfg.reward.judge:
         raise ValueError(f"config.reward.judge='' is no judge; give one, or {' and '.join(idle)}")
     if cfg.reward.judge == "local" and cfg.reward.judge_model != HEURISTIC:

@@ -57,6 +57,18 @@ def test_every_ablation_is_proved_by_the_same_rewards_with_the_same_weights():
     np.testing.assert_allclose(blend.proof_priors(nobody), [0.2, 0.3, 0])
 
 
+def test_evoscore_is_rewarded_by_its_row_and_never_part_of_the_proofs_total():
+    """A run that it rewards is compared with others by the same total."""
+    row = config.Metric("evoscore", "quality", 0.4)
+    cfg = change(table=(*TABLE, row))
+    np.testing.assert_allclose(blend.priors(cfg), [0.2, 0.3, 0.5, 0.4])
+    np.testing.assert_allclose(blend.priors(dataclasses.replace(cfg, uniform=True)), [1, 1, 1, 1])
+    np.testing.assert_allclose(blend.proof_priors(cfg), [0.2, 0.3, 0.5, 0])
+    silent = dataclasses.replace(cfg, judge="")
+    np.testing.assert_allclose(blend.proof_priors(silent), [0.2, 0.3, 0, 0])
+    assert blend.rewarded(cfg) == ["arcface", "gme", "vqscore", "evoscore"]
+
+
 def test_a_reward_of_prior_zero_only_watches_uniform_or_not():
     table = (*TABLE, config.Metric("sharpness", "quality", 0.0))
     assert blend.priors(change(table=table, uniform=True))[3] == 0

@@ -265,6 +265,35 @@ class Grader:
             raise RuntimeError("burnt out")
         return self.answer
 
+    def evoscore(self, video_BFHWC, references, prompts):
+        score_B = np.linspace(0, 1, len(prompts), dtype=np.float32)
+        return score_B, score_B, np.arange(len(prompts)) != 1
+
+
+def test_the_judge_fills_the_columns_that_it_is_asked_for():
+    raw_B = np.array([1, 5.5, 10, 10], np.float32)
+    grader = Grader((raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)))
+    names = (*NAMES, "evoscore")
+    with running(Fake()) as urls:
+        asked = {"options": QUICK, "judge": grader}
+        both = client.score(urls, names, **batch(), **asked, judged=("vqscore", "evoscore"))
+        one = client.score(urls, names, **batch(), **asked, judged=("evoscore",))
+        failed = Grader(None)
+        other = client.score(
+            urls, names, **batch(), options=QUICK, judge=failed, judged=("vqscore", "evoscore")
+        )
+    np.testing.assert_allclose(
+        both.table.score_BM[:, 7:], [[0, 0], [0.5, np.nan], [1, 2 / 3], [1, 1]]
+    )
+    assert [set(r) for r in both.reasons] == [set(), {"evoscore"}, set(), set()]
+    assert not np.any(one.table.valid_BM[:, 7]) and one.table.valid_BM[:, 8].tolist() == [
+        1,
+        0,
+        1,
+        1,
+    ]
+    assert "burnt out" in other.reasons[0]["vqscore"] and other.table.valid_BM[0, 8]
+
 
 def test_the_judge_fills_its_column():
     raw_B = np.array([1, 5.5, np.nan, 10], np.float32)

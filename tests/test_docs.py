@@ -13,18 +13,25 @@ from documents import EXAMPLES, PAGES, ROOT, SCRIPTS
 
 from evoid_jax import commandline, config, convert, generate
 from evoid_jax.data import folder
+from evoid_jax.evaluate import __main__ as evaluate
 from evoid_jax.prepare import __main__ as prepare
 
 COMMANDS = [command for file in (*PAGES, *EXAMPLES) for command in documents.commands(file)]
 # What a run writes, what a user has, what another model's folder holds.
 NOT_OURS = {
     "config.json",
+    "eval/Human-Domain_Eval.json",
+    "evoscore.json",
     "metrics.jsonl",
     "model_index.json",
     "prepared.json",
     "prompts.json",
     "run.json",
     "summary.json",
+    "system.json",
+    "table.json",
+    "table.md",
+    "total.json",
     "transformer/config.json",
 }
 NAMES = {*config.names(), "config.part.key"}
@@ -90,12 +97,13 @@ def test_settings_of_a_command_are_accepted(command, monkeypatch):
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in COMMANDS if c.module in ("generate", "convert", "prepare")],
+    [c for c in COMMANDS if c.module in ("generate", "convert", "prepare", "evaluate")],
     ids=lambda c: c.page,
 )
 def test_flags_of_a_command_are_accepted(command):
     values = flags.FlagValues()
     programs = {"generate": generate, "convert": convert, "prepare": prepare}
+    programs["evaluate"] = evaluate
     programs[command.module].define_flags(values)
     left = values(["program", *command.arguments])
     assert not [word for word in left if word.startswith("--")]

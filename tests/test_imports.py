@@ -21,12 +21,12 @@ FLOORS = (
         "hub",
     ),
     ("models", "flow", "losses", "clipping"),
-    ("export", "roles"),
+    ("export", "roles", "deployment"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session", "work_folder"),
     ("arms", "stopping"),
     ("heldout", "watch", "report"),
-    ("train", "generate", "convert", "plan", "pretrain", "prepare", "report.__main__"),
+    ("train", "generate", "convert", "evaluate", "plan", "pretrain", "prepare", "report.__main__"),
     ("notebook",),
 )
 ENTRY_POINTS = FLOORS[-2]

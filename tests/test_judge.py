@@ -12,7 +12,7 @@ from servers import dead_url, serve
 
 from evoid_jax import config
 from evoid_jax.groups import GROUPS
-from evoid_jax.rewards import judge, judge_cache, judge_record, rubrics
+from evoid_jax.rewards import evoscore, judge, judge_cache, judge_record, rubrics
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.judge_server import JudgeError
 from evoid_jax.sidecars.tiny import judge as judge_server
@@ -47,6 +47,19 @@ def test_vqscore_by_hand():
     np.testing.assert_allclose(score_B, [(0 + 3 + 6 + 9 + 7) / 45, 6 / 9], rtol=1e-6)
     assert raw_B.dtype == score_B.dtype == np.float32 and np.all(valid_B)
     assert usage["failures"] == 0 and usage["calls"] == 2
+
+
+def test_evoscore_by_hand():
+    """The least item of each aspect, then 3 / (9 / 9 + 9 / 6 + 9 / 3)."""
+    grades = dict(zip(evoscore.ITEMS, (10, 10, 10, 7, 9, 10, 8, 4, 10), strict=True))
+    frozen = grades | {"action": 1}
+    with serve(FakeJudge(grades, frozen, "no", "no").app()) as url:
+        asker = Judge(chat(url + "/v1"))
+        raw_B, score_B, valid_B = asker.evoscore(**world(3))
+    np.testing.assert_array_equal(valid_B, [True, True, False])
+    np.testing.assert_allclose(score_B, [3 / 5.5, 0, np.nan], rtol=1e-6)
+    np.testing.assert_array_equal(raw_B, score_B)
+    assert raw_B.dtype == score_B.dtype == np.float32
 
 
 def test_what_a_judge_is_shown():
@@ -299,6 +312,16 @@ def test_the_heuristic_prefers_the_true_video(heuristic):
         score_B = heuristic.vqscore(video, references, prompts)[1]
         assert np.mean(true_B - score_B) > 0.05, name
         assert np.mean(true_B > score_B) > 0.6, name
+
+
+def test_the_heuristics_evoscore_falls_where_any_aspect_fails(heuristic):
+    video_BFHWC, references, prompts = world(6).values()
+    true_B = heuristic.evoscore(video_BFHWC, references, prompts)[1]
+    strangers = references[-1:] + references[:-1]
+    noise = np.random.default_rng(0).integers(-60, 60, video_BFHWC.shape)
+    noisy = np.clip(video_BFHWC + noise, 0, 255).astype(np.uint8)
+    for video, photos in ((video_BFHWC, strangers), (noisy, references)):
+        assert np.mean(true_B - heuristic.evoscore(video, photos, prompts)[1]) > 0.05
 
 
 def test_the_heuristic_takes_the_mean_over_photos():

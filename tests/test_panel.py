@@ -187,6 +187,19 @@ def test_the_proof_asks_the_judge_though_the_update_does_not(fake, tmp_path, wai
     assert not np.any(update.valid_BM[:, 7]) and np.all(proof.valid_BM[:, 7])
 
 
+def test_evoscore_is_asked_for_where_it_counts_and_in_the_proof(fake, tmp_path):
+    """A row of prior 0 costs nothing while the run learns, and is measured in watch and proof."""
+    rows = lambda prior: (*config.METRICS, config.Metric("evoscore", "quality", prior))
+    with serve(judge_server.app()) as url:
+        judged = {"judge": f"{url}/v1", "preference": False}
+        rewarded, asked = collected(fake, tmp_path, table=rows(0.3), **judged)
+        watched, _ = collected(fake, tmp_path, table=rows(0.0), **judged)
+        proof, _ = collected(fake, tmp_path, table=rows(0.0), proof=True, **judged)
+    assert np.all(rewarded.valid_BM[:, 8]) and asked.why == {}
+    np.testing.assert_array_equal(rewarded.raw_BM[:, 8], rewarded.score_BM[:, 8])
+    assert not np.any(watched.valid_BM[:, 7:]) and np.all(proof.valid_BM[:, 7:])
+
+
 def test_what_the_judge_took_is_told_once(fake, tmp_path):
     with serve(fake.app()) as url, serve(judge_server.app()) as judge_url:
         cfg = config.Reward(sidecars=(url,), judge=f"{judge_url}/v1", timeout=20.0)

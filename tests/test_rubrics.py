@@ -6,7 +6,7 @@ import re
 import pytest
 
 from evoid_jax.groups import GROUPS
-from evoid_jax.rewards import judge_answers, rubrics
+from evoid_jax.rewards import evoscore, judge_answers, rubrics
 
 
 def schema(question):
@@ -20,6 +20,7 @@ def schema(question):
         ("vqscore", rubrics.DIMENSIONS, range(1, 11)),
         ("attention", GROUPS, range(11)),
         ("naturalness", ("naturalness",), range(1, 6)),
+        ("evoscore", evoscore.ITEMS, range(1, 11)),
     ],
 )
 def test_a_question_asks_for_whole_numbers_from_a_list_by_the_names_in_its_text(
@@ -61,10 +62,14 @@ def test_a_file_replaces_the_texts_that_it_has(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("beauty = 'how?'", "has beauty; it may have the texts vqscore, attention, naturalness"),
+        (
+            "beauty = 'how?'",
+            "has beauty; it may have the texts vqscore, attention, naturalness, evoscore",
+        ),
         ("naturalness = 3", "naturalness must be a text, got 3"),
         ("attention = 'identity, text'", "it does not name quality"),
         ("vqscore = 'how good is it?'", "does not name visual_realism, text_consistency"),
+        ("evoscore = 'a face, and its look'", "does not name constancy, setting, action"),
         ("naturalness is", "is not TOML in UTF-8"),
     ],
 )

@@ -1,5 +1,7 @@
 """What scoring takes, against numbers worked out by hand and against the published ones."""
 
+import dataclasses
+
 import pytest
 
 from configs import evoid
@@ -69,6 +71,20 @@ def test_a_step_of_the_paper():
     assert made["keep_up"] == 1
     # A quarter of its scoring comes after the last video: 26 s of 618 s are under 5 %.
     assert made["hidden"] == 1
+
+
+def test_evoscore_is_one_more_question_a_video_where_it_is_rewarded():
+    at = scoring.Step(generation=1395.0, update=560.0, parts=4)
+
+    def judge_pflop(table, preference=True):
+        reward = dataclasses.replace(PAPER.reward, table=table, preference=preference)
+        cfg = dataclasses.replace(PAPER, reward=reward)
+        return scoring.plan(cfg, chips.parse("h100:8"), at, mfu=0.4)["judge_pflop"]
+
+    row = lambda prior: (*config.METRICS, config.Metric("evoscore", "quality", prior))
+    one = judge_pflop(config.METRICS, preference=False)
+    assert judge_pflop(config.METRICS) == judge_pflop(row(0.0)) == pytest.approx(2 * one)
+    assert judge_pflop(row(0.3)) == pytest.approx(3 * one)
 
 
 def test_a_hundred_times_the_generators_want_more_scorers():

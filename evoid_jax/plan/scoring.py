@@ -16,6 +16,7 @@ import math
 from typing import NamedTuple
 
 from evoid_jax.config import Config
+from evoid_jax.groups import EVOSCORE
 from evoid_jax.plan.chips import CHIPS, Target
 from evoid_jax.plan.flops import PETA
 
@@ -153,9 +154,10 @@ def plan(cfg: Config, target: Target, step: Step, mfu: float) -> dict | None:
       mfu: the share of their peak that is assumed.
 
     Returns:
-      pflop: of a step's videos by reward, and judge_pflop those of VQScore and naturalness, which
-      run on the judge's own GPUs. gpu: the kind that scores. busy: how many GPUs have work for as
-      long as generation takes. keep_up: whole GPUs that score as fast as videos are generated.
+      pflop: of a step's videos by reward, and judge_pflop those of naturalness and, where they
+      count, VQScore and EvoScore, which run on the judge's own GPUs. gpu: the kind that scores.
+      busy: how many GPUs have work for as long as generation takes. keep_up: whole GPUs that score
+      as fast as videos are generated.
       hidden: whole GPUs with which scoring adds at most EXPOSED to a step; the last part is scored
       when nothing is generated any more.
     """
@@ -163,7 +165,8 @@ def plan(cfg: Config, target: Target, step: Step, mfu: float) -> dict | None:
         return None
     v, videos = cfg.video, cfg.data.pairs * cfg.data.seeds
     pflop = {name: videos * each / PETA for name, each in of_video(cfg).items()}
-    questions = judged(v.height, v.width, JUDGED) * (2 if cfg.reward.preference else 1)
+    evoscore = any(row.name == EVOSCORE and row.prior > 0 for row in cfg.reward.table)
+    questions = judged(v.height, v.width, JUDGED) * (1 + cfg.reward.preference + evoscore)
     gpu = target.kind if target.chip.platform == "cuda" else "h100"
     alone = sum(pflop.values()) / (ASSUMED * CHIPS[gpu].peak_flops / PETA)  # seconds of one GPU
     speed = mfu * target.count * target.chip.peak_flops / PETA

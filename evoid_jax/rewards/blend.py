@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from evoid_jax.groups import GROUPS, JUDGE, Reward
+from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.table import ScoreTable
 
@@ -44,7 +44,7 @@ class Fused(NamedTuple):
 
 def priors(cfg: Reward) -> np.ndarray:
     """Return prior_M of the update: the table's, or uniform; none for a preference that is off."""
-    prior_M = _without_judge(cfg) if not cfg.preference else table.arrays(cfg.table)[0]
+    prior_M = _without(cfg) if cfg.preference else _without(cfg, JUDGE)
     return (prior_M > 0).astype(np.float32) if cfg.uniform else prior_M
 
 
@@ -58,15 +58,17 @@ def proof_priors(cfg: Reward) -> np.ndarray:
     """Return prior_M of the proof: the table's, whatever the update does without.
 
     So every ablation is measured on one scale (paper, table 3). Only where there is no judge at all
-    nobody can grade the preference, and it has no weight.
+    nobody can grade the preference, and it has no weight. EvoScore has none in any case: the paper
+    states it beside the total, also for the run that is rewarded by it.
     """
-    return table.arrays(cfg.table)[0] if cfg.judge else _without_judge(cfg)
+    return _without(cfg, EVOSCORE) if cfg.judge else _without(cfg, EVOSCORE, JUDGE)
 
 
-def _without_judge(cfg: Reward) -> np.ndarray:
+def _without(cfg: Reward, *names: str) -> np.ndarray:
+    """Return prior_M of the table, 0 for some rewards."""
     prior_M, _, _ = table.arrays(cfg.table)
-    judged_M = np.array([name == JUDGE for name in table.names(cfg.table)])
-    return np.where(judged_M, 0, prior_M)
+    left_out_M = np.array([name in names for name in table.names(cfg.table)])
+    return np.where(left_out_M, 0, prior_M)
 
 
 def blend(

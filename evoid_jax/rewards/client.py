@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from evoid_jax import media
-from evoid_jax.groups import JUDGE
+from evoid_jax.groups import EVOSCORE, JUDGE
 from evoid_jax.rewards import background, judge_record, replica, sharing
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job
@@ -44,9 +44,13 @@ class Scores(NamedTuple):
 
 
 class Grader(Protocol):
-    """Whoever fills the column `JUDGE`; see rewards/judge.py."""
+    """Whoever fills the columns `JUDGE` and `EVOSCORE`; see rewards/judge.py."""
 
     def vqscore(
+        self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+    def evoscore(
         self, video_BFHWC: np.ndarray, references: wire.Photos, prompts: list[str]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
@@ -61,6 +65,7 @@ def score(
     monitors: bool = False,
     options: Options = DEFAULTS,
     judge: Grader | None = None,
+    judged: tuple[str, ...] = (JUDGE,),
     first: int = 0,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
@@ -74,6 +79,7 @@ def score(
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
       monitors: ask for the measures that are never rewarded too.
+      judge: who fills the columns `judged`, of which there are JUDGE and EVOSCORE; None: nobody.
       first: which row of its batch the first video is; replicas take turns by it, so that batches
         sent one video at a time do not all begin with the same replica.
 
@@ -88,7 +94,10 @@ def score(
         raise ValueError(f"expected a list of addresses, got the string {urls!r}")
     _check(video_BFHWC, references, prompts, attributes)
     deadline = time.monotonic() + options.timeout
-    graded = _in_thread(_grade, judge, video_BFHWC, references, prompts) if judge else None
+    graded = {
+        name: _in_thread(_grade, judge, name, video_BFHWC, references, prompts)
+        for name in (judged if judge else ())
+    }
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
     rows = range(first, first + len(prompts))
     jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options)
@@ -108,8 +117,8 @@ def score(
         if isinstance(reply, SidecarError):
             log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, reply)
         _fill(out, job, reply)
-    if graded is not None:
-        _fill_judge(out, _answer(graded, deadline, options.timeout))
+    for name, answer in graded.items():
+        _fill_judged(out, name, _answer(answer, deadline, options.timeout))
     return out._replace(failed=len(dead) + sum(isinstance(r, SidecarError) for r in replies))
 
 
@@ -144,7 +153,7 @@ def _pack(
     references: wire.Photos,
     prompts: list[str],
     attributes: list | None,
-    fps: int,
+    fps: float,
 ) -> bytes:
     """Write the body of a request."""
     about = {"attributes": attributes, "rewards": list(job.names), "monitors": job.monitors}
@@ -302,21 +311,22 @@ def _answer(graded: Future, deadline: float, timeout: float):
         return f"the judge gave no answer in {timeout:g} s"
 
 
-def _grade(judge: Grader, video_BFHWC, references, prompts):
-    """Return the judge's (raw_B, score_B, valid_B), or why there are none."""
+def _grade(judge: Grader, name: str, video_BFHWC, references, prompts):
+    """Return the judge's (raw_B, score_B, valid_B) of one of its columns, or why there are none."""
     try:
-        return judge.vqscore(video_BFHWC, references, list(prompts))
+        ask = judge.evoscore if name == EVOSCORE else judge.vqscore
+        return ask(video_BFHWC, references, list(prompts))
     except Exception as error:  # a judge must not take the objective rewards with it
         log.exception("the judge failed")
         return f"the judge failed: {error}"
 
 
-def _fill_judge(out: Scores, graded) -> None:
+def _fill_judged(out: Scores, name: str, graded) -> None:
     """Enter what `_grade` returned."""
     count = len(out.reasons)
     if isinstance(graded, str):
         for reasons in out.reasons:
-            reasons[JUDGE] = graded
+            reasons[name] = graded
         return
     raw_B, score_B, valid_B = (np.asarray(x) for x in graded)
     column = _Column(
@@ -326,4 +336,4 @@ def _fill_judge(out: Scores, graded) -> None:
         * count,
         excused=[True] * count,  # it can grade any video: none is to blame
     )
-    _enter(out, JUDGE, 0, column)
+    _enter(out, name, 0, column)

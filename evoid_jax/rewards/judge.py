@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from evoid_jax.groups import GROUPS, Reward
-from evoid_jax.rewards import rubrics
+from evoid_jax.rewards import evoscore, rubrics
 from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import JudgeError, Server
 from evoid_jax.sidecars.wire import Photos, shared
@@ -67,15 +67,43 @@ class Judge:
           raw_B, the mean grade 1..10; score_B, the mean of (grade - 1) / 9; both float32 and NaN
           where no usable answer came; and valid_B.
         """
+        grades = self.grades(self.questions.vqscore, video_BFHWC, references, prompts)
+        means = [math.nan if row is None else float(np.mean(row)) for row in grades]
+        raw_B = np.array(means, np.float32)
+        return raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)
+
+    def evoscore(
+        self, video_BFHWC: np.ndarray, references: Photos, prompts: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Grade each video by EvoScore, see evoscore.py; one request a video. Args: as `vqscore`.
+
+        Returns:
+          raw_B and score_B, both the score in [0, 1], float32, NaN where no usable answer came; and
+          valid_B.
+        """
+        grades = self.grades(self.questions.evoscore, video_BFHWC, references, prompts)
+        scores = [math.nan if row is None else evoscore.evoscore(row) for row in grades]
+        score_B = np.array(scores, np.float32)
+        return score_B, score_B.copy(), np.isfinite(score_B)
+
+    def grades(
+        self,
+        question: rubrics.Question,
+        video_BFHWC: np.ndarray,
+        references: Photos,
+        prompts: list[str],
+    ) -> list[list[float] | None]:
+        """Return what is answered to one question about each video, None where nothing usable is.
+
+        Args: as `vqscore`.
+        """
         photos, until = self._photos(references), self.chat.deadline()
 
-        def grade(b: int) -> float:
+        def ask(b: int) -> list[float] | None:
             parts = photos[b] + shown(video_BFHWC[b], self.frames, self.side, self.fps)
-            grades = self._answer(self.questions.vqscore, parts, prompts[b], until)
-            return math.nan if grades is None else float(np.mean(grades))
+            return self._answer(question, parts, prompts[b], until)
 
-        raw_B = np.array(_each(grade, len(prompts), self.chat), np.float32)
-        return raw_B, (raw_B - 1) / 9, np.isfinite(raw_B)
+        return _each(ask, len(prompts), self.chat)
 
     def attention(
         self,
@@ -138,7 +166,9 @@ class Judge:
         return [_labelled([pictures[i] for i in own]) for own in indices]
 
 
-def open_judge(cfg: Reward, url: str, fps: float, folder: str | Path) -> Judge:
+def open_judge(
+    cfg: Reward, url: str, fps: float, folder: str | Path, setting: str = "config.reward.judge"
+) -> Judge:
     """Return the judge of a run, once it has answered.
 
     Args:
@@ -146,6 +176,7 @@ def open_judge(cfg: Reward, url: str, fps: float, folder: str | Path) -> Judge:
       url: of the server; differs from the setting where that is "local".
       fps: of the videos.
       folder: for kept answers and the log of replies.
+      setting: what gave the url, for messages.
 
     Raises:
       ConnectionError: it is not there, or has not the model.
@@ -162,6 +193,7 @@ def open_judge(cfg: Reward, url: str, fps: float, folder: str | Path) -> Judge:
         extra=json.loads(cfg.judge_extra or "{}"),
         expected=cfg.judge_expected,
         name=cfg.judge,  # our own server has another port each time
+        setting=setting,
     )
     questions = rubrics.questions(cfg.judge_rubric)
     judge = Judge(

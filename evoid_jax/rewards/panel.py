@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
-from evoid_jax.groups import GROUPS, JUDGE, Reward
+from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
 from evoid_jax.rewards import absent, blend, callback, client, judge_record, local, sharing, table
 from evoid_jax.rewards.judge import Judge, open_judge
 from evoid_jax.rewards.table import ScoreTable
@@ -38,7 +38,8 @@ def check_offered(cfg: Reward, infos: list[dict]) -> None:
     infos: what `client.info` returned of each sidecar.
     """
     offered = {name for info in infos for name in info["names"]}
-    counting = [row.name for row in cfg.table if row.prior > 0 and row.name != JUDGE]
+    judged = (JUDGE, EVOSCORE)
+    counting = [row.name for row in cfg.table if row.prior > 0 and row.name not in judged]
     if absent := [name for name in counting if name not in offered]:
         zero = " ".join(f"--config.reward.table.{name}.prior=0" for name in absent)
         raise ValueError(
@@ -209,7 +210,7 @@ class Panel:
     ) -> client.Scores:
         """Ask for these rewards of some rows of a request."""
         truth = request.attributes
-        graded = JUDGE in names and (self._cfg.preference or request.proof)
+        judged = [name for name in self._judged(request.proof) if name in names]
         return client.score(
             self.urls,
             names,
@@ -219,9 +220,18 @@ class Panel:
             attributes=None if truth is None else [truth[row] for row in rows],
             monitors=request.monitors if monitors is None else monitors,
             options=options,
-            judge=self.judge if graded else None,
+            judge=self.judge,
+            judged=tuple(judged),
             first=rows[0],
         )
+
+    def _judged(self, proof: bool) -> list[str]:
+        """Return the columns that the judge is asked for: all in the proof, else what counts."""
+        prior_M = blend.priors(self._cfg)
+        counts = dict(zip(self._names, prior_M > 0, strict=True))
+        vqscore = self._cfg.preference or proof
+        evoscore = proof or counts.get(EVOSCORE, False)
+        return [name for name, asked in ((JUDGE, vqscore), (EVOSCORE, evoscore)) if asked]
 
     def collect(self, tickets: list[jax.Array], request: Request) -> ScoreTable:
         """Wait for the scores of a request; the same on every process.

@@ -1,9 +1,9 @@
 """What a judge is asked, and the form in which it must answer.
 
-The paper names the five dimensions of VQScore and the three of attention, the benchmark a grade of
-naturalness from 1 to 5; neither gives us its wording. The texts below are ours, and a user's file
-may replace them. Numbers are asked for as whole ones from a list: some servers hold to a list and
-to no range of other numbers.
+The paper names the five dimensions of VQScore, the three of attention and the aspects of EvoScore
+(evoscore.py), the benchmark a grade of naturalness from 1 to 5; neither gives us its wording. The
+texts are ours, and a user's file may replace them. Numbers are asked for as whole ones from a list:
+some servers hold to a list and to no range of other numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from evoid_jax import files
 from evoid_jax.groups import GROUPS
-from evoid_jax.rewards import judge_answers
+from evoid_jax.rewards import evoscore, judge_answers
 from evoid_jax.rewards.judge_answers import Said
 
 DIMENSIONS = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
@@ -89,26 +89,33 @@ class Questions(NamedTuple):
     vqscore: Question
     attention: Question
     naturalness: Question
+    evoscore: Question
 
 
 def questions(file: str | Path = "") -> Questions:
     """Return the questions, with the texts of a file instead of ours where it has any.
 
     Args:
-      file: TOML with one or more of the texts vqscore, attention and naturalness; "" is none.
+      file: TOML with one or more of the texts vqscore, attention, naturalness and evoscore; "" is
+        none.
 
     Raises:
       ValueError, OSError: it cannot be read, has another key, or a text that does not name what
         the answer must grade.
     """
     texts = {"vqscore": VQSCORE, "attention": ATTENTION, "naturalness": NATURALNESS}
+    texts["evoscore"] = evoscore.RUBRIC
     keys = {"vqscore": DIMENSIONS, "attention": GROUPS, "naturalness": ("naturalness",)}
+    keys["evoscore"] = evoscore.ITEMS
     texts |= _texts(Path(file), keys) if str(file) else {}
     return Questions(
         vqscore=graded("vqscore", texts["vqscore"], DIMENSIONS, least=1, most=10),
         # A need with a fraction is as good as a whole one, where a server sends such.
         attention=graded("attention", texts["attention"], GROUPS, 0, 10, whole=False),
         naturalness=graded("naturalness", texts["naturalness"], keys["naturalness"], 1, 5),
+        evoscore=graded(
+            "evoscore", texts["evoscore"], evoscore.ITEMS, evoscore.LEAST, evoscore.MOST
+        ),
     )
 
 

@@ -20,7 +20,7 @@ class Options(NamedTuple):
     attempts: int = 8  # tries of a request at each replica; what a 429 puts off is none
     backoff: float = 0.5  # seconds before a failed replica is looked at again; doubles, at most 10
     batch: int = 32  # videos per request, at most
-    fps: int = 8
+    fps: float = 8
     encoding: Encoding = "raw"  # of the videos; a team with a member that reads raw alone gets raw
     probe: float = 5.0  # seconds without a word, after which a replica is asked whether it is there
 

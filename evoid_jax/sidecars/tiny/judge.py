@@ -29,6 +29,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
+from evoid_jax.rewards.evoscore import ASPECTS
+
 MODEL = "heuristic"
 SIDE = 48  # pictures are brought to this width and height before anything is measured
 FACE = (slice(5, 35), slice(11, 38))  # where a portrait photo has its head, at SIDE
@@ -36,7 +38,11 @@ SCALES = (0.85, 1.0, 1.15, 1.35)  # sizes at which the face is looked for, of th
 GRADES = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
 NEEDS = ("identity", "text", "quality")
 NATURALNESS, PROPOSALS = ("naturalness",), ("prompts",)
-QUESTIONS = (GRADES, NEEDS, NATURALNESS, PROPOSALS)
+# EvoScore's nine items, each by the one of the five grades that is nearest to it.
+ITEMS = dict.fromkeys(ASPECTS["identity"], "identity")
+ITEMS |= dict(zip(ASPECTS["prompt"], ("text_consistency",) * 2 + ("camera_movement",), strict=True))
+ITEMS |= dict(zip(ASPECTS["technical"], ("visual_realism",) * 2 + ("motion",), strict=True))
+QUESTIONS = (GRADES, NEEDS, NATURALNESS, PROPOSALS, tuple(ITEMS))
 
 # Words -> (hue from, hue to in degrees, least saturation, least and most value, all in [0, 1]).
 COLOURS = {
@@ -274,6 +280,8 @@ def answer(body: dict) -> dict:
     if not photos or not any(pictures.values()):
         raise ValueError("expected a picture after a text naming the reference, then frames")
     grades = [grade_all(photos, np.stack(v), prompt) for v in pictures.values() if v]
+    if asked == tuple(ITEMS):
+        return {name: 1 + round(9 * grades[0][grade]) for name, grade in ITEMS.items()}
     if asked == GRADES:  # whole numbers 1..10
         return {name: 1 + round(9 * grades[0][name]) for name in GRADES}
     mean = {name: float(np.mean([g[name] for g in grades])) for name in GRADES}

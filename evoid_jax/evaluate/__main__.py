@@ -1,0 +1,297 @@
+"""Measure models and systems on OpenS2V-Eval v1.1, Human-Domain: one command a row of the table.
+
+    python -m evoid_jax.evaluate --data=Human-Domain_Eval.json --images=DIR --out=DIR \\
+        (--model=FOLDER [--lora=FILE] | --videos=DIR,... | --metrics=DIR,...)
+
+Makes the videos, or takes KEY.mp4 of any system, or the benchmark's metric files as they are;
+scores them; writes the benchmark's metric files, the total, and one table over all rows of --out.
+Called again, it makes no video and scores none that it has. docs/evaluation.md has the details.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging as std_logging
+import math
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags, logging
+
+from evoid_jax import commandline, deployment, distributed, fields, files, hub
+from evoid_jax.evaluate import cases, making, rows, scorers, scoring, table, upstream
+from evoid_jax.evaluate.cases import Case
+from evoid_jax.evaluate.journal import Journal
+from evoid_jax.groups import Reward
+from evoid_jax.models import adapters
+
+NAME = re.compile(r"[\w+-][\w.+-]*")  # of a row, and its folder's
+LOGS = "logs"  # a folder beside those of the rows
+# Settings of a run's rewards that are asked for here too, and what they are here.
+REWARD = {"sidecars": ["local"], "preset": "paper", "judge": ""}
+REWARD |= {
+    entry.name: entry.default
+    for entry in dataclasses.fields(Reward)
+    if entry.name == "timeout" or (entry.name.startswith("judge_"))
+}
+
+
+class Kind(NamedTuple):
+    """What a row is made from: one of the three is there."""
+
+    name: str
+    how: making.How | None = None
+    videos: Path | None = None
+    metrics: Path | None = None
+
+
+class Asked(NamedTuple):
+    """What the flags say, checked."""
+
+    listed: list[Case]
+    kinds: list[Kind]
+    out: Path
+    reward: Reward
+    against: str | None
+    score: bool
+    evoscore: bool
+    workers: int
+
+
+def define_flags(values: flags.FlagValues):
+    """Define the command line in `values`."""
+    string, whole, texts, truth = (
+        partial(define, flag_values=values)
+        for define in (
+            flags.DEFINE_string,
+            flags.DEFINE_integer,
+            flags.DEFINE_list,
+            flags.DEFINE_bool,
+        )
+    )
+    string("data", None, "Human-Domain_Eval.json, or a list of its form.", required=True)
+    string("images", None, "Folder that its photos are named below; default: its own.")
+    string("out", None, "Folder of the table, with a folder for each row.", required=True)
+    string("model", None, "Diffusers WanVACEPipeline to make videos with: folder or hub name.")
+    string("lora", None, "Adapter for --model: its file or folder.")
+    texts("videos", [], "Folders with KEY.mp4 of other systems.")
+    texts("metrics", [], "Folders with metric files of the benchmark's own scripts.")
+    texts("name", [], "Names of the rows, in this order; default: those of the folders.")
+    string("against", None, "Row that the others are compared with; default: the oldest one.")
+    truth("score", True, "Score the videos; --noscore only makes them.")
+    truth("evoscore", True, "Ask the judge for EvoScore too, where there is one.")
+    whole("workers", 4, "Videos that are scored at once.", lower_bound=1)
+    deployment.define_flags(values)
+    whole("videos_per_device", 1, "Made at once.", lower_bound=1)
+    whole("fsdp", 1, "Pieces of the model; -1: as many as devices are left.")
+    whole("context", 1, "Pieces of a video's tokens.", lower_bound=1)
+    _define_reward_flags(values)
+
+
+def _define_reward_flags(values: flags.FlagValues) -> None:
+    """Define the settings of config.reward that are used here, as --reward.NAME."""
+    makers = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    makers |= {bool: flags.DEFINE_bool, fields.TEXTS: flags.DEFINE_list}
+    for name, leaf in fields.leaves(Reward, "reward").items():
+        short = name.removeprefix("reward.")
+        if short in REWARD:
+            words = leaf.entry.metadata["words"]
+            makers[leaf.kind](name, REWARD[short], words, flag_values=values)
+
+
+# --- what is asked for
+
+
+def check(args: flags.FlagValues) -> Asked:
+    """Read the flags and try whatever costs nothing.
+
+    Raises:
+      OSError, ValueError: a flag or a file is wrong; the message names it.
+    """
+    out = files.user_path(args.out)
+    files.check_writable(out / table.TEXT)
+    if args.lora and not args.model:
+        raise ValueError("--lora is an adapter for --model, which is missing")
+    listed = cases.read(args.data, args.images)
+    asked = {name: args[f"reward.{name}"].value for name in REWARD}
+    reward = fields.build(Reward, asked, "--reward")
+    kinds = _kinds(args)
+    if not kinds:
+        raise ValueError("give --model, --videos or --metrics: what is to be measured")
+    return Asked(
+        listed=listed,
+        kinds=kinds,
+        out=out,
+        reward=reward,
+        against=args.against,
+        score=args.score,
+        evoscore=args.evoscore,
+        workers=args.workers,
+    )
+
+
+def _kinds(args: flags.FlagValues) -> list[Kind]:
+    """Return the rows that are asked for, each with its name."""
+    videos = [_folder("--videos", name) for name in args.videos]
+    metrics = [_folder("--metrics", name) for name in args.metrics]
+    kinds = []
+    if args.model:
+        how = _how(args)
+        kinds.append(Kind(_usual_name(args.model, how.lora), how=how))
+    kinds += [Kind(folder.resolve().name, videos=folder) for folder in videos]
+    kinds += [Kind(folder.resolve().name, metrics=folder) for folder in metrics]
+    if args.name and len(args.name) != len(kinds):
+        raise ValueError(f"--name has {len(args.name)} names for {len(kinds)} rows")
+    names = args.name or [kind.name for kind in kinds]
+    for name in names:
+        if not NAME.fullmatch(name) or name == LOGS:
+            raise ValueError(
+                f"--name: a row cannot be called {name!r}; letters, digits and . + - _ make one, "
+                f"but not {LOGS}"
+            )
+        if names.count(name) > 1:
+            raise ValueError(f"two rows are called {name}; give each a --name of its own")
+    return [kind._replace(name=name) for kind, name in zip(kinds, names, strict=True)]
+
+
+def _usual_name(model: str, adapter: Path | None) -> str:
+    """Return the name of a model's row: its folder's, and that of the run that made its adapter."""
+    name = Path(model).name.partition("@")[0]
+    if adapter is None:
+        return name
+    folder = adapter.resolve().parent
+    return f"{name}+{folder.parent.name if folder.name == 'export' else folder.name}"
+
+
+def _folder(flag: str, name: str) -> Path:
+    folder = files.user_path(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{flag}: there is no folder {folder.absolute()}")
+    return folder
+
+
+def _how(args: flags.FlagValues) -> making.How:
+    """Return how the model's videos are made."""
+    if args.shift is not None and not 0 < args.shift < math.inf:
+        raise ValueError(f"--shift must be a number above 0, got {args.shift}")
+    model = Path(hub.pinned(files.user_path(args.model)))
+    adapter, header = None, None
+    if args.lora:
+        adapter = files.require_file(adapters.locate(args.lora), "expected an adapter file")
+        header = adapters.read(adapter).header
+    settings_folder = hub.folder(model, with_weights=False)
+    return making.How(
+        model=model,
+        lora=adapter,
+        chosen=deployment.settings(settings_folder, args.flag_values_dict(), header),
+        scheduler=args.scheduler,
+        shift=args.shift,
+        seed=args.seed,
+        dtype=args.dtype,
+        residual=args.residual,
+        together=args.videos_per_device,
+        mesh=(1 if args.fsdp == -1 else -1, args.fsdp, args.context),
+    )
+
+
+# --- doing it
+
+
+def run(asked: Asked) -> str:
+    """Do what is asked. Collective: processes make videos together, the first one scores them.
+
+    Returns:
+      The table's text; "" in the other processes, and where nothing is to be scored.
+
+    Raises:
+      OSError, ValueError: the message tells the user what to do.
+    """
+    for kind in asked.kinds:
+        folder = asked.out / kind.name
+        if distributed.leads():
+            rows.begin(folder, _facts(kind))
+        if kind.how is not None:
+            making.make(asked.listed, folder / rows.VIDEOS, kind.how)
+    if not distributed.leads() or not asked.score:
+        return ""
+    for kind in asked.kinds:
+        if kind.metrics is not None:
+            rows.write_merged(asked.out / kind.name, asked.listed, kind.metrics)
+    scored = [kind for kind in asked.kinds if kind.metrics is None]
+    if scored:
+        _score(asked, scored)
+    return table.write(asked.out, table.load(asked.out, asked.against))
+
+
+def _facts(kind: Kind) -> dict[str, Any]:
+    """Return what a row's videos are, for its system.json."""
+    if kind.how is not None:
+        return making.facts(kind.how)
+    place = kind.videos or kind.metrics
+    return {"videos" if kind.videos else "metrics": str(place.resolve())}
+
+
+def _score(asked: Asked, kinds: list[Kind]) -> None:
+    """Score some rows' videos, all by the same scorers."""
+    logs = asked.out / LOGS
+    distributed.say(f"scorers: starting, logs in {logs}")
+    with scorers.open_scorers(asked.reward, logs, asked.evoscore) as who:
+        for why in scorers.not_comparable(who):
+            distributed.say(f"NOT COMPARABLE with the leaderboard: {why}")
+        for lacking in _lacking(who):
+            distributed.say(f"no total: nobody measures {lacking}")
+        for kind in kinds:
+            folder = asked.out / kind.name
+            videos = kind.videos or folder / rows.VIDEOS
+            journal = Journal(folder)
+            found = scoring.score(asked.listed, videos, who, journal, asked.workers)
+            rows.write(folder, asked.listed, found, who)
+
+
+def _lacking(who: scorers.Scorers) -> list[str]:
+    """Return the metrics that nobody measures."""
+    needed = {metric.name: rows.REWARDS.get(metric.name) for metric in upstream.METRICS}
+    return [
+        name
+        for name, reward in needed.items()
+        if (reward or scorers.NATURALNESS) not in who.sources
+    ]
+
+
+def quiet() -> None:
+    """Keep libraries' routine messages off the terminal."""
+    for name in ("httpx", "httpx2", "openai"):
+        std_logging.getLogger(name).setLevel(std_logging.WARNING)
+    logging.set_verbosity(logging.WARNING)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    quiet()
+    with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
+        asked = check(flags.FLAGS)
+        try:
+            text = run(asked)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped; what was made and scored is in {asked.out}, and the same command goes on"
+            ) from None
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise OSError(
+                "the devices have too little memory; give --fsdp=-1 or --context, or smaller videos"
+            ) from error
+        if text:
+            print(text)
+            print(f"table: {(asked.out / table.TEXT).resolve()}")
+
+
+if __name__ == "__main__":
+    define_flags(flags.FLAGS)
+    distributed.define_flags()
+    commandline.run(main, expected=distributed.EXPECTED)

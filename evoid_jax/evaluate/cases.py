@@ -1,0 +1,79 @@
+"""What is to be filmed: the benchmark's list of photos and prompts, and the videos of a system.
+
+The list is OpenS2V-Eval's Human-Domain_Eval.json, or one of its form:
+
+    {"singleface_1": {"img_paths": ["Images/.../1.png"], "prompt": "..."}, ...}
+
+Of it the photos are paths below a folder; a system's videos are KEY.mp4 in one folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from evoid_jax import files, media
+from evoid_jax.data.folder import visible
+from evoid_jax.models import umt5
+
+KEY = re.compile(r"single(?:human|face)_\w+")  # the keys that are people's, and good file names
+DATA_SET = "BestWishYsh/OpenS2V-Eval"  # on the Hugging Face hub, with the photos
+
+
+class Case(NamedTuple):
+    """One video that is asked for."""
+
+    key: str
+    prompt: str
+    image: str  # as the list names it: whose video it is
+    photo: Path
+
+
+def read(data: str | Path, images: str | Path | None = None) -> list[Case]:
+    """Read the list, and try every photo.
+
+    Args:
+      data: the JSON file.
+      images: the folder that photos are named below; None: the file's own.
+
+    Raises:
+      OSError, ValueError: a file is missing or of another form; the message names the key.
+    """
+    file = files.user_path(data)
+    listed = files.read_json(file, hint="--data names OpenS2V-Eval's list of photos and prompts")
+    folder = file.parent if images is None else files.user_path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--images: there is no folder {folder.absolute()}")
+    if not listed:
+        raise ValueError(f"{file} names no video")
+    return [_case(f"{file}, {key}", key, entry, folder) for key, entry in listed.items()]
+
+
+def _case(where: str, key: str, entry: object, folder: Path) -> Case:
+    if not KEY.fullmatch(key):
+        raise ValueError(
+            f"{where}: expected keys such as singleface_1 and singlehuman_1, of the Human-Domain; "
+            "the other domains are graded by NexusScore too, which is not here"
+        )
+    paths = entry.get("img_paths") if isinstance(entry, dict) else None
+    prompt = entry.get("prompt") if isinstance(entry, dict) else None
+    if not (isinstance(paths, list) and len(paths) == 1 and isinstance(paths[0], str)):
+        raise ValueError(f'{where}: expected "img_paths" with one path, got {paths!r:.80}')
+    if not (isinstance(prompt, str) and visible(prompt)):
+        raise ValueError(f'{where}: expected a text as "prompt", got {prompt!r:.80}')
+    umt5.check_text(prompt)
+    photo = folder / paths[0]
+    try:
+        media.check_image(photo)
+    except (OSError, ValueError) as error:
+        raise type(error)(
+            f"{where}: {error}; --images is the folder that {paths[0]} is named below (the "
+            f"benchmark's photos: data set {DATA_SET} on the hub)"
+        ) from None
+    return Case(key, prompt, paths[0], photo)
+
+
+def video(folder: Path, case: Case) -> Path:
+    """Return where a system's video of a case lies, if it is there."""
+    return folder / f"{case.key}.mp4"

@@ -1,0 +1,221 @@
+"""One system's row: a folder with its numbers, in the benchmark's files and in one of our own.
+
+    NAME/system.json     what the videos are, and how they were made
+    NAME/videos/         KEY.mp4, where they were made here
+    NAME/scores.jsonl    every number as it came (journal.py)
+    NAME/metrics/        the benchmark's files, and nothing else: its merge reads every file there
+    NAME/evoscore.json   EvoScore of every video, with its aspects
+    NAME/total.json      the total, what is missing, and why it may not be compared
+
+Numbers of another preset than `paper` are in metrics_not_comparable/ instead of metrics/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evoid_jax import files, provenance
+from evoid_jax.evaluate import scorers, upstream
+from evoid_jax.evaluate.cases import Case
+from evoid_jax.evaluate.journal import Entry
+from evoid_jax.evaluate.scorers import Scorers, Source
+from evoid_jax.evaluate.scoring import Found
+from evoid_jax.evaluate.upstream import Fault
+from evoid_jax.metrics import plain, write_text
+
+SYSTEM, TOTAL, VIDEOS = "system.json", "total.json", "videos"
+EVOSCORE_FILE = "evoscore.json"
+METRICS, APART = "metrics", "metrics_not_comparable"
+OTHERS = "the metric files of another program: what measured them is not known here"
+# The reward that gives each metric of the benchmark; of naturalness there may be several grades.
+REWARDS = {
+    "aes_score": "aesthetic",
+    "motion_smoothness": "qalign",
+    "motion_amplitude": "flow",
+    "facesim_cur": "curricularface",
+    "gme_score": "gme",
+}
+
+
+def begin(folder: Path, system: Mapping[str, Any]) -> None:
+    """Write down what a row is; refuse to go on with one that is something else.
+
+    Raises:
+      ValueError: the row was begun with other videos; says what differs.
+    """
+    file = folder / SYSTEM
+    if file.exists():
+        was = {key: value for key, value in files.read_json(file).items() if key != "added"}
+        now = plain(system)
+        differ = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+        if differ:
+            each = ", ".join(f"{key} was {was.get(key)!r}, now {now.get(key)!r}" for key in differ)
+            raise ValueError(
+                f"{folder} was begun with other videos ({each:.300}); give another --name or --out"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, _json(plain(system) | {"added": provenance.now()}))
+
+
+def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
+    """Write a scored system's files. Returns what total.json holds."""
+    why = scorers.not_comparable(who)
+    paper = not any(source.preset not in (scorers.PAPER, "") for source in who.sources.values())
+    entries = metric_entries(found, who.sources)
+    used, other = (METRICS, APART) if paper else (APART, METRICS)
+    upstream.write(folder / used, entries)
+    if (folder / other).is_dir():  # of an earlier command, by other models
+        upstream.write(folder / other, {})
+    evoscores = _evoscores(found)
+    if evoscores:
+        write_text(folder / EVOSCORE_FILE, _json(evoscores))
+    else:
+        (folder / EVOSCORE_FILE).unlink(missing_ok=True)
+    values = upstream.read(folder / used).values if entries else {}
+    faults = [fault for case in listed for fault in _faults(case, found[case.key], values)]
+    digests = {metric: _by(metric, who.sources) for metric in (*REWARDS, upstream.NATURAL.name)}
+    sources = {name: source._asdict() for name, source in who.sources.items()}
+    return _finish(
+        folder,
+        listed,
+        values,
+        faults,
+        why,
+        {"metrics": used, "sources": sources, "measured_by": digests, "evoscore": _mean(evoscores)},
+    )
+
+
+def write_merged(folder: Path, listed: list[Case], source: Path) -> dict:
+    """Write the row of metric files that another program wrote. Returns what total.json holds."""
+    read = upstream.read(source)
+    for name in upstream.file_names():
+        (folder / METRICS).mkdir(parents=True, exist_ok=True)
+        if (source / name).exists():
+            write_text(folder / METRICS / name, (source / name).read_text(encoding="utf-8"))
+    keys = {case.key for case in listed}
+    strange = sorted({key for of_metric in read.values.values() for key in of_metric} - keys)
+    values = {
+        metric: {key: value for key, value in of_metric.items() if key in keys}
+        for metric, of_metric in read.values.items()
+    }
+    told = {(fault.key, fault.metric) for fault in read.faults}
+    faults = [fault for fault in read.faults if fault.key in keys]
+    faults += [
+        Fault(case.key, metric.name, "its file has no such video")
+        for case in listed
+        for metric in upstream.METRICS
+        if case.key not in values.get(metric.name, {}) and (case.key, metric.name) not in told
+    ]
+    digests = dict.fromkeys((*REWARDS, upstream.NATURAL.name), OTHERS)
+    more = {"metrics": METRICS, "sources": {}, "measured_by": digests, "evoscore": None}
+    more |= {"files_left_alone": read.others, "videos_left_out": strange}
+    return _finish(folder, listed, values, faults, [OTHERS], more)
+
+
+def metric_entries(found: Found, sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
+    """Return what the benchmark's files hold, by their names without .json.
+
+    The numbers are the measures' own where they are the benchmark's models; a stand-in's score in
+    [0, 1] is put on the benchmark's scale. Motion is measured as the benchmark does in any case.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for key, entries in found.items():
+        for metric in upstream.METRICS[:-1]:
+            value = _value(entries, REWARDS[metric.name], metric, sources)
+            if value is not None:
+                made.setdefault(metric.file, {})[key] = {metric.entry: value}
+        arc = _value(entries, "arcface", upstream.METRICS[3], sources)
+        if arc is not None:
+            made.setdefault("facesim", {}).setdefault(key, {})["arc_score"] = arc
+        for number in range(1, upstream.ASKS + 1):
+            # A sidecar's one grade stands in all three files: asked again it says the same.
+            asked = f"{scorers.NATURALNESS}_{number}"
+            name = asked if asked in entries else scorers.NATURALNESS
+            grade = _value(entries, name, upstream.NATURAL, sources)
+            if grade is not None:  # as text, as the benchmark has it
+                made.setdefault(f"naturalscore_{number}", {})[key] = f"{grade:g}"
+    return made
+
+
+def _value(
+    entries: Mapping[str, Entry], name: str, metric: upstream.Metric, sources: Mapping[str, Source]
+) -> float | None:
+    """Return a measure on the benchmark's scale; None where it is missing."""
+    entry = entries.get(name)
+    if entry is None or entry.raw is None:
+        return None
+    source = sources.get(name) or sources[scorers.NATURALNESS]
+    if source.preset in (scorers.PAPER, "") or name == "flow":
+        return entry.raw
+    return metric.low + entry.score * (metric.high - metric.low)
+
+
+def _faults(case: Case, entries: Mapping[str, Entry], values: upstream.Values) -> list[Fault]:
+    """Return what a video lacks of each metric, or of its grades, and why."""
+    faults = []
+    for metric in upstream.METRICS:
+        name = REWARDS.get(metric.name, scorers.NATURALNESS)
+        own = [entry for measure, entry in entries.items() if measure.startswith(name)]
+        reasons = list(dict.fromkeys(entry.reason for entry in own if entry.raw is None))
+        if not own:
+            reasons = ["nobody measures it"]
+        elif case.key not in values.get(metric.name, {}) and not reasons:
+            reasons = ["no number"]
+        faults += [Fault(case.key, metric.name, str(reason)) for reason in reasons]
+    evoscore = entries.get(scorers.EVOSCORE)
+    if evoscore is not None and evoscore.raw is None:
+        faults.append(Fault(case.key, scorers.EVOSCORE, str(evoscore.reason)))
+    return faults
+
+
+def _by(metric: str, sources: Mapping[str, Source]) -> str | None:
+    """Return the digest of what measures a metric; None where nobody does."""
+    source = sources.get(REWARDS.get(metric, scorers.NATURALNESS))
+    return None if source is None else source.digest
+
+
+def _evoscores(found: Found) -> dict[str, dict[str, float]]:
+    """Return EvoScore and its aspects by key, of the videos that have it."""
+    own = {key: entries.get(scorers.EVOSCORE) for key, entries in found.items()}
+    return {
+        key: {scorers.EVOSCORE: entry.raw} | (entry.more or {})
+        for key, entry in own.items()
+        if entry is not None and entry.raw is not None
+    }
+
+
+def _mean(evoscores: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:
+    """Return the means over the videos that were graded, and how many they are."""
+    if not evoscores:
+        return None
+    rows = list(evoscores.values())
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return means | {"videos": len(rows)}
+
+
+def _finish(
+    folder: Path,
+    listed: list[Case],
+    values: upstream.Values,
+    faults: list[Fault],
+    why: list[str],
+    more: dict,
+) -> dict:
+    """Write total.json and return what it holds."""
+    merged = upstream.merge(values)
+    made = {"benchmark": upstream.BENCHMARK, "name": folder.name}
+    made |= {"comparable_with_the_leaderboard": not why, "not_comparable_because": why}
+    made |= {"total_score": merged.total} | merged.scores
+    made |= {"videos": len(listed), "videos_with_metric": merged.counts}
+    made |= {"missing": [fault._asdict() for fault in faults]}
+    made |= more | {"people": {case.key: case.image for case in listed}}
+    write_text(folder / TOTAL, _json(plain(made)))
+    return made
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

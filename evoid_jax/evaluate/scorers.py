@@ -1,0 +1,168 @@
+"""Who measures: reward sidecars, given by address or started here, and a judge if there is one.
+
+Each measure has a source, whose digest changes whenever its numbers may: two systems are compared
+by measures of one source alone. Only the preset `paper` measures what the benchmark does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from evoid_jax.groups import Reward
+from evoid_jax.rewards import client, local, rubrics
+from evoid_jax.rewards.judge import Judge, open_judge
+from evoid_jax.settings import check_reward_preset
+
+PAPER = "paper"
+OBJECTIVE = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "flow")
+NATURALNESS, EVOSCORE = "naturalness", "evoscore"
+LOADING = 1800.0  # seconds for a sidecar to load its nets: `paper` reads 39 GB
+# Whose grades the leaderboard's naturalness are, by the benchmark's own question.
+GRADER = "gpt-4o-2024-11-20"
+
+
+class Source(NamedTuple):
+    """What gives one measure."""
+
+    preset: str  # of the sidecar; "" is the judge
+    model: str  # and its version
+    about: str
+    digest: str
+
+
+class Scorers(NamedTuple):
+    """Everybody who measures, and what. own_question: the user's words ask for naturalness."""
+
+    urls: tuple[str, ...]
+    judge: Judge | None
+    options: client.Options
+    sources: dict[str, Source]
+    own_question: bool
+
+    def of_sidecars(self) -> tuple[str, ...]:
+        """Return the measures that sidecars are asked for."""
+        return tuple(name for name, source in self.sources.items() if source.preset)
+
+
+@contextlib.contextmanager
+def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Scorers]:
+    """Start what is to be started, ask everybody what they measure, and stop it at the end.
+
+    Naturalness is asked of the judge, as the benchmark does, where there is one, else of a sidecar.
+
+    Args:
+      cfg: sidecars, preset, judge and how it is asked.
+      logs: for logs and the judge's answers.
+      evoscore: ask the judge for EvoScore too.
+
+    Raises:
+      ConnectionError: somebody is not there, or is not what it should be.
+      ValueError: a setting cannot be, or nobody measures anything.
+    """
+    if "local" in cfg.sidecars:
+        check_reward_preset(cfg.preset)
+    options = client.Options(timeout=cfg.timeout)
+    with contextlib.ExitStack() as stack:
+        start = lambda url: stack.enter_context(_started(cfg.preset, logs)).url
+        urls = tuple(start(url) if url == "local" else url for url in cfg.sidecars)
+        judge = _judge(cfg, logs, stack) if cfg.judge else None
+        sources = _offered([_info(url, options) for url in urls], judge is None)
+        ours = rubrics.questions().naturalness.text
+        own = judge is not None and judge.questions.naturalness.text != ours
+        if judge is not None:
+            sources |= _judged(judge, evoscore)
+        if not sources:
+            raise ValueError(
+                f"--reward.sidecars: nobody there offers any of {', '.join(OBJECTIVE)}"
+            )
+        yield Scorers(urls, judge, options, sources, own)
+
+
+def not_comparable(scorers: Scorers) -> list[str]:
+    """Say what keeps the numbers from standing beside the leaderboard's, one sentence each."""
+    words = []
+    others = {s.preset for s in scorers.sources.values()} - {PAPER, ""}
+    if others:
+        presets = ", ".join(sorted(others))
+        words.append(
+            f"preset {presets}: stand-ins for the benchmark's models, their scores on its scales"
+        )
+    if scorers.judge is not None:
+        model = scorers.judge.chat.model
+        if model != GRADER or not scorers.own_question:
+            asked = "the user's words" if scorers.own_question else "our words"
+            words.append(
+                f"naturalness: graded by {model}, asked in {asked}; the leaderboard's is {GRADER}'s"
+            )
+    elif NATURALNESS in scorers.sources:
+        words.append(
+            "naturalness: one grade of the sidecar's, in all three files; the leaderboard's is the "
+            f"mean of three by {GRADER}"
+        )
+    for name, source in scorers.sources.items():
+        if source.preset == PAPER and "not the benchmark's" in source.about:
+            words.append(f"{name}: {source.about}")
+        if source.preset == PAPER and name == "gme" and "7B" not in source.about:
+            words.append(f"gme: the leaderboard's model is the 7B one, here: {source.about or '?'}")
+    return words
+
+
+def _started(preset: str, logs: Path) -> local.Local:
+    args = ["--preset", preset]
+    if preset == PAPER:  # without naturalness: the judge is asked here
+        args.append(f"--rewards={','.join(OBJECTIVE)}")
+    name = f"sidecar_{preset}"
+    return local.start_local("evoid_jax.sidecars.serve", args, logs, LOADING, name)
+
+
+def _info(url: str, options: client.Options) -> dict:
+    try:
+        return client.info(url, options)
+    except client.SidecarError as error:
+        raise ConnectionError(
+            f"--reward.sidecars: {error}; start a reward sidecar there, or correct the address"
+        ) from None
+
+
+def _judge(cfg: Reward, logs: Path, stack: contextlib.ExitStack) -> Judge:
+    url = cfg.judge
+    if url == "local":
+        url = stack.enter_context(local.start_judge(logs)).url + "/v1"
+    judge = open_judge(cfg, url, fps=16, folder=logs, setting="--reward.judge")
+    stack.callback(judge.chat.close)
+    return judge
+
+
+def _offered(infos: list[dict], naturalness: bool) -> dict[str, Source]:
+    """Return who measures what; of two that offer the same the first is asked."""
+    wanted = (*OBJECTIVE, NATURALNESS) if naturalness else OBJECTIVE
+    sources: dict[str, Source] = {}
+    for info in infos:
+        preset = str(info.get("preset") or "unnamed")
+        for entry in info["rewards"]:
+            name = entry["name"]
+            if name in wanted and name not in sources:
+                facts = [str(entry.get(key) or "") for key in ("version", "about", "sha256")]
+                digest = _digest(preset, name, *facts)
+                sources[name] = Source(preset, facts[0], facts[1], digest)
+    return {name: sources[name] for name in wanted if name in sources}
+
+
+def _judged(judge: Judge, evoscore: bool) -> dict[str, Source]:
+    """Return what the judge measures."""
+    asked = {NATURALNESS: judge.questions.naturalness}
+    if evoscore:
+        asked[EVOSCORE] = judge.questions.evoscore
+    model, shown = judge.chat.model, f"{judge.frames} frames of {judge.side}"
+    return {
+        name: Source("", model, question.name, _digest(model, question.text, shown))
+        for name, question in asked.items()
+    }
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]

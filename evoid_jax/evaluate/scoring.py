@@ -1,0 +1,180 @@
+"""Videos into numbers: each video is read once, shown to whoever measures, and written down.
+
+F frames, H W C pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from evoid_jax import media
+from evoid_jax.evaluate import cases, scorers, upstream
+from evoid_jax.evaluate.cases import Case
+from evoid_jax.evaluate.journal import Entry, Journal
+from evoid_jax.evaluate.scorers import Scorers
+from evoid_jax.rewards import client, evoscore, judge
+from evoid_jax.rewards.judge_server import JudgeError
+
+FRAMES, SIDE = 16, 512  # that the benchmark shows for naturalness
+HEAT = 1.0  # of its three questions: at 0 they would be one
+USUAL_RATE = 16.0  # frames per second of a file that names none; Wan2.1's
+
+Found = dict[str, dict[str, Entry]]  # key -> measure -> its number, or why there is none
+
+
+class Video(NamedTuple):
+    """A case's video, read."""
+
+    case: Case
+    of: str  # digest of the video with its photo and prompt
+    video_FHWC: np.ndarray  # uint8
+    photo_HWC: np.ndarray  # uint8
+    fps: float
+    row: int  # of the case in the list
+
+
+def score(listed: list[Case], videos: Path, who: Scorers, journal: Journal, workers: int) -> Found:
+    """Measure all videos that are there, and return what is known of every case.
+
+    Args:
+      listed: the cases.
+      videos: the folder with KEY.mp4.
+      who: measures.
+      journal: what is in it is not asked for again.
+      workers: videos under way at once.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {
+            case.key: pool.submit(_score_one, case, row, videos, who, journal)
+            for row, case in enumerate(listed)
+        }
+        try:
+            for task in tqdm(as_completed(tasks.values()), "scoring", len(tasks), unit="video"):
+                task.result()  # what went wrong ends all, now and not when the last one is done
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {key: task.result() for key, task in tasks.items()}
+
+
+def measures(who: Scorers) -> dict[str, str]:
+    """Return the names under which numbers are written down, each with its source's digest."""
+    names = {}
+    for name, source in who.sources.items():
+        if name == scorers.NATURALNESS and who.judge is not None:
+            numbers = range(1, upstream.ASKS + 1)
+            names |= {f"{scorers.NATURALNESS}_{k}": source.digest for k in numbers}
+        else:
+            names[name] = source.digest
+    return names
+
+
+def _score_one(
+    case: Case, row: int, videos: Path, who: Scorers, journal: Journal
+) -> dict[str, Entry]:
+    """Return what is known of a case, after asking for what is not."""
+    names, file = measures(who), cases.video(videos, case)
+    if not file.is_file():
+        reason = f"there is no {file.name}"
+        return {n: Entry(case.key, "", n, by, None, reason=reason) for n, by in names.items()}
+    of = _digest(file, case)
+    had = {name: journal.had(case.key, of, name, by) for name, by in names.items()}
+    wanted = {n: by for n, by in names.items() if had[n] is None or had[n].raw is None}
+    if not wanted:
+        return had
+    entries = list(_ask(file, case, of, row, wanted, who))
+    journal.add(entries)
+    return had | {entry.name: entry for entry in entries}
+
+
+def _digest(file: Path, case: Case) -> str:
+    """Return what binds a number to its video, photo and prompt."""
+    parts = (file.read_bytes(), case.photo.read_bytes(), case.prompt.encode())
+    each = "".join(hashlib.sha256(part).hexdigest() for part in parts)
+    return hashlib.sha256(each.encode()).hexdigest()[:32]
+
+
+def _ask(
+    file: Path, case: Case, of: str, row: int, wanted: dict[str, str], who: Scorers
+) -> Iterator[Entry]:
+    """Yield an entry for every wanted measure of a video."""
+    try:
+        video_FHWC, rate = media.read(file)
+        photo_HWC = media.read_image(case.photo)
+    except (OSError, ValueError) as error:
+        for name, by in wanted.items():
+            yield Entry(case.key, of, name, by, None, reason=str(error))
+        return
+    video = Video(case, of, video_FHWC, photo_HWC, rate or USUAL_RATE, row)
+    objective = {name: wanted[name] for name in who.of_sidecars() if name in wanted}
+    if objective:
+        yield from _of_sidecars(video, objective, who)
+    for name, by in wanted.items():
+        if name == scorers.EVOSCORE:
+            yield _of_judge(video, name, by, _evoscore, who)
+        elif name not in objective:
+            number = int(name.rpartition("_")[2])
+            ask = lambda video, who, number=number: _natural(video, who, number)
+            yield _of_judge(video, name, by, ask, who)
+
+
+def _of_sidecars(video: Video, wanted: dict[str, str], who: Scorers) -> Iterator[Entry]:
+    scores = client.score(
+        list(who.urls),
+        tuple(wanted),
+        video.video_FHWC[None],
+        [[video.photo_HWC]],
+        [video.case.prompt],
+        options=who.options._replace(fps=video.fps),
+        first=video.row,
+    )
+    key, of = video.case.key, video.of
+    for m, (name, by) in enumerate(wanted.items()):
+        raw, score = scores.table.raw_BM[0, m], scores.table.score_BM[0, m]
+        if scores.table.valid_BM[0, m]:
+            yield Entry(key, of, name, by, float(raw), float(score))
+        else:
+            reason = scores.reasons[0].get(name, "no answer")
+            yield Entry(key, of, name, by, None, reason=reason)
+
+
+def _of_judge(video: Video, name: str, by: str, ask, who: Scorers) -> Entry:
+    """Return the judge's answer as an entry. ask: (video, who) -> raw, score and what else."""
+    try:
+        raw, score, more = ask(video, who)
+    except JudgeError as error:
+        return Entry(video.case.key, video.of, name, by, None, reason=f"the judge: {error}")
+    return Entry(video.case.key, video.of, name, by, raw, score, more=more)
+
+
+def _natural(video: Video, who: Scorers, number: int) -> tuple[float, float, None]:
+    """Ask how natural a video looks, one of several times.
+
+    The benchmark's frames: every n-th of the video, 16 together.
+    """
+    step = max(len(video.video_FHWC) // FRAMES, 1)
+    shown_FHWC = video.video_FHWC[: FRAMES * step : step]
+    parts = judge.shown(shown_FHWC, len(shown_FHWC), side=SIDE, fps=video.fps / step)
+    question = who.judge.questions.naturalness
+    (grade,) = who.judge.chat.ask(question, parts, number=number, temperature=HEAT)
+    return float(grade), (float(grade) - 1) / 4, None
+
+
+def _evoscore(video: Video, who: Scorers) -> tuple[float, float, dict[str, float]]:
+    """Ask for EvoScore; its aspects are kept beside it."""
+    questions, frames, side = who.judge.questions, who.judge.frames, who.judge.side
+    # One judge for each video: it tells the frames' times, and rates differ between systems.
+    asker = judge.Judge(who.judge.chat, questions, frames=frames, side=side, fps=video.fps)
+    shown = video.video_FHWC[None], [[video.photo_HWC]], [video.case.prompt]
+    (grades,) = asker.grades(questions.evoscore, *shown)
+    if grades is None:
+        raise JudgeError("no usable answer, see judge_replies.jsonl")
+    value = evoscore.evoscore(grades)
+    return value, value, evoscore.aspects(grades)

@@ -1,0 +1,260 @@
+"""All rows of a folder as one table: numbers, differences with their intervals, published rows.
+
+Differences are paired: the same keys, both with the metric, by models of one source. Their 95 %
+intervals are of a bootstrap over people (proof.py), since two videos of a face are not two
+independent observations. V videos.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evoid_jax import files, proof
+from evoid_jax.evaluate import published, rows, scorers, upstream
+from evoid_jax.metrics import plain, write_text
+from evoid_jax.rewards import absent
+
+TEXT, DATA = "table.md", "table.json"
+HEADS = {
+    "total_score": "total",
+    "aes_score": "aesthetics",
+    "motion_smoothness": "smoothness",
+    "motion_amplitude": "amplitude",
+    "facesim_cur": "FaceSim",
+    "gme_score": "GME",
+    "natural_score": "naturalness",
+    "evoscore": "EvoScore",
+}
+
+
+class Row(NamedTuple):
+    """A system's total.json, and its videos' parts in it."""
+
+    name: str
+    total: dict[str, Any]
+    units: dict[str, dict[str, float]]  # column -> key -> in [0, 1] mostly
+    by: dict[str, str | None]  # column -> digest of what measures it
+
+
+def load(out: Path, first: str | None = None) -> list[Row]:
+    """Return the rows of a folder, the oldest first, or the one that is named.
+
+    Raises:
+      ValueError: there is no row of that name, or a file was changed to something else.
+    """
+    found = [(_added(file.parent), _row(file.parent)) for file in sorted(out.glob("*/total.json"))]
+    listed = [row for _, row in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
+    if first is None:
+        return listed
+    names = [row.name for row in listed]
+    if first not in names:
+        raise ValueError(f"--against={first} is no row of {out}; there are {', '.join(names)}")
+    return sorted(listed, key=lambda row: row.name != first)
+
+
+def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
+    """Return of each column the change from base to other, in [0, 1], or why there is none.
+
+    The total's is over the videos that have all of its metrics in both.
+    """
+    people = base.total["people"] | other.total["people"]
+    changes = {}
+    for column in HEADS:
+        if base.by[column] is None or other.by[column] is None:
+            changes[column] = {"reason": "not measured"}
+            continue
+        if base.by[column] != other.by[column]:
+            changes[column] = {"reason": "by other models"}
+            continue
+        keys = sorted(base.units[column].keys() & other.units[column].keys())
+        before_V, after_V = (
+            np.array([row.units[column][key] for key in keys]) for row in (base, other)
+        )
+        cluster_V = np.array([people[key] for key in keys])
+        delta, low, high = proof.paired_bootstrap(before_V, after_V, cluster_B=cluster_V)
+        changes[column] = {"mean": delta, "ci95": [low, high], "videos": len(keys)}
+        changes[column]["people"] = len(set(cluster_V.tolist()))
+    return changes
+
+
+def write(out: Path, listed: list[Row]) -> str:
+    """Write the table as text and as data. Returns the text."""
+    changes = {row.name: compare(listed[0], row) for row in listed[1:]}
+    held = {
+        "benchmark": upstream.BENCHMARK,
+        "rows": [row.total for row in listed],
+        "base": listed[0].name,
+        "changes": changes,
+        "published": [one._asdict() for one in published.ROWS],
+    }
+    write_text(out / DATA, json.dumps(plain(held), indent=2, allow_nan=False) + "\n")
+    text = "\n\n".join(part for part in _parts(listed, changes) if part) + "\n"
+    write_text(out / TEXT, text)
+    return text
+
+
+def _added(folder: Path) -> str:
+    return str(files.read_json(folder / rows.SYSTEM).get("added"))
+
+
+def _row(folder: Path) -> Row:
+    total = files.read_json(folder / rows.TOTAL)
+    try:
+        return _read(folder, total)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / rows.TOTAL} is not as this program writes it ({error!r}); run its row again"
+        ) from None
+
+
+def _read(folder: Path, total: dict) -> Row:
+    metrics = folder / total["metrics"]
+    values = upstream.read(metrics).values if any(metrics.glob("*.json")) else {}
+    people = total["people"]
+    units = {
+        metric.name: {
+            key: upstream.unit(metric, value)
+            for key, value in values.get(metric.name, {}).items()
+            if key in people
+        }
+        for metric in upstream.METRICS
+    }
+    whole = set.intersection(*(set(units[metric.name]) for metric in upstream.METRICS))
+    parts = lambda key: sum(metric.weight * units[metric.name][key] for metric in upstream.METRICS)
+    units["total_score"] = {key: parts(key) for key in whole}
+    graded = folder / rows.EVOSCORE_FILE
+    held = files.read_json(graded) if graded.exists() else {}
+    units["evoscore"] = {key: float(entry["evoscore"]) for key, entry in held.items()}
+    by = dict(total["measured_by"])
+    by["total_score"] = None if None in by.values() else " ".join(by[m] for m in sorted(by))
+    source = total["sources"].get(scorers.EVOSCORE)
+    by["evoscore"] = source["digest"] if source else None
+    return Row(folder.name, total, units, by)
+
+
+# --- text
+
+
+def _parts(listed: list[Row], changes: Mapping[str, Mapping]) -> list[str]:
+    """Return the paragraphs of the table's text."""
+    base = listed[0].name
+    parts = [
+        f"# {upstream.BENCHMARK}",
+        "Hundredths, and EvoScore in [0, 1] by our own rubric, unlike any published one.",
+        _grid(["system", *HEADS.values(), "videos"], [_cells(row) for row in listed]),
+        "\n".join(line for row in listed for line in _warnings(row)),
+    ]
+    if changes:
+        parts += [
+            f"## Change from {base}, with 95 % intervals over people",
+            _grid(
+                ["system", *HEADS.values(), "videos, people"],
+                [_change_cells(name, change) for name, change in changes.items()],
+            ),
+            _few(changes),
+        ]
+    heads = ["system", "total", "FaceSim", "EvoScore", "source"]
+    told = [_published_cells(one) for one in published.ROWS]
+    parts += ["## Published by others, not measured here", _grid(heads, told)]
+    return parts
+
+
+def _grid(heads: list[str], cells: list[list[str]]) -> str:
+    """Return a table in Markdown whose columns are as wide as their widest cell."""
+    lines = [heads, *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    rule = ["-" * width for width in widths]
+    padded = lambda line: [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+    return "\n".join(f"| {' | '.join(padded(line))} |" for line in (heads, rule, *cells))
+
+
+def _cells(row: Row) -> list[str]:
+    """Return a row's cells; * marks a mean over fewer videos than the list has."""
+    total = row.total
+    counts = total["videos_with_metric"]
+    short = {name for name, count in counts.items() if count < total["videos"]}
+    cells = [_hundredths(total["total_score"], bool(short))]
+    cells += [_hundredths(total[m.name], m.name in short) for m in upstream.METRICS]
+    evoscore = total["evoscore"]
+    cells.append("-")
+    if evoscore:
+        star = "*" if evoscore["videos"] < total["videos"] else ""
+        cells[-1] = f"{evoscore['evoscore']:.3f}{star}"
+    dagger = "" if total["comparable_with_the_leaderboard"] else " (not comparable)"
+    whole = len(row.units["total_score"])
+    return [f"{row.name}{dagger}", *cells, f"{whole} of {total['videos']}"]
+
+
+def _hundredths(value: float | None, short: bool) -> str:
+    return "-" if value is None else f"{100 * value:.2f}{'*' if short else ''}"
+
+
+def _warnings(row: Row) -> list[str]:
+    """Return a line for whatever keeps a row's numbers from meaning what they seem to."""
+    total = row.total
+    lines = [
+        f"- {row.name}: not comparable with the leaderboard: {why}"
+        for why in total["not_comparable_because"]
+    ]
+    if total["total_score"] is None:
+        lacking = [HEADS[m.name] for m in upstream.METRICS if total[m.name] is None]
+        lines.append(f"- {row.name}: no total, since no video has {', '.join(lacking)}")
+    counted: dict[tuple[str, str], int] = {}
+    for fault in total["missing"]:
+        kind = HEADS.get(fault["metric"], fault["metric"]), absent.shortened(fault["reason"])
+        counted[kind] = counted.get(kind, 0) + 1
+    for (metric, reason), count in counted.items():
+        videos = f"{count} video{'s' * (count != 1)}"
+        lines.append(f"- {row.name}: {metric} is missing in {videos}: {reason}")
+    if left := total.get("files_left_alone"):
+        lines.append(f"- {row.name}: no metric's, and not merged: {', '.join(left)}")
+    if left := total.get("videos_left_out"):
+        lines.append(f"- {row.name}: not in the list, and not merged: {', '.join(left)}")
+    return lines
+
+
+def _change_cells(name: str, change: Mapping[str, Mapping]) -> list[str]:
+    cells = []
+    for column in HEADS:
+        held = change[column]
+        if "reason" in held:
+            cells.append(held["reason"])
+            continue
+        scale, digits = (1, 3) if column == "evoscore" else (100, 2)
+        mean, low, high = (scale * x for x in (held["mean"], *held["ci95"]))
+        if not np.isfinite(mean):
+            cells.append("-")
+        elif not np.isfinite(low):
+            cells.append(f"{mean:+.{digits}f}")
+        else:
+            cells.append(f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+    total = change["total_score"]
+    counts = f"{total['videos']}, {total['people']}" if "videos" in total else "-"
+    return [name, *cells, counts]
+
+
+def _few(changes: Mapping[str, Mapping]) -> str:
+    """Warn of intervals over too few people."""
+    few = [
+        name
+        for name, change in changes.items()
+        if change["total_score"].get("people", proof.ENOUGH) < proof.ENOUGH
+    ]
+    if not few:
+        return ""
+    return (
+        f"- fewer than {proof.ENOUGH} people ({', '.join(few)}): these intervals are too narrow, "
+        "and show nothing"
+    )
+
+
+def _published_cells(one: published.Published) -> list[str]:
+    digits = 2 if one.source == published.LEADERBOARD else 1  # as they were printed
+    facesim = "-" if one.facesim is None else f"{one.facesim:.{digits}f}"
+    evoscore = "-" if one.evoscore is None else f"{one.evoscore:.3f}"
+    return [one.name, f"{one.total:.{digits}f}", facesim, evoscore, one.source]
