@@ -184,17 +184,20 @@ def moments(made, clean_mean, clean_std):
     return np.array(rows)
 
 
-@pytest.mark.parametrize(("noise", "level"), [("linear", 1.0), ("root", 0.7)])
-def test_the_walk_keeps_the_marginals_of_the_ode(noise, level):
-    """Of normal videos they are known: N((1 - t) m, (1 - t)^2 std^2 + t^2)."""
+@pytest.mark.parametrize(("noise", "level", "rows"), [("linear", 1.0, 0), ("root", 0.7, -1)])
+def test_the_walk_keeps_the_marginals_of_the_ode(noise, level, rows):
+    """Of normal videos they are known: N((1 - t) m, (1 - t)^2 std^2 + t^2).
+
+    For root only at the end: its noise is unbounded at t = 1, so that no first step is fine enough.
+    """
     worst = []
     for steps in (100, 200, 400):
         made = grpo.schedule(flow.schedule("euler", steps, 3.0), noise, level)
         t_N = np.append(made.sigma_N[1:], 0)
         want = np.stack([(1 - t_N) * 0.8, np.sqrt((1 - t_N) ** 2 * 0.25 + t_N**2)], axis=1)
-        worst.append(np.abs(moments(made, 0.8, 0.5) - want).max())
+        worst.append(np.abs(moments(made, 0.8, 0.5) - want)[rows:].max())
     assert worst[2] < 0.01
-    assert worst[0] > 1.7 * worst[1] > 1.7**2 * worst[2]  # first order
+    assert worst[0] > 1.9 * worst[1] > 1.9**2 * worst[2]  # first order
 
 
 def test_a_walk_without_noise_is_euler_s():
