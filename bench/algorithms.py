@@ -116,6 +116,8 @@ def main():
     parser.add_argument("--trial_steps", type=int, default=TRIAL_STEPS)
     parser.add_argument("--rows", default=",".join(TRIALS))
     args, more = parser.parse_known_args()
+    if any(word.startswith("--config.steps=") for word in more):
+        parser.error("how many steps is part of the comparison: give --steps and --trial_steps")
     args.out.mkdir(parents=True, exist_ok=True)
     names = args.rows.split(",")
     chosen = {name: tuned(name, args.trial_steps, args.out, more) for name in names}

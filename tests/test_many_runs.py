@@ -136,6 +136,17 @@ def test_the_ablation_s_table_and_orderings(row):
     assert "uwr_tp" not in text and "mdw" not in text
 
 
+def test_the_table_of_algorithms_says_what_each_took(row):
+    from bench import algorithms
+
+    steps, cost = {"evoid": 50, "rwr": 70}, {"evoid": 2e13, "rwr": 1e13}
+    better = row._replace(evolved=row.evolved | {"total": row.evolved["total"] + 0.1})
+    text = algorithms.results({"evoid": row, "rwr": better}, steps, cost)
+    assert "| evoid | 50 | 1.00 | 0.350 +0.150 (0.075, 0.225) | 0.600 " in text
+    assert "| rwr | 70 | 0.70 | 0.450 +0.250 " in text
+    assert "| +0.100 (0.100, 0.100) |" in text
+
+
 def test_every_row_of_the_ablation_is_a_preset():
     from bench import ablation
 
