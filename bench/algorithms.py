@@ -91,7 +91,7 @@ def results(measured: dict[str, Measured], steps: dict[str, int], cost: dict[str
         against = "--"
         if name != "evoid" and "evoid" in measured:
             against = str(many_runs.between(measured["evoid"], held, "total"))
-        spent = f"{steps[name] * cost[name] / flops.PETA:.2f}"
+        spent = f"{steps[name] * cost[name] / flops.PETA:.3g}"
         lines.append([name, str(steps[name]), spent, *cells, seeds, against])
     return many_runs.table(heads, lines)
 

@@ -142,8 +142,8 @@ def test_the_table_of_algorithms_says_what_each_took(row):
     steps, cost = {"evoid": 50, "rwr": 70}, {"evoid": 2e13, "rwr": 1e13}
     better = row._replace(evolved=row.evolved | {"total": row.evolved["total"] + 0.1})
     text = algorithms.results({"evoid": row, "rwr": better}, steps, cost)
-    assert "| evoid | 50 | 1.00 | 0.350 +0.150 (0.075, 0.225) | 0.600 " in text
-    assert "| rwr | 70 | 0.70 | 0.450 +0.250 " in text
+    assert "| evoid | 50 | 1 | 0.350 +0.150 (0.075, 0.225) | 0.600 " in text
+    assert "| rwr | 70 | 0.7 | 0.450 +0.250 " in text
     assert "| +0.100 (0.100, 0.100) |" in text
 
 
