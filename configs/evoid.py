@@ -11,9 +11,15 @@ config.data.dir. A file of your own may start from one of these and change what 
         cfg.reward.table.sharpness = {"group": "quality", "prior": 0.1}
         return cfg
 
-Ablations (paper, table 3): `uniform` (UWR: uniform reward weights), `no_teacher` (no T2V teacher),
-`no_preference` (no VQScore), `no_dynamic` (priors only). `guided_rollouts` reads the paper to the
-letter: videos are generated with its guidance of 5, and the update is without.
+Ablations: `uniform` (uniform reward weights), `no_teacher` (no T2V teacher), `no_preference` (no
+VQScore), `no_dynamic` (priors only), `evoscore` (the proof measures EvoScore, which is no reward)
+and `evoscore_reward` (it is one). The rows of the paper's ablation tables are put together from
+these: `uwr`, `uwr_tp`, `pwr`, `pwr_tp`, `pr`, `mdw` (the whole method) and `esr` (EvoScore too);
+docs/ablation.md says what each has. `guided_rollouts` reads the paper to the letter: videos are
+generated with its guidance of 5, and the update is without.
+
+Other algorithms on the same rollouts and rewards: `imitation`, `clips`, `rwr`, `nft`, `grpo`; see
+docs/algorithms.md.
 """
 
 import ml_collections
@@ -71,21 +77,62 @@ VACE_14B = {
 
 PRESETS = {"tiny": TINY, "vace_1_3b": VACE_1_3B, "vace_14b": VACE_14B}
 
+
+def evoscore(prior: float) -> dict:
+    """Return the row of EvoScore among the rewards; with prior 0 only the proof measures it."""
+    row = {"group": "quality", "prior": prior, "floor": 0.0}
+    return {"reward": {"table": {"evoscore": row}}}
+
+
 ABLATIONS = {
     "uniform": {"reward": {"uniform": True}},
     "no_teacher": {"loss": {"lambda_t2v": 0.0}},
     "no_preference": {"reward": {"preference": False}},
     "no_dynamic": {"reward": {"dynamic": False}},
     "guided_rollouts": {"guidance": {"rollout": 5.0, "proof": 5.0, "deploy": 5.0}},
+    "evoscore": evoscore(prior=0.0),
+    # The prior is ours: that of the judge's other grade, VQScore.
+    "evoscore_reward": evoscore(prior=0.3),
+}
+
+# The paper's rows, each by what sets it apart from the whole method. TP is the teacher.
+OBJECTIVE = ("no_preference", "no_dynamic")  # its seven objective rewards alone
+ROWS = {
+    "uwr": ("uniform", "no_teacher", *OBJECTIVE),
+    "uwr_tp": ("uniform", *OBJECTIVE),
+    "pwr": ("no_teacher", *OBJECTIVE),
+    "pwr_tp": OBJECTIVE,
+    "pr": ("no_dynamic",),
+    "mdw": (),
+    "esr": ("evoscore_reward",),
+}
+
+# Rates and times stay the preset's; the published ones are in docs/algorithms.md.
+ALGORITHMS = {
+    "imitation": {"algorithm": "imitation"},
+    "clips": {"algorithm": "imitation", "imitation": {"target": "clips"}},
+    "rwr": {"algorithm": "rwr"},
+    "nft": {"algorithm": "nft"},
+    # The policy that generates is the one that is updated.
+    "grpo": {"algorithm": "grpo", "train": {"ema_decay": 0.0}},
 }
 
 
+def changes(word: str) -> list[dict]:
+    """Return what an ablation, a row of the paper's or an algorithm changes in a preset."""
+    if word in ROWS:
+        return [ABLATIONS[part] for part in ROWS[word]]
+    known = ABLATIONS | ALGORITHMS
+    if word not in known:
+        raise ValueError(f"{word!r} is none of {', '.join([*known, *ROWS])}")
+    return [known[word]]
+
+
 def get_config(name: str = "tiny") -> ml_collections.ConfigDict:
-    preset, *ablations = name.split(",")
-    for word, known in [(preset, PRESETS), *((a, ABLATIONS) for a in ablations)]:
-        if word not in known:
-            raise ValueError(f"{word!r} is none of {', '.join(known)}")
+    preset, *words = name.split(",")
+    if preset not in PRESETS:
+        raise ValueError(f"{preset!r} is none of {', '.join(PRESETS)}")
     cfg = ml_collections.ConfigDict(config.to_dict(config.Config()))
-    for changes in [PRESETS[preset], *(ABLATIONS[a] for a in ablations)]:
-        cfg.update(changes)
+    for values in [PRESETS[preset], *(values for word in words for values in changes(word))]:
+        cfg.update(values)
     return cfg

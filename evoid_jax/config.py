@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evoid_jax import fields
+from evoid_jax.algorithm_groups import ALGORITHMS, Grpo, Imitation, Nft, Rwr
 from evoid_jax.fields import COUNT, Bounds, one_of, setting
 from evoid_jax.groups import (
     FOLDER,
@@ -56,6 +57,11 @@ class Config:
         "a T2V folder or hub name; '' is the model's main blocks, as VACE left them unchanged",
         PATH,
     )
+    algorithm: str = setting(
+        "evoid",
+        "what learns from the rewards; the others are for comparison (docs/algorithms.md)",
+        one_of(*ALGORITHMS),
+    )
     dtype: str = setting("bfloat16", "of the frozen base", one_of("bfloat16", "float32"))
     residual: str = setting(
         "model",
@@ -83,6 +89,10 @@ class Config:
     guidance: Guidance = Guidance()
     lora: Lora = Lora()
     loss: Loss = Loss()
+    imitation: Imitation = Imitation()
+    rwr: Rwr = Rwr()
+    nft: Nft = Nft()
+    grpo: Grpo = Grpo()
     train: Train = Train()
     reward: Reward = Reward()
     watch: Watch = Watch()
@@ -174,7 +184,31 @@ def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     counting = [m for m in r.table if r.preference or m.name != JUDGE]
     weightless = "config.reward.table needs a metric with a prior above 0"
     yield not any(r.uniform or metric.prior > 0 for metric in counting), weightless
+    yield from _algorithm_rules(c)
     yield from _extra_rules(r.judge_extra)
+
+
+def _algorithm_rules(c: Config) -> Iterator[tuple[bool, str]]:
+    """Yield the rules of algorithms besides EvoID."""
+    clips = c.algorithm == "imitation" and c.imitation.target == "clips"
+    drawn = c.data.source == "portraits" and c.video.height == c.video.width
+    yield (
+        clips and not drawn,
+        "config.imitation.target=clips needs config.data.source=portraits, whose prompts tell of "
+        "clips that can be drawn, and square videos; take best with a folder of photos",
+    )
+    walks, g = c.algorithm == "grpo", c.guidance
+    one_policy = g.rollout == g.train or max(g.rollout, g.train) <= 1
+    yield (
+        walks and not one_policy,
+        f"config.algorithm=grpo learns from the policy that generates: config.guidance.rollout "
+        f"({g.rollout:g}) and config.guidance.train ({g.train:g}) must be equal",
+    )
+    yield (
+        walks and c.train.timesteps > c.rollout.steps - 1,
+        f"config.algorithm=grpo trains all steps of a rollout but the last: "
+        f"config.train.timesteps must be 1 to {c.rollout.steps - 1}, got {c.train.timesteps}",
+    )
 
 
 def _extra_rules(text: str) -> Iterator[tuple[bool, str]]:

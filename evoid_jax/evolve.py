@@ -4,26 +4,32 @@ Roles are arguments, see roles.py: evolving, stable and initial are adapters of 
 the teacher is that base without hints. `initial` is the adapter that the run started from, None
 where that is the base alone.
 
+`objective` is EvoID's. Another `config.algorithm` has `other_objective`, and what else it changes
+here stands in algorithms/choice.py.
+
 Letters: B videos, P pairs, K trained times, R reference frames, T H W C latents.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
 from evoid_jax import clipping, flow, losses, roles, sharding
+from evoid_jax.algorithms import choice, grpo
 from evoid_jax.config import Config
 from evoid_jax.models import lora as adapters
 from evoid_jax.models import wan as wan_model
 
-NOISE, TIMES, NULLS = 0, 1, 2  # uses of a step's key
+NOISE, TIMES, NULLS, STEPS = 0, 1, 2, 3  # uses of a step's key
 
 
 class State(NamedTuple):
@@ -46,6 +52,7 @@ class Scored(NamedTuple):
     text_PSE: jax.Array
     null_1SE: jax.Array  # the negative prompt, with as many rows as the others
     control_PTHWC: jax.Array
+    walk_BNTHWC: jax.Array | None = None  # all states from noise to `clean`; grpo's alone
 
 
 def optimizer(cfg: Config) -> optax.GradientTransformation:
@@ -105,13 +112,13 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
       (state, terms): terms are scalars, means over valid videos and times: `loss` and `drift` by
       name, and `grad_norm` before clipping.
     """
-    grads, terms = accumulate(state, base, scored, teacher, setup)
+    grads, terms = accumulate(state, base, lessons(scored, setup.cfg), teacher, setup)
     terms["grad_norm"] = optax.tree.norm(grads)
     cfg = setup.cfg
     updates, opt = optimizer(cfg).update(grads, state.opt, state.evolving)
     evolving = optax.apply_updates(state.evolving, updates)
     # The stable transformer follows: stable <- decay stable + (1 - decay) evolving.
-    stable = optax.incremental_update(evolving, state.stable, 1 - cfg.train.ema_decay)
+    stable = optax.incremental_update(evolving, state.stable, 1 - choice.decay(cfg, state.step))
     new = state._replace(evolving=evolving, stable=stable, opt=opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
@@ -120,6 +127,16 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
     whole = NamedSharding(setup.mesh, sharding.REPLICATED)
     new = jax.lax.with_sharding_constraint(new, whole)
     return new._replace(step=state.step + 1), terms
+
+
+def lessons(scored: Scored, cfg: Config) -> Scored:
+    """Return the videos with what the algorithm makes of their rewards: EvoID leaves all alone."""
+    if cfg.algorithm == "evoid":
+        return scored
+    made = choice.lessons(cfg, scored.reward_B, scored.pair_B, scored.valid_B)
+    if made.row_B is not None:
+        scored = scored._replace(clean_BTHWC=scored.clean_BTHWC[made.row_B])
+    return scored._replace(reward_B=made.lesson_B, valid_B=made.valid_B)
 
 
 class Sample(NamedTuple):
@@ -131,13 +148,15 @@ class Sample(NamedTuple):
     text_BSE: jax.Array
     null_1SE: jax.Array
     control_BTHWC: jax.Array
-    reward_B: jax.Array  # in [0, 1]
+    reward_B: jax.Array  # in [0, 1], or what `lessons` made of it
     share_B: jax.Array  # weight of each video in the mean; zero for those without a reward
+    walked: grpo.Step | None = None  # a step that the rollout took; grpo's alone
 
 
 def accumulate(state: State, base: dict, scored: Scored, teacher: dict | None, setup: Setup):
     """Sum gradients and terms over parts of the batch and over times; returns (grads, terms)."""
-    fn = lambda sample: objective(state, base, sample, teacher, setup)
+    learn = objective if setup.cfg.algorithm == "evoid" else other_objective
+    fn = lambda sample: learn(state, base, sample, teacher, setup)
     zero = jax.tree.map(jnp.zeros_like, state.evolving)
     return over_samples(fn, zero, state.step, scored, setup, count=setup.cfg.train.timesteps)
 
@@ -162,7 +181,9 @@ def over_samples(fn, zero, step: jax.Array, scored: Scored, setup: Setup, count:
     parts = sharding.parts_of(videos, cfg.train.videos_per_device, mesh)
     share_B = scored.valid_B / jnp.maximum(scored.valid_B.sum(), 1) / count
     columns = jnp.arange(videos), scored.clean_BTHWC, scored.pair_B, scored.reward_B, share_B
+    columns += (scored.walk_BNTHWC,)
     split = jax.tree.map(lambda x: sharding.split(x, parts=parts, mesh=mesh), columns)
+    walked = walked_steps(jax.random.fold_in(key, STEPS), pairs, cfg)
 
     def own(key, index, k):
         """Return a key of seed, step, video and time alone, whatever the parts and devices."""
@@ -170,7 +191,8 @@ def over_samples(fn, zero, step: jax.Array, scored: Scored, setup: Setup, count:
 
     def add(total, turn):
         part, k = turn // count, turn % count
-        index_B, clean_BTHWC, pair_B, reward_B, share_B = (column[part] for column in split)
+        columns = jax.tree.map(lambda column: column[part], split)
+        index_B, clean_BTHWC, pair_B, reward_B, share_B, walk_BNTHWC = columns
         draw_noise = lambda i: jax.random.normal(own(noise_key, i, k), clean_BTHWC.shape[1:])
         sample = Sample(
             clean_BTHWC=clean_BTHWC,
@@ -181,10 +203,12 @@ def over_samples(fn, zero, step: jax.Array, scored: Scored, setup: Setup, count:
             control_BTHWC=scored.control_PTHWC[pair_B],
             reward_B=reward_B,
             share_B=share_B,
+            walked=walked(walk_BNTHWC, pair_B, k),
         )
         if share > 0:
             draw_null = lambda i: jax.random.bernoulli(own(null_key, i, k), share)
-            sample = some_null(sample, jax.vmap(draw_null)(index_B))
+            neutral = choice.NEUTRAL[cfg.algorithm]
+            sample = some_null(sample, jax.vmap(draw_null)(index_B), neutral)
         more, terms = fn(sample)
         return jax.tree.map(jnp.add, total, more), terms
 
@@ -198,13 +222,14 @@ def null_share(cfg: Config) -> float:
     return guidance.null_share if guidance.used and guidance.null == "adapter" else 0.0
 
 
-def some_null(sample: Sample, null_B: jax.Array) -> Sample:
+def some_null(sample: Sample, null_B: jax.Array, neutral: float) -> Sample:
     """Let some videos see the negative prompt, with a neutral reward: the anchors hold it.
 
     null_B: bool. A video's score says nothing of the negative prompt, so it learns nothing from it.
+    neutral: that reward, in the units of `Sample.reward_B`.
     """
     text_BSE = jnp.where(null_B[:, None, None], sample.null_1SE, sample.text_BSE)
-    reward_B = jnp.where(null_B, 0.5, sample.reward_B)
+    reward_B = jnp.where(null_B, neutral, sample.reward_B)
     return sample._replace(text_BSE=text_BSE, reward_B=reward_B)
 
 
@@ -216,6 +241,25 @@ def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
     grid = flow.train_timesteps(cfg.train.grid, cfg.train.shift)
     draw = lambda k: flow.choose_timesteps(k, grid, cfg.train.timesteps)
     return jax.vmap(draw)(jax.random.split(key, pairs))
+
+
+def walked_steps(key: jax.Array, pairs: int, cfg: Config) -> Callable:
+    """Draw K steps of the rollout for each pair, which all videos of a pair share as `times`.
+
+    Returns the function that takes them out of walks: (walk_BNTHWC, pair_B, k) -> `grpo.Step`, and
+    None where there are no walks.
+    """
+    if cfg.algorithm != "grpo":
+        return lambda walk_BNTHWC, pair_B, k: None
+    made = grpo.of_config(cfg)
+    numbers = np.arange(len(made.sigma_N) - 1)  # not the last, which has no noise
+    draw = lambda own: flow.choose_timesteps(own, numbers, cfg.train.timesteps)
+    step_PK = jax.vmap(draw)(jax.random.split(key, pairs))
+
+    def take(walk_BNTHWC, pair_B, k) -> grpo.Step | None:
+        return None if walk_BNTHWC is None else grpo.taken(made, walk_BNTHWC, step_PK[pair_B, k])
+
+    return take
 
 
 def noise_up(sample: Sample, references: int) -> roles.Noised:
@@ -267,6 +311,39 @@ def objective(state: State, base: dict, sample: Sample, teacher: dict | None, se
         "evo_t2v": losses.drift(v_evo, v_t2v),
     }
     terms_B = {"loss": loss_B, "drift": drift_B}
+    return grads, jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), terms_B)
+
+
+def other_objective(state: State, base: dict, sample: Sample, teacher: dict | None, setup: Setup):
+    """Do as `objective` by the loss of another algorithm; none of them has a teacher."""
+    del teacher
+    wan, cfg, noised = setup.wan, setup.cfg, noise_up(sample, setup.references)
+    walked = sample.walked
+    if walked is not None:
+        noised = noised._replace(x_BTHWC=walked.x, t_B=walked.timestep_B)
+        frames = lambda x_BTHWC: x_BTHWC[:, setup.references :]
+        walked = walked._replace(x=frames(walked.x), next=frames(walked.next))
+    see = roles.predict(wan, base, noised, cfg)
+    seen = choice.Seen(
+        v=flow.velocity(sample.clean_BTHWC, sample.noise_BTHWC)[:, setup.references :],
+        v_stb=see(state.stable),
+        v_init=see(state.initial),
+        t_B=sample.t_B,
+        lesson_B=sample.reward_B,
+        step=walked,
+    )
+
+    def loss_fn(evolving):
+        v_evo = see(evolving)
+        terms_B = choice.loss(cfg, v_evo, seen)
+        return (terms_B["loss"]["total"] * sample.share_B).sum(), (v_evo, terms_B)
+
+    (_, (v_evo, terms_B)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.evolving)
+    lead = adapters.distance(base, state.evolving, state.stable, scale=wan.lora_scale)
+    terms_B["drift"] = {
+        "evo_stb": jnp.full_like(sample.share_B, lead),
+        "evo_init": losses.drift(v_evo, seen.v_init),
+    }
     return grads, jax.tree.map(lambda x_B: (x_B * sample.share_B).sum(), terms_B)
 
 

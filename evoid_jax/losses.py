@@ -31,13 +31,13 @@ def policy(
     Returns:
       (B,) float32, the mean over all other axes.
     """
-    v_evo, v_stb, v = _wide(v_evo, v_stb, v)
-    reward = _per_video(reward_B, v)
+    v_evo, v_stb, v = wide(v_evo, v_stb, v)
+    reward = per_video(reward_B, v)
     step = beta * (v_evo - v_stb)  # beta delta
     toward = jnp.square(v_stb + step - v)  # |v+ - v|^2: small when delta leads to this video
     away = jnp.square(v_stb - step - v)  # |v- - v|^2: small when delta leads away from it
     # At R = 1/2 the terms linear in delta cancel: beta^2 |delta|^2 is left, the trust region.
-    return _mean(reward * toward + (1 - reward) * away)
+    return mean(reward * toward + (1 - reward) * away)
 
 
 def anchor(v_evo: jax.Array, v_ref: jax.Array) -> jax.Array:
@@ -50,8 +50,8 @@ def anchor(v_evo: jax.Array, v_ref: jax.Array) -> jax.Array:
     Returns:
       (B,) float32, the mean over all other axes.
     """
-    v_evo, v_ref = _wide(v_evo, v_ref)
-    return _mean(jnp.square(v_evo - v_ref))
+    v_evo, v_ref = wide(v_evo, v_ref)
+    return mean(jnp.square(v_evo - v_ref))
 
 
 def target(
@@ -83,8 +83,8 @@ def target(
     Returns:
       v_star (B, ...) float32 and the scalar a. No gradient flows through v_star.
     """
-    v_stb, v_t2v, v_init, v = _wide(v_stb, v_t2v, v_init, v)
-    reward = _per_video(reward_B, v)
+    v_stb, v_t2v, v_init, v = wide(v_stb, v_t2v, v_init, v)
+    reward = per_video(reward_B, v)
     a = beta**2 + lambda_t2v + lambda_self
     # Written as steps from v_stb: all four velocities are close, so their sum would lose digits.
     # The force points to the video for R > 1/2, away from it for R < 1/2, and is nothing at 1/2.
@@ -105,11 +105,11 @@ def drift(v_a: jax.Array, v_b: jax.Array) -> jax.Array:
     Returns:
       (B,) float32, the mean over all other axes.
     """
-    v_a, v_b = _wide(v_a, v_b)
-    return _mean(jnp.abs(v_a - v_b))
+    v_a, v_b = wide(v_a, v_b)
+    return mean(jnp.abs(v_a - v_b))
 
 
-def _wide(*arrays: jax.Array) -> list[jax.Array]:
+def wide(*arrays: jax.Array) -> list[jax.Array]:
     """Return the arrays in float32 at least; raise ValueError unless their shapes agree."""
     arrays = [jnp.asarray(x) for x in arrays]
     shapes = {x.shape for x in arrays}
@@ -121,14 +121,19 @@ def _wide(*arrays: jax.Array) -> list[jax.Array]:
     return [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays]
 
 
-def _per_video(reward_B: jax.Array, like: jax.Array) -> jax.Array:
-    """Give the rewards axes of one, so that they broadcast; raise ValueError for another shape."""
-    reward_B = jnp.asarray(reward_B, like.dtype)
-    if reward_B.shape != like.shape[:1]:
-        raise ValueError(f"expected a reward per video {like.shape[:1]}, got {reward_B.shape}")
+def per_video(x_B: jax.Array, like: jax.Array) -> jax.Array:
+    """Give (B,) numbers axes of one, so that they broadcast against `like`, (B, ...).
+
+    Raises:
+      ValueError: another shape.
+    """
+    x_B = jnp.asarray(x_B, like.dtype)
+    if x_B.shape != like.shape[:1]:
+        raise ValueError(f"expected a number per video {like.shape[:1]}, got {x_B.shape}")
     # (B,) against (B, T, H, W, C) would line up with C, or broadcast (B, 1) to (B, B): be explicit.
-    return reward_B.reshape(reward_B.shape + (1,) * (like.ndim - 1))
+    return x_B.reshape(x_B.shape + (1,) * (like.ndim - 1))
 
 
-def _mean(x: jax.Array) -> jax.Array:
+def mean(x: jax.Array) -> jax.Array:
+    """Return each video's mean over all other axes: (B, ...) to (B,)."""
     return x.mean(axis=tuple(range(1, x.ndim)))

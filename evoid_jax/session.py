@@ -10,7 +10,7 @@ Letters: B videos, P pairs, N seeds of a pair, M rewards, R reference frames, T 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -308,6 +308,7 @@ class Generated(NamedTuple):
     rows: np.ndarray  # which of the batch's videos
     clean_BTHWC: jax.Array  # latents, reference frames first
     video_BFHWC: jax.Array  # uint8
+    walk_BNTHWC: jax.Array | None = None  # all states from noise to `clean`, where they are kept
 
 
 def generate(
@@ -332,9 +333,17 @@ def parts(run: Run, videos: int) -> list[np.ndarray]:
 
 
 def sample(
-    run: Run, adapter: dict, batch: Prepared, rows: np.ndarray, guidance: float
+    run: Run,
+    adapter: dict,
+    batch: Prepared,
+    rows: np.ndarray,
+    guidance: float,
+    draw: Callable = rollout.sample,
 ) -> jax.Array:
-    """Generate the latents of some rows of a batch: BTHWC float32, reference frames first."""
+    """Generate the latents of some rows of a batch: BTHWC float32, reference frames first.
+
+    draw: the sampler, called as `rollout.sample`; what it returns is returned.
+    """
     v = run.cfg.video
     shape = rollout.latent_shape(run.frozen, v.frames, v.height, v.width, batch.references)
     seed_B, pair_B = sharding.place_batch((batch.seed_B[rows], batch.pair_B[rows]), run.mesh)
@@ -344,7 +353,7 @@ def sample(
         # would round a small adapter off.
         base, lora_on_top = _merge(base, adapter, run.frozen.wan.lora_scale), None
     bare = (run.frozen.wan_params, None) if run.cfg.guidance.null == "base" else None
-    return rollout.sample(
+    return draw(
         run.frozen.wan,
         base,
         lora_on_top,

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from flax import traverse_util
@@ -40,6 +39,7 @@ from evoid_jax import (
     session,
     settings,
     sharding,
+    sources,
     watch,
     work_folder,
 )
@@ -66,10 +66,10 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         batch = session.prepare(run, drawn, session.seeds(cfg, step))
 
         # The stable transformer generates; what is decoded is scored while the rest is generated.
-        tickets, clean = [], []
-        for part in session.generate(run, state.stable, batch, clock, cfg.guidance.rollout):
+        tickets, made = [], []
+        for part in sources.videos(run, state.stable, batch, step, clock):
             tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
-            clean.append(part.clean_BTHWC)
+            made.append(part._replace(video_BFHWC=None))  # pixels are large, and only scored
         with kept(saved, step, state, memory):
             scores = run.panel.collect(tickets, batch.request)
 
@@ -80,7 +80,7 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
         clock.lap("score")
 
         # The evolving transformer takes one step; the stable one follows it inside.
-        scored = session.to_device(batch, jnp.concatenate(clean), fused, run.mesh)
+        scored = sources.scored(run, batch, made, fused)
         setup = evolve.Setup(cfg, run.frozen.wan, run.mesh, batch.references)
         with jax.transfer_guard("disallow"):  # a hidden copy between host and device is a bug
             state, terms = evolve.train_step(

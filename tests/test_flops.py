@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from evoid_jax import sharding
+from evoid_jax.algorithm_groups import Imitation
 from evoid_jax.config import Config, Guidance, Lora, Train, Video
 from evoid_jax.models import wan
 from evoid_jax.plan import count, flops, programs
@@ -107,14 +108,59 @@ def test_the_model_does_what_the_formulas_say():
     assert adapted - velocity == flops.adapter(TINY, cfg, at.tokens, at.text).forward
 
 
-@pytest.mark.parametrize("remat", ["full", "attention", "none"])
-def test_a_train_step_does_no_more_than_it_must(remat):
-    """One hint branch, four roles, one backward pass with what it recomputes."""
-    cfg = Config(lora=Lora(rank=2), dtype="float32", train=Train(remat=remat))
+def setting(**groups) -> programs.Setting:
+    """A plan of the tiny transformer on one device."""
+    cfg = Config(lora=Lora(rank=2), dtype="float32", **groups)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     models = programs.Models(TINY, programs.vae.VAEConfig(), programs.umt5.UMT5Config())
     cfg = dataclasses.replace(cfg, video=Video(frames=9, height=32, width=48))
-    at = programs.Setting(cfg, models, mesh)
+    return programs.Setting(cfg, models, mesh)
+
+
+@pytest.mark.parametrize("algorithm", ["imitation", "rwr", "nft", "grpo"])
+def test_another_algorithm_does_no_more_than_it_must(algorithm):
+    at = setting(algorithm=algorithm)
+    need = flops.objective(TINY, at.cfg, flops.sizes(TINY, at.latent_THWC[:3], 1))
+    executed = count.flops(programs.train_step(at)) / (at.videos * at.cfg.train.timesteps)
+    assert 0.98 * need["executed"] < executed < 1.02 * need["executed"]
+
+
+def test_what_algorithms_need_beside_each_other():
+    """By hand: imitation lacks stable, initial and teacher, nft the teacher alone."""
+    at = flops.sizes(TINY, (3, 4, 6), 1)
+    need = {
+        name: flops.objective(TINY, Config(algorithm=name), at)["model"] for name in flops.ASKED
+    }
+    whole, bare = (flops.main(TINY, tokens, at.text).forward for tokens in (at.video, at.tokens))
+    thin = flops.adapter(TINY, Config(), at.tokens, at.text).forward
+    assert need["evoid"] - need["nft"] == pytest.approx(whole)
+    assert need["nft"] - need["imitation"] == pytest.approx(2 * bare + thin)
+    assert need["nft"] == need["grpo"] and need["rwr"] == need["imitation"]
+
+
+def test_a_step_generates_and_updates_unless_there_are_clips():
+    at = flops.sizes(TINY, (3, 4, 6), 1)
+    best, clips = (
+        Config(algorithm="imitation", imitation=Imitation(target=target))
+        for target in ("best", "clips")
+    )
+    update = 32 * 4 * flops.objective(TINY, best, at)["model"]
+    assert flops.step(TINY, clips, at) == pytest.approx(update)
+    generated = 32 * 20 * flops.solver_step(TINY, best, at)
+    assert flops.step(TINY, best, at) == pytest.approx(update + generated)
+
+
+def test_walks_cost_what_other_rollouts_do():
+    plain, walks = setting(), setting(algorithm="grpo")
+    assert count.flops(programs.rollout_step(walks)) == count.flops(programs.rollout_step(plain))
+    assert programs.walk(walks, 32).shape == (32, 21, *walks.latent_THWC)
+    assert programs.walk(plain, 32) is None
+
+
+@pytest.mark.parametrize("remat", ["full", "attention", "none"])
+def test_a_train_step_does_no_more_than_it_must(remat):
+    """One hint branch, four roles, one backward pass with what it recomputes."""
+    at = setting(train=Train(remat=remat))
     need = flops.objective(TINY, at.cfg, flops.sizes(TINY, at.latent_THWC[:3], 1))
     executed = count.flops(programs.train_step(at)) / (at.videos * at.cfg.train.timesteps)
     assert 0.98 * need["executed"] < executed < 1.02 * need["executed"]

@@ -9,7 +9,18 @@ PACKAGE = Path(__file__).parents[1] / "evoid_jax"
 # From the cellar to the roof. A module imports from its own floor and from those below. A name
 # stands for a module or for a package with all that is in it; the longest one that fits counts.
 FLOORS = (
-    ("files", "fields", "mirrors", "groups", "config", "kinds", "media", "canvas", "world"),
+    (
+        "files",
+        "fields",
+        "mirrors",
+        "groups",
+        "algorithm_groups",
+        "config",
+        "kinds",
+        "media",
+        "canvas",
+        "world",
+    ),
     (
         "settings",
         "commandline",
@@ -21,10 +32,10 @@ FLOORS = (
         "hub",
     ),
     ("models", "flow", "losses", "clipping"),
-    ("export", "roles", "deployment"),
+    ("export", "roles", "algorithms", "deployment"),
     ("data", "rewards", "rollout", "teacher", "evolve", "checkpoint", "proof", "sidecars"),
     ("session", "work_folder"),
-    ("arms", "stopping"),
+    ("arms", "stopping", "sources"),
     ("heldout", "watch", "report"),
     ("train", "generate", "convert", "evaluate", "plan", "pretrain", "prepare", "report.__main__"),
     ("notebook",),

@@ -126,5 +126,5 @@ def test_wrong_shapes_are_refused():
     v_evo, v_stb, v = draw(count=3)
     with pytest.raises(ValueError, match="one shape"):
         losses.policy(v_evo, v_stb[:1], v, np.zeros(3), 1.0)
-    with pytest.raises(ValueError, match="reward per video"):
+    with pytest.raises(ValueError, match="number per video"):
         losses.policy(v_evo, v_stb, v, np.zeros((3, 1)), 1.0)

@@ -90,6 +90,20 @@ def open_split(
     return rows, look
 
 
+def clip(origin: str, frames: int, size: int) -> np.ndarray:
+    """Draw the clip that a pair's prompt tells of.
+
+    Args:
+      origin: the pair's name, as `Pairs.origins` has it.
+      frames: F. size: height and width in pixels.
+
+    Returns:
+      (F, size, size, 3) uint8.
+    """
+    identity, scene = origin.split("-")
+    return portraits.render(portraits.scene(int(identity), int(scene)), frames, size)
+
+
 def _row(values: dict) -> Row:
     name = f"{values['identity']}-{values['scene']}"
     width, height = Image.open(io.BytesIO(values["image"])).size

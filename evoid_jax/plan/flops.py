@@ -130,11 +130,22 @@ def sizes(c: WanConfig, latent_THW: tuple[int, int, int], references: int) -> Si
     return Sizes(tokens=frames * plane, video=(frames - references) * plane, text=c.text_len)
 
 
+# The roles that an algorithm's loss asks beside the evolving one.
+ASKED = {
+    "evoid": ("stable", "initial", "teacher"),
+    "imitation": (),
+    "rwr": (),
+    "nft": ("stable", "initial"),
+    "grpo": ("stable", "initial"),
+}
+
+
 def objective(c: WanConfig, cfg: Config, sample: Sizes) -> dict[str, float]:
     """Return the FLOPs of one video at one trained time: what is needed, what remat adds.
 
-    model: hints once; evolving, stable and initial; the teacher; one backward pass.
-    executed: and what is recomputed (config.train.remat), and a flash kernel's fifth matmul.
+    model: hints once; the evolving role and those of ASKED; one backward pass.
+    executed: and what is recomputed (config.train.remat), a flash kernel's fifth matmul, and the
+      initial role where it is asked for the record's drift alone.
     """
     tokens, text = sample.tokens, sample.text
     thin = adapter(c, cfg, tokens, text)
@@ -142,29 +153,50 @@ def objective(c: WanConfig, cfg: Config, sample: Sizes) -> dict[str, float]:
     evolving = add(initial, thin)
     if cfg.lora.init:
         initial = evolving
-    # Four roles see the video: evolving and stable each through an adapter of its own.
-    forward = vace(c, tokens, text).forward + 2 * evolving.forward
-    forward += initial.forward + teacher.forward
-    if cfg.guidance.train > 1:
-        forward += teacher.forward  # the negative prompt's
-    forward += negative(cfg, initial, evolving, hints=vace(c, tokens, text))
+    # Evolving and stable see the video each through an adapter of its own.
+    once = lambda pupil: pupil.forward + negative(cfg, pupil)
+    asked = {
+        "stable": once(evolving),
+        "initial": once(initial),
+        "teacher": teacher.forward * (2 if cfg.guidance.train > 1 else 1),
+    }
+    hints, bare = vace(c, tokens, text), main(c, tokens, text)
+    forward = hints.forward + once(evolving) + negative_once(cfg, bare, hints)
+    forward += sum(asked[role] for role in ASKED[cfg.algorithm])
+    unasked = 0.0 if "initial" in ASKED[cfg.algorithm] else once(initial)
     # What is recomputed is the evolving role's blocks; saved attention spares self-attention's.
     again = add(blocks(c, c.num_layers, tokens, text), thin)
     kept = c.num_layers * 4 * tokens**2 * c.dim
     recomputed = {"full": again.forward, "attention": again.forward - kept, "none": 0.0}
     # A guided prediction with the adapter on both prompts goes backward through both.
     times = 2 if cfg.guidance.train > 1 and cfg.guidance.null == "adapter" else 1
-    executed = forward + times * (evolving.flash_backward + recomputed[cfg.train.remat])
+    backward = evolving.flash_backward + recomputed[cfg.train.remat]
+    executed = forward + unasked + times * backward
     return {"model": forward + times * evolving.backward, "executed": executed}
 
 
-def negative(cfg: Config, initial: Work, evolving: Work, hints: Work) -> float:
-    """Return the FLOPs of what the pupils see of the negative prompt."""
+def negative(cfg: Config, pupil: Work) -> float:
+    """Return the FLOPs of what one pupil sees of the negative prompt through its own adapter."""
+    own = cfg.guidance.train > 1 and cfg.guidance.null == "adapter"
+    return pupil.forward if own else 0.0
+
+
+def negative_once(cfg: Config, bare: Work, hints: Work) -> float:
+    """Return the FLOPs of what all pupils share of the negative prompt. bare: of the base alone."""
     if cfg.guidance.train <= 1:
         return 0.0
-    if cfg.guidance.null == "base":
-        return hints.forward + initial.forward
-    return hints.forward + initial.forward + 2 * evolving.forward
+    return hints.forward + (bare.forward if cfg.guidance.null == "base" else 0.0)
+
+
+def step(c: WanConfig, cfg: Config, sample: Sizes) -> float:
+    """Return the FLOPs that one step of a run needs of the transformer.
+
+    All its videos are generated and updated on; scoring and the VAE are left out.
+    """
+    videos, times = cfg.data.pairs * cfg.data.seeds, cfg.train.timesteps
+    clips = cfg.algorithm == "imitation" and cfg.imitation.target == "clips"
+    generated = 0.0 if clips else cfg.rollout.steps * solver_step(c, cfg, sample)
+    return videos * (generated + times * objective(c, cfg, sample)["model"])
 
 
 def solver_step(c: WanConfig, cfg: Config, sample: Sizes) -> float:

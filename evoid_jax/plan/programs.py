@@ -15,7 +15,8 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from evoid_jax import evolve, flow, hub, rollout, sharding
+from evoid_jax import evolve, flow, hub, rollout, sharding, sources
+from evoid_jax.algorithms import grpo
 from evoid_jax.config import Config
 from evoid_jax.models import umt5, vae, wan, weights
 
@@ -183,19 +184,32 @@ def train_step(at: Setting):
         text_PSE=texts(at, pairs),
         null_1SE=texts(at, 1),
         control_PTHWC=control(at, pairs),
+        walk_BNTHWC=walk(at, videos),
     )
     setup = evolve.Setup(at.cfg, at.wan, at.mesh, at.references)
     no_teacher = None  # the base's main blocks are one
     return evolve.train_step.trace(state(at, params), params, scored, no_teacher, setup=setup)
 
 
+def walk(at: Setting, count: int):
+    """Return the states of `count` videos from noise to sample, None where none are kept."""
+    if at.cfg.algorithm != "grpo":
+        return None
+    return array(at, (count, at.cfg.rollout.steps + 1, *at.latent_THWC), spec=sharding.BATCH)
+
+
 def rollout_step(at: Setting):
     """Trace the generation of one part's videos, all solver steps; the loop holds them all."""
     r, params, count = at.cfg.rollout, base(at), at.together
-    made = jax.eval_shape(lambda: flow.schedule(r.scheduler, r.steps, r.shift))
-    table = jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+    shapes = lambda made: jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+    table = shapes(flow.schedule(r.scheduler, r.steps, r.shift))
+    sampler, first = rollout.sample, ()
+    if at.cfg.algorithm == "grpo":
+        seed_B = array(at, (count,), jnp.int32, sharding.BATCH)
+        sampler, first = sources.walk, (seed_B, shapes(grpo.of_config(at.cfg)))
     # In the order of `session.sample`: text, negative prompt, control, noise.
-    return rollout.sample.trace(
+    return sampler.trace(
+        *first,
         at.wan,
         params,
         state(at, params).stable,
