@@ -1,16 +1,18 @@
-"""Turn a run folder into one self-contained page, `report.html`.
+"""Turn a run folder into one page, `report.html`, or several into a page that compares them.
 
-    python -m evoid_jax.report --workdir=FOLDER
+    python -m evoid_jax.report RUN
+    python -m evoid_jax.report RUN OTHER ... --out=FOLDER
 
-The page holds the headline with its interval and verdict, videos of base and evolved side by side,
-what the rewards are, curves, the table of numbers, how the run was made and its config. Videos and
-images are inside it as data URIs and it loads nothing, so it can be mailed. An unfinished run gives
-a page that says so. The path of the page is printed.
+The page of a run holds the headline with its interval and verdict, videos of base and evolved side
+by side with their scores, what the rewards are, curves, tables, how the run was made and its
+config. It loads nothing from anywhere. Small videos are inside of it, so that it can be mailed;
+large ones stay in the run's folder, from which it takes them. An unfinished run gives a page that
+says so. What is written is printed.
 """
 
 import argparse
 
-from evoid_jax.report import page
+from evoid_jax.report import page, shelf
 
 
 def main() -> None:
@@ -18,9 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m evoid_jax.report", description=first)
     parser.add_argument("--workdir", required=True, help="run folder written by evoid_jax.train")
     parser.add_argument("--videos", type=_count, default=12, help="triples to show (default: 12)")
+    parser.add_argument("--media", choices=shelf.MODES, default="auto", help="where videos are")
     options = parser.parse_args()
     try:
-        print(page.write(options.workdir, options.videos))
+        print(page.write(options.workdir, options.videos, options.media))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
