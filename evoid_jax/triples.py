@@ -138,6 +138,26 @@ def of_reward(scores: Scores, name: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def between(first: Scores, second: Scores) -> Scores:
+    """Return two runs as the two arms of one comparison, on the triples that both have.
+
+    base is then what the first run's evolved model scored, evolved what the second's did.
+    """
+    rows = {triple.key: triple for triple in second.triples}
+    prior = {name: prior for name, prior in first.prior.items() if name in second.prior}
+    shared = [
+        one._replace(
+            base=one.evolved,
+            evolved=rows[one.key].evolved,
+            monitor_base=one.monitor_evolved,
+            monitor_evolved=rows[one.key].monitor_evolved,
+        )
+        for one in first.triples
+        if one.key in rows
+    ]
+    return Scores(prior=prior, triples=tuple(shared))
+
+
 def win_rate(first_B, second_B, cluster_B) -> WinRate:
     """Count how often the second is ahead of the first, with a paired bootstrap over clusters.
 

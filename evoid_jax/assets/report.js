@@ -91,7 +91,12 @@
     }
     seek(share) {
       this.set(false);
-      for (const video of this.videos) if (video.duration) video.currentTime = share * video.duration * 0.999;
+      for (const video of this.videos) {
+        const go = () => { video.currentTime = share * video.duration * 0.999; };
+        if (video.readyState) { go(); continue; }
+        video.preload = "auto";
+        video.addEventListener("loadedmetadata", go, { once: true });
+      }
     }
   }
 
@@ -101,7 +106,7 @@
   };
 
   const tools = (group, stage) => {
-    const duo = stage.querySelector(".duo");
+    const duo = stage.querySelector(".duo, .row");
     const play = element("button", { type: "button", textContent: "Play" });
     const over = element("button", { type: "button", textContent: "Slider", ariaPressed: "false" });
     const full = element("button", { type: "button", textContent: "Full screen" });
@@ -143,7 +148,7 @@
       if (document.fullscreenElement) document.exitFullscreen(); else stage.requestFullscreen().catch(() => {});
     });
     full.hidden = !document.fullscreenEnabled;
-    const bar = element("div", { className: "tools" }, play, ...(group.videos.length === 2 ? [over, atLabel] : []), timeLabel, zoomLabel, full);
+    const bar = element("div", { className: "tools" }, play, ...(duo.matches(".duo") && group.videos.length === 2 ? [over, atLabel] : []), timeLabel, zoomLabel, full);
     stage.append(bar);
   };
 
@@ -151,7 +156,7 @@
   for (const box of document.querySelectorAll(".duo, .row")) {
     if (!box.querySelector("video")) continue;
     const group = new Group(box);
-    if (box.matches(".duo")) tools(group, box.parentElement);
+    if (box.parentElement.matches(".stage")) tools(group, box.parentElement);
     groups.push(group);
   }
 

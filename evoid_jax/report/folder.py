@@ -18,6 +18,7 @@ from evoid_jax.triples import Scores, Triple
 OF_RUNS = (settings.FILE, metrics.FILE, provenance.FILE, "summary.json", "report.html")
 WATCH = "watch"  # as watch.py writes it
 OF_RUNS += ("samples", "export", "logs", WATCH, triples.FILE)
+ALL = sys.maxsize  # videos: every triple that is kept
 FLOAT = sys.float_info.max
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "missing", "drift", "seconds", "judge")
 

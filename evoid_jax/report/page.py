@@ -1,20 +1,23 @@
 """Build the report of one run: its sections in their order, text out."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from evoid_jax import files, metrics, proof, stopping
 from evoid_jax.metrics import get
 from evoid_jax.report import (
     charts,
+    choices,
     curves,
     every,
     folder,
     health,
     numbers,
     origin,
+    settings_table,
     shelf,
     shell,
+    study,
     videos,
     watched,
 )
@@ -25,12 +28,15 @@ from evoid_jax.report.shelf import Source
 FILE = "report.html"
 
 
-def write(workdir: str | Path, shown: int = 12, media: str = "auto") -> Path:
+def write(
+    workdir: str | Path, shown: int = 12, media: str = "auto", answers: Sequence[str | Path] = ()
+) -> Path:
     """Write `workdir/report.html` from what the run folder holds now; return its path.
 
     Args:
       shown: triples whose videos are shown, at most.
       media: of shelf.MODES; beside the page means in the run's folder, where they are anyway.
+      answers: files that the run's blind page saved, besides those in `workdir/blind`.
 
     Raises:
       FileNotFoundError: there is no such folder. OSError: it cannot be written to.
@@ -38,16 +44,34 @@ def write(workdir: str | Path, shown: int = 12, media: str = "auto") -> Path:
     """
     run, place = folder.load(workdir, shown), files.user_path(workdir)
     source = shelf.choose(media, videos.media(run), shelf.beside(place))
-    return metrics.write_text(place / FILE, page(run, source))
+    found = choices.found(place, answers)
+    told = [one for file in found for one in choices.read(file)]
+    counted = choices.tally(study.of_run(folder.load(workdir, folder.ALL)), told) if found else None
+    return metrics.write_text(place / FILE, page(run, source, counted))
 
 
-def page(run: RunFolder, source: Source = shelf.inside) -> str:
-    """Return the whole page."""
+def write_blind(workdir: str | Path, media: str = "auto") -> Path:
+    """Write the page on which people choose between a run's base and evolved; return its path.
+
+    Raises: as `write`; ValueError also where the run kept no videos.
+    """
+    trials = study.of_run(folder.load(workdir, folder.ALL))
+    return study.write(files.user_path(workdir), trials, media)
+
+
+def page(
+    run: RunFolder, source: Source = shelf.inside, counted: choices.Tally | None = None
+) -> str:
+    """Return the whole page.
+
+    counted: what people chose; None where nobody was asked.
+    """
     hues = curves.palette(reward.name for reward in run.rewards)
     sections = (
         videos.section(run, source),
         numbers.section(run.summary, hues),
         every.section(run),
+        choices.section(counted) if counted else "",
         watched.section(run, source),
         origin.rewards(run, hues),
         curves.rewards(run.steps, hues),
@@ -144,7 +168,7 @@ def config(values) -> str:
     rows = "".join(
         f"<tr><th scope='row'><code>{fmt.escape(key)}</code></th>"
         f"<td><code>{fmt.escape(value)}</code></td></tr>"
-        for key, value in _dotted(metrics.without_secrets(values))
+        for key, value in settings_table.dotted(metrics.without_secrets(values))
     )
     return (
         "<details id='config'><summary>Config</summary><div class='scroll'>"
@@ -157,11 +181,3 @@ def _seconds(run):
     if spent:
         return spent.get("total") or sum(value or 0.0 for value in spent.values())
     return sum(get(record, "seconds", "total") or 0.0 for record in run.steps)
-
-
-def _dotted(values, prefix=""):
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value, ensure_ascii=False)

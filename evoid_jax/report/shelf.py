@@ -94,12 +94,12 @@ def video(file: Path | None, source: Source, label: str) -> str:
     clip = look(file)
     if clip is None:
         return "<div class='hole'>a video that cannot be decoded</div>"
-    # In the page it is there anyway; beside it, it waits until it is played.
-    wait = "preload='auto'" if source is inside else f"preload='none' poster='{clip.poster}'"
     small = " class='tiny'" if clip.width <= SMALL else ""
+    # Nothing is read or decoded before it is played: the poster stands there till then.
     return (
-        f"<video{small} {wait} loop muted playsinline controls width='{clip.width}' "
-        f"height='{clip.height}' aria-label='{fmt.escape(label)}' src='{source(file)}'></video>"
+        f"<video{small} preload='none' poster='{clip.poster}' loop muted playsinline controls "
+        f"width='{clip.width}' height='{clip.height}' aria-label='{fmt.escape(label)}' "
+        f"src='{source(file)}'></video>"
     )
 
 
