@@ -183,8 +183,8 @@ def test_the_blind_page_works_by_keyboard_alone(finished_run, tmp_path):
     trials = study.of_run(folder.load(workdir))
     counted = choices.tally(trials, choices.read(answers))
     assert (counted.answers, counted.skipped, counted.left, counted.raters) == (17, 1, 3, 1)
-    evolved = {m for t in trials for m, arm in t.arms[0].items() if arm == "evolved"}
-    wins = sum(a["choice"] in evolved for a in given)
+    arm = {(t.name, mark): arm for t in trials for mark, arm in t.arms[0].items()}
+    wins = sum(arm.get((a["trial"], a["choice"])) == "evolved" for a in given)
     assert sum(p.wins for p in counted.preferences) == wins
 
 
