@@ -24,6 +24,7 @@ NOT_OURS = {
     "prepared.json",
     "prompts.json",
     "run.json",
+    "scores.json",
     "summary.json",
     "transformer/config.json",
 }
