@@ -63,7 +63,7 @@ class Watching:
         self._seen = read(run.workdir, before=step)
         # Only where nothing has happened since: a limit may have been raised to go on.
         current = bool(self._seen) and self._seen[-1]["steps"] == step
-        self.stop = stopping.reason(run.cfg.watch, self._seen) if current else ""
+        self.stop = self._reason() if current else ""
 
     def after(self, state: evolve.State, terms: dict, writer: metrics.Writer | None) -> None:
         """Compare where it is due; `terms` are those of the step that was just made."""
@@ -72,9 +72,13 @@ class Watching:
             return
         summary, videos = look(self._run, state, terms["drift"]["evo_init"])
         self._seen.append(metrics.plain(summary))
-        self.stop = stopping.reason(self._run.cfg.watch, self._seen)
+        self.stop = self._reason()
         if writer:
             writer.compare(step, summary, videos, self._warn())
+
+    def _reason(self) -> str:
+        cfg = self._run.cfg
+        return stopping.reason(cfg.watch, self._seen, cfg.reward.stop_on_hacking)
 
     def _warn(self) -> str:
         return self.stop or stopping.warning(self._seen[-1])
