@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import made_up
 import pytest
 import two_runs
 from report_page import Page
@@ -130,8 +131,7 @@ def test_answers_become_shares_with_exact_intervals(workdir):
     (workdir / "blind").mkdir()
     for i, made in enumerate(told):
         (workdir / f"blind/answers_{i}.json").write_text(json.dumps(made))
-    read = [one for file in choices.found(workdir) for one in choices.read(file)]
-    counted = choices.tally(trials, read)
+    counted = choices.counted(workdir, trials, ())
     assert (counted.answers, counted.skipped, counted.foreign, counted.raters) == (35, 1, 0, 2)
     assert {p.question: (p.wins, p.answers) for p in counted.preferences} == {
         "identity": (5, 11),
@@ -175,11 +175,26 @@ def test_answers_about_other_videos_are_left_out_and_told(workdir, tmp_path):
     counted = choices.tally(trials[:4], told)
     assert (counted.answers, counted.foreign) == (12, 6)
     assert "6 about other videos left out" in choices.section(counted)
-    with pytest.raises(ValueError, match="none of the answers is about videos of these runs"):
-        choices.tally(trials[:2], [one for one in told if one.trial == trials[5].name])
-    strange = [one._replace(choice="0123456789abcdef") for one in told]
-    with pytest.raises(ValueError, match="none of the answers"):
-        choices.tally(trials, strange)
+    strange = choices.tally(trials, [one._replace(choice="0123456789abcdef") for one in told])
+    assert (strange.answers, strange.foreign, strange.preferences) == (0, 18, [])
+    assert "0 answers of 0 people, 18 about other videos" in choices.section(strange)
+
+
+def test_answers_that_lie_there_do_not_stop_a_page_and_those_given_must_fit(workdir, tmp_path):
+    """A run that is proved again makes other videos."""
+    made = answers(study.of_run(folder.load(workdir)), of("base"))
+    for k in range(6):
+        (workdir / f"samples/heldout_{k:02d}_evolved.mp4").write_bytes(made_up.mp4(12 + k))
+    (workdir / "blind").mkdir()
+    (workdir / "blind/answers_x.json").write_text(json.dumps(made))
+    page.write(workdir)
+    assert "18 about other videos left out" in Page((workdir / "report.html").read_text()).text
+    with pytest.raises(
+        ValueError, match=r"no answer in .*answers_x\.json is about videos of these"
+    ):
+        page.write(workdir, answers=[workdir / "blind/answers_x.json"])
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        page.write(workdir, answers=[tmp_path / "nowhere.json"])
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def fill(folder: Path, finished_run: Path, names: str = "abc", rise: float = 0.1
         made_up.write_scores(run, scores, "A woman with red hair nods slowly")
         proof.write_json(run / "summary.json", made_up.summary_of(scores))
         for k in range(1, 6):
-            (run / f"samples/heldout_{k:02d}_evolved.mp4").write_bytes(made_up.mp4(k + 7 * i))
+            (run / f"samples/heldout_{k:02d}_evolved.mp4").write_bytes(made_up.mp4(k + 7 + 7 * i))
         runs.append(run)
     return runs
 

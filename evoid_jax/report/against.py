@@ -98,7 +98,8 @@ def runs(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str]) 
     note = (
         "Each run's evolved model against what the run started from. Intervals: 95 %, paired "
         f"bootstrap over identities, coloured from {proof.ENOUGH} identities on. Wins: share of "
-        "the triples in which evolved is ahead, a tie counts half."
+        "the triples in which evolved is ahead, a tie counts half. The judge's grade is one of the "
+        "rewards."
     )
     return fmt.section("runs", "The runs", fmt.table("run", (*heads, *titles), lines), note)
 

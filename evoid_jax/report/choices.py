@@ -58,19 +58,31 @@ class Answer(NamedTuple):
     choice: str | None
 
 
-def found(place: Path, given: Sequence[str | Path] = ()) -> list[Path]:
-    """Return the answers files in `place/blind`, and those given besides."""
+def counted(place: Path, trials: Sequence[Trial], given: Sequence[str | Path]) -> Tally | None:
+    """Read the answers in `place/blind` and those given besides; None where there are none.
+
+    Raises:
+      OSError, ValueError: a file is missing or of something else; or some were given, and no
+        answer is about these trials.
+    """
     there = sorted((place / study.FOLDER).glob(PATTERN))
-    return list(dict.fromkeys([*there, *map(files.user_path, given)]))
+    every = list(dict.fromkeys([*there, *map(files.user_path, given)]))
+    if not every:
+        return None
+    made = tally(trials, [answer for file in every for answer in read(file)])
+    # Those that merely lie there may be of videos that were made anew; the page says so.
+    if given and not made.answers and not made.skipped:
+        raise ValueError(
+            f"no answer in {', '.join(map(str, every))} is about videos of these runs: give the "
+            "runs that the blind page was made of, in any order"
+        )
+    return made
 
 
 def tally(trials: Sequence[Trial], answers: Sequence[Answer]) -> Tally:
     """Count what was chosen on the trials.
 
     A person who answered a question of a trial twice counts with the later answer.
-
-    Raises:
-      ValueError: none of the answers is about these trials.
     """
     known = {trial.name: trial for trial in trials}
     latest = {(one.rater, one.trial, one.question): one for one in answers}
@@ -79,11 +91,6 @@ def tally(trials: Sequence[Trial], answers: Sequence[Answer]) -> Tally:
         for one in latest.values()
         if one.trial in known and {one.left, one.choice} - {None} <= {*known[one.trial].videos}
     ]
-    if latest and not ours:
-        raise ValueError(
-            "none of the answers is about videos of these runs: give the runs that the blind page "
-            "was made of, in any order"
-        )
     chosen = [one for one in ours if one.choice is not None]
     return Tally(
         preferences=_preferences(known, chosen),
@@ -120,21 +127,23 @@ def read(file: Path) -> list[Answer]:
     return [_answer(file, rater, i, row) for i, row in enumerate(rows)]
 
 
-def section(counted: Tally) -> str:
+def section(made: Tally) -> str:
     """Return the section on what people chose."""
     note = (
         "Two-alternative forced choice on the blind page: photo, prompt and two videos, sides and "
-        f"order shuffled. {_many(counted.answers, 'answer')} of "
-        f"{_many(counted.raters, 'person', 'people')}"
+        f"order shuffled. {_many(made.answers, 'answer')} of "
+        f"{_many(made.raters, 'person', 'people')}"
     )
-    note += f", {counted.skipped} skipped" if counted.skipped else ""
-    note += f", {counted.foreign} about other videos left out" if counted.foreign else ""
-    if counted.answers:
-        note += f"; the left side was chosen in {fmt.share(counted.left / counted.answers)}"
+    note += f", {made.skipped} skipped" if made.skipped else ""
+    note += f", {made.foreign} about other videos left out" if made.foreign else ""
+    if made.answers:
+        note += f"; the left side was chosen in {fmt.share(made.left / made.answers)}"
     note += ". Intervals: exact binomial, 95 %, each answer taken as independent of the others."
+    if not made.preferences:
+        return fmt.section("choices", "What people chose", "", note)
     heads = ("question", "preferred", "95 % interval", "", "answers", "people")
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("second over first", *heads))
-    rows = "".join(_row(one, heads) for one in counted.preferences)
+    rows = "".join(_row(one, heads) for one in made.preferences)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return fmt.section("choices", "What people chose", fmt.rows(table), note)
 

@@ -49,9 +49,7 @@ def write(
     runs = [folder.load(workdir, folder.ALL) for workdir in workdirs]
     names = _names(workdirs)
     trials = study.of_runs(runs, names)
-    found = choices.found(place, answers)
-    told = [one for file in found for one in choices.read(file)]
-    counted = choices.tally(trials, told) if found else None
+    counted = choices.counted(place, trials, answers)
     place.mkdir(parents=True, exist_ok=True)
     same = rows.matched(runs)[:shown]
     source = shelf.choose(media, rows.media(same), shelf.copied(place))

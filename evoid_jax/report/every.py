@@ -52,6 +52,8 @@ def section(run: RunFolder) -> str:
         f"sorted. Win rate of evolved {fmt.escape(words)}. A tie counts half; intervals are 95 %, "
         "paired bootstrap over identities."
     )
+    if "judge" in found:
+        note += " The judge's grade is one of the rewards."
     body = f"<div class='panel bars'>{_bars(rise_B)}</div>{_table(run.scores, rise_B)}"
     return fmt.section("every", "Every triple", body, note)
 

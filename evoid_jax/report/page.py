@@ -44,9 +44,7 @@ def write(
     """
     run, place = folder.load(workdir, shown), files.user_path(workdir)
     source = shelf.choose(media, videos.media(run), shelf.beside(place))
-    found = choices.found(place, answers)
-    told = [one for file in found for one in choices.read(file)]
-    counted = choices.tally(study.of_run(folder.load(workdir, folder.ALL)), told) if found else None
+    counted = choices.counted(place, study.of_run(folder.load(workdir, folder.ALL)), answers)
     return metrics.write_text(place / FILE, page(run, source, counted))
 
 
