@@ -134,6 +134,7 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
         rewarded=blend.rewarded(run.cfg.reward),
     )
     summary["drift"] = drift
+    summary["judge"] = run.panel.judge_usage() or {}  # taken here, or the next step would count it
     if distributed.leads():
         _keep_videos(run, f"step_{step:06d}", evolved.shown)
         export.write(adapter(run.workdir, step), state.evolving, run.cfg, step)
