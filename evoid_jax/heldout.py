@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evoid_jax import arms, distributed, evolve, media, proof
-from evoid_jax.arms import Trial
+from evoid_jax import arms, distributed, evolve, media, proof, triples
+from evoid_jax.arms import Arm, Trial
 from evoid_jax.data import pairs
 from evoid_jax.rewards import blend, table
 from evoid_jax.session import Run
@@ -23,7 +23,7 @@ SEED = 2**20  # held-out seeds start here, the same for every run
 def prove(run: Run, state: evolve.State, began: float) -> dict:
     """Generate the same held-out triples with the start and the evolved model, and compare.
 
-    Writes summary.json and samples/.
+    Writes summary.json, scores.json and samples/.
 
     Args:
       state: of the evolved model.
@@ -55,8 +55,26 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     )
     if distributed.leads():
         proof.write_json(run.workdir / "summary.json", summary)
+        write_scores(run, trial, base, evolved)
         write_samples(run, trial, base.shown, evolved.shown)
     return summary
+
+
+def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm) -> None:
+    """Keep what each single video scored, for the report."""
+    seed_PN = arms.seeds(trial, 0, len(trial.chosen))
+    triples.write(
+        run.workdir,
+        table.names(run.cfg.reward.table),
+        blend.proof_priors(run.cfg.reward),
+        [
+            (pair.identity, pair.prompt, seed)
+            for pair, seed_N in zip(trial.chosen, seed_PN, strict=True)
+            for seed in seed_N
+        ],
+        (base.score_BM, evolved.score_BM),
+        (base.monitor, evolved.monitor),
+    )
 
 
 def write_samples(

@@ -8,6 +8,7 @@ run's folder keeps all of it:
     watch/step_000020.json     the comparison after step 20, see `proof.summary`, and its drift
     watch/step_000020.safetensors  the adapter, as diffusers loads it
     watch/start_00.mp4, step_000020_00.mp4  the first videos
+    watch/pairs.json, pair_00_reference.png  their prompts, people and photos
 """
 
 from __future__ import annotations
@@ -188,6 +189,7 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
     arm = arms.play(run, trial, arms.start(state.initial, state.evolving))
     if distributed.leads():
         _keep_videos(run, "start", arm.shown)
+        _keep_pairs(run, trial)
         kept = {name: value for name, value in arm._asdict().items() if name != "shown"}
         proof.write_json(file, {"made_with": made_with} | kept)
     return arm
@@ -198,3 +200,13 @@ def _keep_videos(run: Run, name: str, shown: list[np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k, video_FHWC in enumerate(shown):
         media.write(folder / f"{name}_{k:02d}.mp4", video_FHWC, run.cfg.video.fps)
+
+
+def _keep_pairs(run: Run, trial: Trial) -> None:
+    """Say what the kept videos show: the prompt, the person, the seed, and the photo beside it."""
+    folder, entries = run.workdir / FOLDER, []
+    for k, pair in enumerate(trial.chosen[: trial.shown]):
+        media.write_image(folder / f"pair_{k:02d}_reference.png", pair.images[0])
+        seed = int(arms.seeds(trial, k, 1)[0, 0])
+        entries.append({"k": k, "prompt": pair.prompt, "identity": pair.identity, "seed": seed})
+    proof.write_json(folder / "pairs.json", entries)

@@ -16,6 +16,7 @@ from evoid_jax import (
     mirrors,
     provenance,
     settings,
+    triples,
 )
 
 # What a run writes, one file of each folder.
@@ -24,6 +25,7 @@ OUTPUTS = (
     metrics.FILE,
     provenance.FILE,
     "summary.json",
+    triples.FILE,
     "report.html",
     f"{checkpoint.FOLDER}/digests",
     "logs/judge.log",

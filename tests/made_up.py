@@ -2,13 +2,14 @@
 
 import io
 import math
+from functools import cache
 from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
 
-from evoid_jax import metrics, proof, provenance
+from evoid_jax import metrics, proof, provenance, triples
 
 REWARDS = {
     "arcface": (0.125, 0.41, 0.14),
@@ -70,6 +71,7 @@ def start(argv=("evoid_jax/train.py", "--config=configs/evoid.py:tiny"), **chang
     )
 
 
+@cache
 def mp4(shift):
     """Encode 9 frames of a face-like blob that moves, 64x64 at 8 fps, H.264."""
     out = io.BytesIO()
@@ -113,9 +115,11 @@ def fill(workdir, steps=24, finished=True, samples=6, prompt="A woman with red h
     (workdir / "samples").mkdir()
     entries = []
     for k in range(samples):
-        entries.append({"k": k, "prompt": prompt, "identity": f"person {300 + k}", "seed": k % 2})
+        entries.append(
+            {"k": k, "prompt": prompt, "identity": f"person {300 + k}", "seed": 1000 + 2 * k}
+        )
         for arm, shift in (("base", 0), ("evolved", 1)):
-            (workdir / f"samples/heldout_{k:02d}_{arm}.mp4").write_bytes(mp4(k % 5 + shift))
+            (workdir / f"samples/heldout_{k:02d}_{arm}.mp4").write_bytes(mp4(k + shift))
         cv2.imwrite(f"{workdir}/samples/heldout_{k:02d}_reference.png", portrait(k, 0)[..., ::-1])
     proof.write_json(workdir / "samples/heldout.json", entries)
     provenance.write(workdir, start())
@@ -123,7 +127,9 @@ def fill(workdir, steps=24, finished=True, samples=6, prompt="A woman with red h
         (workdir / "export").mkdir()
         (workdir / "export/pytorch_lora_weights.safetensors").write_bytes(b"lora")
         provenance.finish(workdir)
-        proof.write_json(workdir / "summary.json", made_up_summary(rng))
+        scores = scored(rng)
+        proof.write_json(workdir / "summary.json", summary_of(scores))
+        write_scores(workdir, scores, prompt)
     return workdir
 
 
@@ -131,6 +137,8 @@ def watch(workdir, steps=(10, 20)):
     """Write comparisons in which every reward rises and no monitor clearly falls."""
     (workdir / "watch").mkdir()
     (workdir / "watch/start_00.mp4").write_bytes(mp4(0))
+    entry = {"k": 0, "prompt": "A man waves", "identity": "person 200", "seed": 2**21}
+    proof.write_json(workdir / "watch/pairs.json", [entry])
     for step in steps:
         compared = made_up_summary(np.random.default_rng(step))
         compared |= {"steps": step, "drift": 0.001 * step}
@@ -171,6 +179,19 @@ def record(share, rng):
 
 
 def made_up_summary(rng):
+    return summary_of(scored(rng))
+
+
+class Scored(NamedTuple):
+    """What 64 videos of each arm scored: two seeds of each of 32 people."""
+
+    base_BM: np.ndarray
+    evolved_BM: np.ndarray
+    monitor_base: dict
+    monitor_evolved: dict
+
+
+def scored(rng) -> Scored:
     gain_M = [gain for *_, gain in REWARDS.values()]
     base_BM = np.array([[at for _, at, _ in REWARDS.values()]]) + rng.normal(0, 0.05, (64, 8))
     evolved_BM = base_BM + np.array([gain_M]) + rng.normal(0, 0.06, (64, 8))
@@ -180,17 +201,30 @@ def made_up_summary(rng):
         "identity": base["identity"] + 0.05,
         "motion": base["motion"] + rng.normal(0, 0.1, 64),
     }
-    prior_M = [prior for prior, *_ in REWARDS.values()]
-    seconds = {"train": 600.0, "heldout": 120.0, "total": 724.0}
+    return Scored(base_BM, evolved_BM, base, evolved)
+
+
+def summary_of(scores: Scored) -> dict:
     return proof.summary(
         names=tuple(REWARDS),
-        prior_M=prior_M,
-        base_BM=base_BM,
-        evolved_BM=evolved_BM,
+        prior_M=[prior for prior, *_ in REWARDS.values()],
+        base_BM=scores.base_BM,
+        evolved_BM=scores.evolved_BM,
         cluster_B=[f"person {300 + b // 2}" for b in range(64)],
-        monitor_base=base,
-        monitor_evolved=evolved,
+        monitor_base=scores.monitor_base,
+        monitor_evolved=scores.monitor_evolved,
         steps=24,
-        seconds=seconds,
+        seconds={"train": 600.0, "heldout": 120.0, "total": 724.0},
         heldout=proof.UNSEEN,
+    )
+
+
+def write_scores(workdir, scores: Scored, prompt: str) -> None:
+    triples.write(
+        workdir,
+        tuple(REWARDS),
+        [prior for prior, *_ in REWARDS.values()],
+        [(f"person {300 + b // 2}", prompt, 1000 + b) for b in range(64)],
+        (scores.base_BM, scores.evolved_BM),
+        (scores.monitor_base, scores.monitor_evolved),
     )

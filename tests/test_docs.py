@@ -27,6 +27,7 @@ NOT_OURS = {
     "prepared.json",
     "prompts.json",
     "run.json",
+    "scores.json",
     "summary.json",
     "system.json",
     "table.json",

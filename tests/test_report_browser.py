@@ -1,7 +1,14 @@
-"""What a reader sees of the page, in headless Chromium."""
+"""What a reader sees of the pages, in headless Chromium."""
+
+import json
+import shutil
+import time
 
 import pytest
+import two_runs
 from browser import Browser
+
+from evoid_jax.report import choices, compare, folder, page, study
 
 SHORTEST_CURVE = """
   Math.min(...[...document.querySelectorAll("path.curve")].map((path) => path.getTotalLength()))
@@ -15,7 +22,7 @@ LEFT_OUT = """
 PLAYED = """(async () => {
   const out = [];
   for (const video of document.querySelectorAll("video")) {
-    video.scrollIntoView({behavior: "instant"});
+    video.scrollIntoView({behavior: "instant", block: "center"});
     const times = new Set(), end = Date.now() + 20000;
     let playing = false;  // at the moment a loop starts again, readyState is low for a while
     while (Date.now() < end && !(playing && times.size > 3)) {
@@ -28,6 +35,33 @@ PLAYED = """(async () => {
   }
   return out;
 })()"""
+PLAYING = """
+  [...document.querySelectorAll("video")].filter((video) => !video.paused).map((video) =>
+    video.closest("article").querySelector(".facts").textContent)
+"""
+PLAYED_FIRST = """(async () => {
+  const end = Date.now() + 20000, there = () => [...document.querySelectorAll("video")].slice(0, 2);
+  while (Date.now() < end && !there().every((one) => one.readyState >= 2 && one.currentTime > 0)) {
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  return there().every((one) => one.readyState >= 2 && !one.paused);
+})()"""
+SIDES = """[document.querySelector(".sides").dataset.trial,
+  document.querySelector(".sides video").src.slice(-2000)]"""
+SLIDER = """(() => {
+  const card = document.querySelector(".triple");
+  [...card.querySelectorAll("button")].find((one) => one.textContent === "Slider").focus();
+  return card.querySelector(".over") === null;
+})()"""
+CUT = """(() => {
+  const duo = document.querySelector(".duo.over");
+  const handle = duo.parentElement.querySelector("label input");
+  handle.focus();
+  const boxes = [...duo.querySelectorAll("video")].map((one) => one.getBoundingClientRect());
+  const [base, evolved] = boxes;
+  return {same: base.left === evolved.left && base.top === evolved.top, at: handle.value,
+          clip: getComputedStyle(duo.querySelector(".evolved .lens")).clipPath};
+})()"""
 HOVERED = """(() => {
   const chart = document.querySelector("svg.chart"), box = chart.getBoundingClientRect();
   chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right, clientY: box.top + 9}));
@@ -35,6 +69,19 @@ HOVERED = """(() => {
   chart.dispatchEvent(new PointerEvent("pointerleave"));
   return text;
 })()"""
+
+
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+KEYS = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, " ": 32, "s": 83, "n": 78}
+
+
+def press(browser, *keys):
+    """Press keys one after another, as a person without a pointer does."""
+    for key in keys:
+        sort = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        sort |= {"text": {"Enter": "\r"}.get(key, key)} if len(key) == 1 or key == "Enter" else {}
+        browser.ask("Input.dispatchKeyEvent", type="keyDown", **sort)
+        browser.ask("Input.dispatchKeyEvent", type="keyUp", **sort)
 
 
 @pytest.mark.slow
@@ -49,11 +96,118 @@ def test_chromium_shows_curves_and_plays_the_videos(finished_run):
                 assert video["error"] is None
                 assert (video["width"], video["height"]) == (64, 64)
                 assert video["playing"] and video["times"] > 3, video
+            playing = browser.value(PLAYING)
+            assert len(playing) == 2 and len(set(playing)) == 1  # one pair, and no others
         assert browser.value("document.querySelectorAll('video.tiny, img.tiny').length") == 18
         assert browser.value(HOVERED) == "step 23"
         assert browser.value("document.documentElement.scrollWidth <= innerWidth")
-        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        browser.ask("Emulation.setDeviceMetricsOverride", **phone)
+        browser.ask("Emulation.setDeviceMetricsOverride", **PHONE)
         assert browser.value("document.documentElement.scrollWidth") == 390
         assert browser.value(LEFT_OUT) == 0  # no column of the table is off the screen
         assert browser.problems() == []
+
+
+@pytest.mark.slow
+def test_slider_works_by_keyboard_and_reduced_motion_starts_nothing(finished_run):
+    with Browser(finished_run / "report.html", "--force-prefers-reduced-motion") as browser:
+        browser.value("document.querySelector('.triple').scrollIntoView()")
+        assert browser.value(PLAYING) == []
+        assert browser.value(SLIDER)
+        press(browser, " ")
+        before = browser.value(CUT)
+        assert before == {"same": True, "at": "50", "clip": "inset(0px 0px 0px 50%)"}
+        press(browser, "ArrowRight", "ArrowRight", "ArrowRight")
+        assert browser.value(CUT)["clip"] == "inset(0px 0px 0px 53%)"
+        assert browser.problems() == []
+
+
+@pytest.mark.slow
+def test_large_videos_are_read_when_they_are_played(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    page.write(workdir, media="beside")
+    with Browser(workdir / "report.html", "--force-prefers-reduced-motion") as browser:
+        read = lambda: [url for url in browser.problems() if str(url).endswith(".mp4")]
+        assert read() == []
+        assert browser.value("document.querySelector('.duo video').readyState") == 0
+        browser.value("document.querySelector('.tools button').click()")
+        assert browser.value(PLAYED_FIRST)
+        assert {url.split("_")[-1] for url in read()} == {"base.mp4", "evolved.mp4"}
+        assert len({*read()}) == 2
+
+
+@pytest.mark.slow
+def test_the_compare_page_fits_a_phone(finished_run, tmp_path):
+    compare.write(two_runs.fill(tmp_path, finished_run), tmp_path / "out")
+    with Browser(tmp_path / "out/compare.html") as browser:
+        assert browser.value("document.querySelectorAll('.film video').length") == 24
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+        browser.ask("Emulation.setDeviceMetricsOverride", **PHONE)
+        assert browser.value("document.documentElement.scrollWidth") == 390
+        assert browser.value(LEFT_OUT) == 0
+        assert browser.problems() == []
+
+
+@pytest.mark.slow
+def test_the_blind_page_works_by_keyboard_alone(finished_run, tmp_path):
+    """Answers are given, taken back, skipped, saved; the file is read back as what was chosen."""
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    file, saved = page.write_blind(workdir), tmp_path / "saved"
+    with Browser(file) as browser:
+        browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(saved))
+        title = lambda: browser.value("document.querySelector('h1')?.textContent")
+        shown = lambda: browser.value("document.querySelector('.facts').textContent")
+        press(browser, "Enter")
+        assert title() == study.QUESTIONS["identity"] and shown() == "question 1 of 18"
+        assert browser.value(PLAYED_FIRST)
+        press(browser, " ")
+        assert browser.value("[...document.querySelectorAll('video')].every((one) => one.paused)")
+        press(browser, "ArrowLeft", "ArrowRight")
+        assert title() == study.QUESTIONS["quality"] and shown() == "question 3 of 18"
+        press(browser, "Backspace")
+        assert title() == study.QUESTIONS["motion"]
+        press(browser, "ArrowLeft", "n")  # the answer taken back was right, it is left now
+        press(browser, *["ArrowRight"] * 14)
+        assert shown() == "question 18 of 18"
+        browser.ask("Page.reload")  # a tab that was closed goes on where it stopped
+        wait(lambda: title() == "Which video is better?")
+        assert "17 of 18" in browser.value("document.querySelector('.main').textContent")
+        press(browser, "Enter", "ArrowLeft")
+        assert title() == "Done. Thank you."
+        press(browser, "s")
+        (answers,) = wait(lambda: list(saved.glob("answers_*.json")))
+        assert [url for url in browser.problems() if not str(url).startswith("blob:")] == []
+    given = json.loads(answers.read_text())["answers"]
+    sides = [next((s for s in ("left", "right") if a[s] == a["choice"]), None) for a in given]
+    assert sides == ["left", "left", None, *["right"] * 14, "left"]
+    assert len({a["trial"] for a in given}) == 6
+    trials = study.of_run(folder.load(workdir))
+    counted = choices.tally(trials, choices.read(answers))
+    assert (counted.answers, counted.skipped, counted.left, counted.raters) == (17, 1, 3, 1)
+    arm = {(t.name, mark): arm for t in trials for mark, arm in t.arms[0].items()}
+    wins = sum(arm.get((a["trial"], a["choice"])) == "evolved" for a in given)
+    assert sum(p.wins for p in counted.preferences) == wins
+
+
+@pytest.mark.slow
+def test_order_and_sides_differ_from_person_to_person(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    file, seen = page.write_blind(workdir), set()
+    for _ in range(3):  # each browser is a new person; two alike of 6! 2^6 orders are no accident
+        with Browser(file) as browser:
+            orders = []
+            press(browser, "Enter")
+            for _ in range(6):
+                orders.append(browser.value(SIDES))
+                press(browser, "n", "n", "n")
+            assert len({name for name, _ in orders}) == 6
+            seen.add(json.dumps(orders))
+    assert len(seen) == 3
+
+
+def wait(found):
+    """Return what `found` finds, within 20 seconds."""
+    end = time.monotonic() + 20
+    while not (value := found()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
+    return value

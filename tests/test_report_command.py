@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import two_runs
 from report_page import read
 
 from evoid_jax.report import page as report
@@ -65,7 +66,7 @@ def test_user_errors_end_without_a_traceback(tmp_path, monkeypatch, capsys):
         assert words in message and str(tmp_path / name) in message
     assert leave(monkeypatch, f"--workdir={tmp_path}", "--videos=-1") == 2
     assert leave(monkeypatch, "--help") == 0
-    assert leave(monkeypatch) == 2
+    assert leave(monkeypatch) == ("error: name the folder of a run, or of several to compare them")
     said = capsys.readouterr()
     assert "--videos" in said.out and "whole number" in said.err
 
@@ -85,6 +86,24 @@ def test_command_line(finished_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == (str(workdir / "report.html"), 0)
     assert len(read(workdir).all("video")) == 2
+
+
+def test_several_folders_are_compared(finished_run, tmp_path, monkeypatch, capsys):
+    runs = two_runs.fill(tmp_path, finished_run, "ab")
+    monkeypatch.setattr(sys, "argv", ["report", *map(str, runs), f"--out={tmp_path / 'out'}"])
+    runpy.run_module("evoid_jax.report", run_name="__main__")
+    written = [tmp_path / "out" / name for name in ("compare.html", "blind/blind.html")]
+    assert capsys.readouterr().out.split() == list(map(str, written))
+    assert all(file.is_file() for file in written)
+
+
+def test_a_run_may_have_a_blind_page(finished_run, tmp_path, monkeypatch, capsys):
+    (run,) = two_runs.fill(tmp_path, finished_run, "a")
+    monkeypatch.setattr(sys, "argv", ["report", str(run), "--blind", "--media=beside"])
+    runpy.run_module("evoid_jax.report", run_name="__main__")
+    assert capsys.readouterr().out.split() == [f"{run}/report.html", f"{run}/blind/blind.html"]
+    # evolved of the first triple is the same video as base of the second, and lies there once
+    assert len(list((run / "blind/media").glob("*.mp4"))) == 11
 
 
 def test_a_folder_of_something_else_gets_no_page(tmp_path):

@@ -6,12 +6,11 @@ import shutil
 import made_up
 import pytest
 
-from evoid_jax.report import folder, page, watched
+from evoid_jax.report import folder, page, shelf, watched
 
 
 def section(workdir):
-    run = folder.load(workdir)
-    return watched.section(run.watched, run.watch_start)
+    return watched.section(folder.load(workdir), shelf.inside)
 
 
 def rewrite(workdir, step, **changes):
@@ -30,7 +29,7 @@ def test_every_comparison_has_a_line_and_a_video(workdir):
     text = section(workdir)
     assert text.count("<th scope='row'>step ") == 2
     assert text.count("<video") == 3  # the start, and after 10 and 20 steps
-    for words in ("Change of the total", "Change of the monitors", "--which=best"):
+    for words in ("Change of the total", "Change of the monitors", "--which=best", "A man waves"):
         assert words in text
     whole = page.page(folder.load(workdir))
     assert " id='watch'" in whole and "href='#watch'" in whole

@@ -26,6 +26,7 @@ from evoid_jax import (
     session,
     sharding,
     train,
+    triples,
     watch,
     work_folder,
 )
@@ -108,6 +109,13 @@ def test_a_run_leaves_what_it_says(runs):
     for name in ("heldout_00_base.mp4", "heldout_00_evolved.mp4", "heldout_00_reference.png"):
         assert (workdir / "samples" / name).stat().st_size > 500
     assert "<video" in (workdir / "report.html").read_text()
+    scores = triples.read(workdir)
+    assert len(scores.triples) == summary["pairs"] == 2
+    base_B, evolved_B = triples.totals(scores)
+    assert (evolved_B - base_B).mean() == pytest.approx(summary["delta_total"], abs=1e-9)
+    kept = json.loads((workdir / "samples" / "heldout.json").read_text())
+    keys = [triple.key for triple in scores.triples]
+    assert all((e["identity"], e["prompt"], e["seed"]) in keys for e in kept)
     with safe_open(workdir / "export" / "pytorch_lora_weights.safetensors", "numpy") as file:
         assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in file.keys()  # noqa: SIM118
 
@@ -224,9 +232,13 @@ def test_the_watch_keeps_comparisons_adapters_and_videos(runs):
     for workdir in runs:
         summaries = watch.read(workdir)
         assert [summary["steps"] for summary in summaries] == [2, 4]
-        kept.append([{k: v for k, v in s.items() if k != "seconds"} for s in summaries])
+        clocks = ("seconds", "judge")  # the judge's holds seconds too
+        kept.append([{k: v for k, v in s.items() if k not in clocks} for s in summaries])
         for name in ("start", "step_000002", "step_000004"):
             assert (workdir / watch.FOLDER / f"{name}_00.mp4").stat().st_size > 100
+        entries = json.loads((workdir / watch.FOLDER / "pairs.json").read_text())
+        assert [(entry["k"], entry["seed"]) for entry in entries] == [(0, 2**21), (1, 2**21 + 1)]
+        assert (workdir / watch.FOLDER / "pair_01_reference.png").stat().st_size > 100
     assert kept[0] == kept[1]
     assert all(summary["drift"] > 0 for summary in kept[0])
     assert kept[0][0]["base"] == kept[0][1]["base"] != kept[0][0]["evolved"]

@@ -1,28 +1,67 @@
-"""Turn a run folder into one self-contained page, `report.html`.
+"""Turn a run folder into one page, `report.html`, or several into a page that compares them.
 
-    python -m evoid_jax.report --workdir=FOLDER
+    python -m evoid_jax.report RUN [--blind]
+    python -m evoid_jax.report RUN OTHER ... --out=FOLDER
 
-The page holds the headline with its interval and verdict, videos of base and evolved side by side,
-what the rewards are, curves, the table of numbers, how the run was made and its config. Videos and
-images are inside it as data URIs and it loads nothing, so it can be mailed. An unfinished run gives
-a page that says so. The path of the page is printed.
+The page of a run holds the headline with its interval and verdict, videos of base and evolved side
+by side with their scores, what the rewards are, curves, tables, how the run was made and its
+config. The other one, `FOLDER/compare.html`, sets runs against each other. They load nothing from
+anywhere. Small videos are inside of a page, so that it can be mailed; large ones are files beside
+it. An unfinished run gives a page that says so.
+
+`blind/blind.html`, made with --blind and with every comparison, lets people choose between two
+videos without knowing whose they are; the answers that it saves, put beside it, are counted when
+the page is written again. What is written is printed.
 """
 
 import argparse
 
-from evoid_jax.report import page
+from evoid_jax.report import compare, page, shelf
 
 
 def main() -> None:
-    first = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m evoid_jax.report", description=first)
-    parser.add_argument("--workdir", required=True, help="run folder written by evoid_jax.train")
-    parser.add_argument("--videos", type=_count, default=12, help="triples to show (default: 12)")
-    options = parser.parse_args()
+    options = _parser().parse_args()
+    runs = [*options.runs, *([options.workdir] if options.workdir else [])]
     try:
-        print(page.write(options.workdir, options.videos))
+        for file in _write(runs, options):
+            print(file)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
+
+
+def _write(runs: list[str], options: argparse.Namespace) -> list:
+    if not runs:
+        raise ValueError("name the folder of a run, or of several to compare them")
+    if len(runs) > 1:
+        return compare.write(runs, options.out, options.videos, options.media, options.answers)
+    written = [page.write(runs[0], options.videos, options.media, options.answers)]
+    return [*written, page.write_blind(runs[0], options.media)] if options.blind else written
+
+
+def _parser() -> argparse.ArgumentParser:
+    first = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m evoid_jax.report", description=first)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders that training wrote")
+    parser.add_argument("--workdir", help="a run's folder, as training calls it")
+    parser.add_argument("--videos", type=_count, default=12, help="triples to show (default: 12)")
+    parser.add_argument(
+        "--media",
+        choices=shelf.MODES,
+        default="auto",
+        help="videos inside of the page or in files beside it (default: by their size)",
+    )
+    parser.add_argument(
+        "--out", default="compare", help="folder of a comparison (default: compare)"
+    )
+    parser.add_argument("--blind", action="store_true", help="write a run's blind page too")
+    parser.add_argument(
+        "--answers",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="answers that the blind page saved, besides those in its folder; may be repeated",
+    )
+    return parser
 
 
 def _count(text: str) -> int:

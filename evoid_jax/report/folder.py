@@ -1,38 +1,51 @@
 """Read a run folder: what training has written there so far, checked.
 
-Files are config.json, metrics.jsonl, run.json, summary.json, samples/ and export/; each may be
-missing, since the run may have only begun, or may be older than the file.
+Files are config.json, metrics.jsonl, run.json, summary.json, scores.json, samples/, watch/ and
+export/; each may be missing, since the run may have only begun, or may be older than the file.
+Videos and photos are named here and not read: a run may hold gigabytes of them.
 """
 
+import math
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax import files, metrics, provenance, settings
+from evoid_jax import files, metrics, provenance, settings, triples
+from evoid_jax.triples import Scores, Triple
 
 OF_RUNS = (settings.FILE, metrics.FILE, provenance.FILE, "summary.json", "report.html")
 WATCH = "watch"  # as watch.py writes it
-OF_RUNS += ("samples", "export", "logs", WATCH)
+OF_RUNS += ("samples", "export", "logs", WATCH, triples.FILE)
+ALL = sys.maxsize  # videos: every triple that is kept
 FLOAT = sys.float_info.max
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "missing", "drift", "seconds", "judge")
 
 
 class HeldoutSample(NamedTuple):
-    """One shown triple: its entry in heldout.json and the bytes of its files (or None)."""
+    """One shown triple: its entry in heldout.json, its files, its scores; None where missing."""
 
     entry: dict
-    base: bytes | None
-    evolved: bytes | None
-    reference: bytes | None
+    base: Path | None
+    evolved: Path | None
+    reference: Path | None
+    scored: Triple | None
+    total: tuple[float, float] | None  # of base and evolved
+
+    @property
+    def key(self) -> tuple:
+        """What makes the triple the same in another run."""
+        return tuple(self.entry.get(name) for name in ("identity", "prompt", "seed"))
 
 
-class Watched(NamedTuple):
-    """One comparison of the watch, and its first video (or None)."""
+class WatchedPair(NamedTuple):
+    """A pair that the watch keeps videos of; None where they are missing."""
 
-    summary: dict
-    video: bytes | None
+    entry: dict  # prompt, identity and seed; {} in an older run
+    reference: Path | None
+    start: Path | None
+    videos: list[Path | None]  # of each comparison
 
 
 class RewardRow(NamedTuple):
@@ -57,13 +70,14 @@ class RunFolder(NamedTuple):
     summary: dict | None
     samples: list[HeldoutSample]
     samples_total: int
-    watched: list[Watched]  # in the order of their steps
-    watch_start: bytes | None  # the first watched video by what the run started from
+    scores: Scores | None  # of every video of the proof
+    watched: list[dict]  # summaries, in the order of their steps
+    watched_pairs: list[WatchedPair]
     adapter: str | None  # relative to the folder; None where there is none yet
 
 
 def load(workdir: str | Path, videos: int = 12) -> RunFolder:
-    """Read a run folder, and the files of the first `videos` shown triples.
+    """Read a run folder, with the first `videos` of the triples whose videos it keeps.
 
     Raises:
       FileNotFoundError: there is no such folder, or one of something other than a run.
@@ -86,6 +100,8 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
         _check_step(folder / metrics.FILE, record)
     made = provenance.read(folder) or {"starts": []}
     entries = _read_json(folder / "samples" / "heldout.json", list) or []
+    scores = triples.read(folder)
+    watched = _watched(folder / WATCH)
     return RunFolder(
         path=str(workdir),
         name=folder.resolve().name,
@@ -95,23 +111,35 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
         starts=made["starts"],
         rewards=rewards_of(config or {}, made["starts"], steps, summary or {}),
         summary=summary,
-        samples=[_sample(folder / "samples", entry) for entry in entries[:videos]],
+        samples=[_sample(folder / "samples", entry, scores) for entry in entries[:videos]],
         samples_total=len(entries),
-        watched=_watched(folder / WATCH, videos),
-        watch_start=_bytes(folder / WATCH / "start_00.mp4") if videos else None,
+        scores=scores,
+        watched=list(watched.values()),
+        watched_pairs=_watched_pairs(folder / WATCH, list(watched)) if videos else [],
         adapter=_adapter(folder),
     )
 
 
-def _watched(folder: Path, videos: int) -> list[Watched]:
-    """Read the comparisons of the watch; raise a ValueError for a malformed one."""
-    watched = []
+def _watched(folder: Path) -> dict[str, dict]:
+    """Read the watch's comparisons, by their names; raise a ValueError for a malformed one."""
+    watched = {}
     for file in sorted(folder.glob("step_*.json")):
-        summary = _read_json(file, dict)
-        _check_summary(file, summary)
-        video = _bytes(file.with_name(f"{file.stem}_00.mp4")) if videos else None
-        watched.append(Watched(summary, video))
+        watched[file.stem] = _read_json(file, dict)
+        _check_summary(file, watched[file.stem])
     return watched
+
+
+def _watched_pairs(folder: Path, names: list[str]) -> list[WatchedPair]:
+    """Return the pairs of which the watch kept a video of the start."""
+    entries = _read_json(folder / "pairs.json", list) or []
+    pairs = []
+    for k, start in enumerate(sorted(folder.glob("start_*.mp4"))):
+        entry = entries[k] if k < len(entries) and isinstance(entries[k], dict) else {}
+        end = start.stem.removeprefix("start")
+        videos = [_there(folder / f"{name}{end}.mp4") for name in names]
+        reference = _there(folder / f"pair{end}_reference.png")
+        pairs.append(WatchedPair(entry, reference=reference, start=start, videos=videos))
+    return pairs
 
 
 def rewards_of(
@@ -188,22 +216,31 @@ def _read_json(file, kind):
     return metrics.plain(files.read_json(file, kind))
 
 
-def _sample(folder, entry):
+def _sample(folder: Path, entry, scores: Scores | None) -> HeldoutSample:
     if not isinstance(entry, dict) or not isinstance(entry.get("k"), int):
         raise ValueError(
             f"{folder / 'heldout.json'}: expected entries with a number k, got {entry!r:.80}"
         )
     name = f"heldout_{entry['k']:02d}"
-    return HeldoutSample(
+    sample = HeldoutSample(
         entry=entry,
-        base=_bytes(folder / f"{name}_base.mp4"),
-        evolved=_bytes(folder / f"{name}_evolved.mp4"),
-        reference=_bytes(folder / f"{name}_reference.png"),
+        base=_there(folder / f"{name}_base.mp4"),
+        evolved=_there(folder / f"{name}_evolved.mp4"),
+        reference=_there(folder / f"{name}_reference.png"),
+        scored=None,
+        total=None,
     )
+    rows = [] if scores is None else [t.key for t in scores.triples]
+    if sample.key not in rows:
+        return sample
+    row = rows.index(sample.key)
+    base, evolved = (float(total_B[row]) for total_B in triples.totals(scores))
+    total = None if math.isnan(base) or math.isnan(evolved) else (base, evolved)
+    return sample._replace(scored=scores.triples[row], total=total)
 
 
-def _bytes(file: Path) -> bytes | None:
-    return file.read_bytes() if file.exists() else None
+def _there(file: Path) -> Path | None:
+    return file if file.is_file() else None
 
 
 def _check_summary(file: Path, summary: dict) -> None:

@@ -68,7 +68,7 @@ def _reach(run: RunFolder, names: list[str]) -> str:
 
 def judge_is_heuristic(run: RunFolder) -> bool:
     """Tell whether the judge is the project's own heuristic, which only speaks like a model."""
-    return _judge_model(run) == provenance.HEURISTIC
+    return judge_model(run) == provenance.HEURISTIC
 
 
 def rewards(run: RunFolder, hues) -> str:
@@ -93,10 +93,10 @@ def made(run: RunFolder) -> str:
     start = run.starts[-1] if run.starts else {}
     facts = [
         ("Command", f"<code>{fmt.escape(start.get('command') or UNKNOWN)}</code>"),
-        ("Code", fmt.escape(_git(start.get("git")) if start else UNKNOWN)),
-        ("Versions", fmt.escape(_versions(start))),
-        ("Devices", fmt.escape(_devices(start))),
-        ("Time", fmt.escape(_times(run))),
+        ("Code", fmt.escape(git(start.get("git")) if start else UNKNOWN)),
+        ("Versions", fmt.escape(versions(start))),
+        ("Devices", fmt.escape(devices(start))),
+        ("Time", fmt.escape(times(run))),
         ("Videos shown", fmt.escape((run.summary or {}).get("shown") or PICKED)),
         ("Adapter", _adapter(run)),
     ]
@@ -142,7 +142,8 @@ def _source(source) -> str:
     return f"{preset}, version {source.get('version') or UNKNOWN}{digest}"
 
 
-def _judge_model(run) -> str | None:
+def judge_model(run: RunFolder) -> str | None:
+    """Return the judge's model; None where there was none, or where it is not recorded."""
     if run.starts:
         judge = run.starts[-1].get("judge")
         return judge.get("model") if isinstance(judge, dict) else None
@@ -151,7 +152,7 @@ def _judge_model(run) -> str | None:
 
 
 def _judge(run) -> str:
-    model = _judge_model(run)
+    model = judge_model(run)
     if model is None:
         return "none" if run.starts or get(run.config or {}, "reward", "judge") == "" else UNKNOWN
     return f"{model}, no language model" if model == provenance.HEURISTIC else str(model)
@@ -171,20 +172,23 @@ def _asked(run) -> str:
     )
 
 
-def _git(git) -> str:
+def git(git) -> str:
+    """Say which commit the code was."""
     if not isinstance(git, dict):
         return "in no git repository"
     return f"commit {git.get('commit')}" + (", with changes" if git.get("changed") else "")
 
 
-def _versions(start) -> str:
-    versions = start.get("versions")
-    if not isinstance(versions, dict):
+def versions(start) -> str:
+    """Say which versions of the libraries a start had."""
+    known = start.get("versions")
+    if not isinstance(known, dict):
         return UNKNOWN
-    return ", ".join(f"{name} {value or 'not installed'}" for name, value in versions.items())
+    return ", ".join(f"{name} {value or 'not installed'}" for name, value in known.items())
 
 
-def _devices(start) -> str:
+def devices(start) -> str:
+    """Say on what a start ran."""
     rows, processes = start.get("devices"), start.get("processes")
     if not rows:
         return UNKNOWN
@@ -192,7 +196,8 @@ def _devices(start) -> str:
     return f"{kinds}, {processes} process" + ("" if processes == 1 else "es")
 
 
-def _times(run) -> str:
+def times(run) -> str:
+    """Say when a run was made, and how many hours it took."""
     if not run.starts:
         return UNKNOWN
     first, last = run.starts[0].get("start"), run.starts[-1].get("end")

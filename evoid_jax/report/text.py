@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -54,6 +55,20 @@ def escape(text) -> str:
 def rows(table) -> str:
     """Put a table on a card; on a phone each row is a block, its cells named by their data-head."""
     return f"<div class='scroll rows'>{table}</div>"
+
+
+def table(first: str, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a table on a card; every argument is HTML already.
+
+    first: what stands over the first column. lines: the head of each line, and its cells.
+    """
+    head = "".join(f"<th scope='col'>{name}</th>" for name in (first, *heads))
+    body = ""
+    for name, cells in lines:
+        named = zip(heads, cells, strict=True)
+        row = "".join(f"<td data-head='{title}'>{cell}</td>" for title, cell in named)
+        body += f"<tr><th scope='row'>{name}</th>{row}</tr>"
+    return rows(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def section(name, title, body, note="", extra="") -> str:

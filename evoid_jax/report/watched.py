@@ -1,25 +1,19 @@
 """Build the report's section on the watch: how a run stood every some steps, and what it made."""
 
-import base64
-
 from evoid_jax import proof, stopping
 from evoid_jax.metrics import get
-from evoid_jax.report import charts
+from evoid_jax.report import charts, videos
 from evoid_jax.report import text as fmt
 from evoid_jax.report.charts import Series
-from evoid_jax.report.folder import Watched
+from evoid_jax.report.folder import RunFolder
+from evoid_jax.report.shelf import Source
 
-SHOWN = 5  # videos side by side
 
-
-def section(watched: list[Watched], start: bytes | None) -> str:
-    """Return the section, or nothing where there was no comparison.
-
-    watched: in the order of their steps. start: an mp4 by what the run started from.
-    """
-    if not watched:
+def section(run: RunFolder, source: Source) -> str:
+    """Return the section, or nothing where there was no comparison."""
+    summaries = run.watched
+    if not summaries:
         return ""
-    summaries = [one.summary for one in watched]
     note = (
         f"What the run started from against the adapter of the moment, on "
         f"{fmt.escape(proof.measured_on(summaries[0]))}, always the same faces, prompts and noise. "
@@ -27,7 +21,8 @@ def section(watched: list[Watched], start: bytes | None) -> str:
         "<code>python -m evoid_jax.convert RUN OUT --which=best</code> takes the best adapter."
     )
     body = f"<div class='pair'>{_totals(summaries)}{_monitors(summaries)}</div>"
-    return fmt.section("watch", "Watch", body + _table(summaries) + _film(watched, start), note)
+    body += _table(summaries) + videos.over_steps(run, source)
+    return fmt.section("watch", "Over the steps", body, note)
 
 
 def _totals(summaries) -> str:
@@ -82,21 +77,3 @@ def _table(summaries) -> str:
         body = "".join(f"<td data-head='{name}'>{cell}</td>" for name, cell in named)
         rows += f"<tr><th scope='row'>step {fmt.escape(summary['steps'])}</th>{body}</tr>"
     return fmt.rows(f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>")
-
-
-def _film(watched, start) -> str:
-    """Show the first pair's video at the start and after some steps, the last ones."""
-    shown = [("start", start)]
-    shown += [(f"step {one.summary['steps']}", one.video) for one in watched[1 - SHOWN :]]
-    figures = "".join(
-        "<figure><video autoplay loop muted playsinline controls "
-        f"aria-label='the first watched pair, {fmt.escape(name)}' "
-        f"src='data:video/mp4;base64,{base64.b64encode(data).decode()}'></video>"
-        f"<figcaption>{fmt.escape(name)}</figcaption></figure>"
-        for name, data in shown
-        if data is not None
-    )
-    if not figures:
-        return ""
-    card = f"<article class='card'><div class='media'>{figures}</div></article>"
-    return f"<div class='cards'>{card}</div>"

@@ -1,0 +1,151 @@
+"use strict";
+(() => {
+  const main = document.getElementById("blind");
+  const data = JSON.parse(main.dataset.study);
+  const asked = data.trials.length * data.questions.length;
+  const drawer = "evoid-blind-" + data.study; // where the browser keeps a half-done study
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+  const element = (tag, properties, ...children) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  };
+  const button = (text, key, act, kind = "") =>
+    element("button", { type: "button", className: kind, onclick: act }, text, " ", element("kbd", {}, key));
+
+  // A fair number below `below`: Math.random would do, but this one owes nothing to a seed.
+  const draw = (below) => {
+    const limit = 2 ** 32 - (2 ** 32 % below), word = new Uint32Array(1);
+    do crypto.getRandomValues(word); while (word[0] >= limit);
+    return word[0] % below;
+  };
+  const shuffled = (values) => {
+    const out = [...values];
+    for (let i = out.length - 1; i > 0; i--) { const j = draw(i + 1); [out[i], out[j]] = [out[j], out[i]]; }
+    return out;
+  };
+
+  const fresh = () => ({
+    rater: Array.from({ length: 10 }, () => "abcdefghijkmnpqrstuvwxyz23456789"[draw(32)]).join(""),
+    order: shuffled(data.trials.keys()).map((trial) => ({ trial, swap: draw(2) === 1 })),
+    answers: [],
+  });
+  const kept = () => {
+    try {
+      const state = JSON.parse(localStorage.getItem(drawer));
+      return state && state.order.length === data.trials.length && state.answers.length ? state : null;
+    } catch { return null; }
+  };
+  const keep = () => { try { localStorage.setItem(drawer, JSON.stringify(state)); } catch { /* it is saved as a file then */ } };
+
+  let state = null, keys = {}, since = 0, videos = [];
+
+  const show = (actions, ...children) => {
+    keys = actions;
+    for (const video of videos) if (!children.some((child) => child.contains(video))) video.pause();
+    videos = [];
+    main.replaceChildren(...children);
+    main.focus({ preventScroll: true });
+  };
+
+  const start = () => {
+    const old = kept();
+    const rows = [
+      ["←  →", "choose the left or the right video"],
+      ["Space", "play or pause both"],
+      ["Backspace", "go back to the question before"],
+      ["N", "skip: it does not play, or there is nothing to see"],
+      ["S", "save the answers so far as a file"],
+    ].map(([key, words]) => element("tr", {}, element("td", {}, element("kbd", {}, key)), element("td", {}, words)));
+    const begin = () => { state = fresh(); question(); };
+    const go = () => { if (old) { state = old; question(); } else begin(); };
+    const actions = { Enter: go, ...(old ? { r: begin } : {}) };
+    show(actions, element("div", { className: "start" },
+      element("h1", {}, "Which video is better?"),
+      element("p", {}, `${data.trials.length} pairs of videos, ${data.questions.length} questions on each. Both videos of a pair were made from the same photo and the same text; you are not told by what. Their order and their sides are drawn by chance. If you are not sure, choose what you would guess.`),
+      element("table", {}, element("tbody", {}, ...rows)),
+      element("p", {}, button(old ? `Go on (${old.answers.length} of ${asked} answered)` : "Begin", "Enter", go, "main"), " ", ...(old ? [button("Begin anew", "R", begin)] : [])),
+    ));
+  };
+
+  const question = () => {
+    const at = state.answers.length;
+    if (at >= asked) return done();
+    const place = state.order[Math.floor(at / data.questions.length)];
+    const asking = data.questions[at % data.questions.length], trial = data.trials[place.trial];
+    const [left, right] = place.swap ? [...trial.videos].reverse() : trial.videos;
+    const choose = (one) => () => {
+      state.answers.push({
+        trial: trial.name, question: asking.name, left: left.name, right: right.name,
+        choice: one ? one.name : null, seconds: Math.round(performance.now() - since) / 1000,
+      });
+      keep();
+      question();
+    };
+    const back = () => { if (state.answers.length) { state.answers.pop(); keep(); question(); } else start(); };
+    // The same two videos stay, and go on playing, while the next question on them is asked.
+    const same = at % data.questions.length > 0 && main.querySelector(`.sides[data-trial="${trial.name}"]`);
+    const sides = same || twoSides(trial.name, left, right);
+    const head = element("div", { className: "ask" },
+      ...(trial.photo ? [element("img", { src: trial.photo, alt: "photo of the person" })] : []),
+      element("div", { role: "status" },
+        element("p", { className: "facts" }, `question ${at + 1} of ${asked}`),
+        element("h1", {}, asking.text),
+        element("p", { className: "facts" }, "The text: “" + trial.prompt + "”")));
+    const actions = { ArrowLeft: choose(left), ArrowRight: choose(right), Backspace: back, n: choose(null), s: save, " ": toggle };
+    const foot = element("p", { className: "foot" }, ...[["Play or pause", "Space", " "], ["Back", "Backspace"], ["Skip", "N", "n"], ["Save", "S", "s"]]
+      .map(([text, key, name]) => button(text, key, () => keys[name ?? key]())));
+    const moving = same ? videos.some((video) => !video.paused) : !still;
+    show(actions, element("progress", { max: asked, value: at, ariaLabel: "answered" }), head, sides, foot);
+    videos = [...sides.querySelectorAll("video")];
+    if (moving) together();
+    since = performance.now();
+  };
+
+  const twoSides = (name, left, right) => {
+    const side = (one, name, arrow, key) => {
+      const video = element("video", { src: one.src, muted: true, loop: true, playsInline: true, preload: "auto", ariaLabel: `${name} video` });
+      video.addEventListener("loadedmetadata", () => video.classList.toggle("tiny", video.videoWidth <= 192));
+      return element("div", { className: "side" }, video, button(name, arrow, () => keys[key]()));
+    };
+    const sides = element("div", { className: "sides" }, side(left, "Left", "←", "ArrowLeft"), side(right, "Right", "→", "ArrowRight"));
+    sides.dataset.trial = name;
+    return sides;
+  };
+
+  const together = () => { for (const video of videos) video.play().catch(() => {}); };
+  const toggle = () => {
+    if (videos.some((video) => !video.paused)) for (const video of videos) video.pause();
+    else together();
+  };
+
+  const save = () => {
+    const { rater, answers } = state;
+    const text = JSON.stringify({ schema: 1, study: data.study, rater, answers }, null, 1);
+    const url = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
+    element("a", { href: url, download: `answers_${rater}.json` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60000);
+  };
+
+  const done = () => {
+    const back = () => { state.answers.pop(); keep(); question(); };
+    const again = () => { state = fresh(); keep(); question(); };
+    show({ Enter: save, s: save, Backspace: back, r: again }, element("div", { className: "start" },
+      element("h1", {}, "Done. Thank you."),
+      element("p", {}, `${state.answers.filter((one) => one.choice).length} choices, ${state.answers.filter((one) => !one.choice).length} skipped. Save them as a file, and put it beside this page or send it to whoever asked you.`),
+      element("p", {}, button("Save the answers", "Enter", save, "main"), " ", button("Back", "Backspace", back), " ", button("Next person", "R", again)),
+    ));
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+    // A focused button keeps its own two keys.
+    if (event.target.closest?.("button") && (event.key === "Enter" || event.key === " ")) return;
+    const act = keys[event.key] ?? keys[event.key.toLowerCase()];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+  start();
+})();

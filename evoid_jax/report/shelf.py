@@ -1,0 +1,127 @@
+"""Say where a page takes its videos and photos from: out of itself, or out of files beside it.
+
+Inside of the page (data URIs) they travel with it, which suits small ones; beside it the page stays
+light, and a browser reads a video when it is played.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import shutil
+import urllib.parse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+
+from evoid_jax.report import text as fmt
+
+INSIDE = 12_000_000  # bytes of videos and photos that a page takes in; mail servers take 25 MB
+MODES = ("auto", "inside", "beside")
+TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
+MEDIA = "media"  # the folder of copies beside a page
+POSTER = 480  # pixels of a still picture's longer side
+SMALL = 192  # pixels; a video up to this width is enlarged without blur
+
+Source = Callable[[Path], str]  # a file -> what stands in src=""
+
+
+class Clip(NamedTuple):
+    """What a page must know of a video before it is played."""
+
+    width: int
+    height: int
+    poster: str  # its first frame as a data URI
+
+
+def inside(file: Path) -> str:
+    """Return a file's content as a data URI."""
+    content = base64.b64encode(file.read_bytes()).decode()
+    return f"data:{TYPES[file.suffix]};base64,{content}"
+
+
+def beside(page: Path) -> Source:
+    """Return a source that names files where they are, relative to the page's folder."""
+    return lambda file: urllib.parse.quote(Path(os.path.relpath(file, page)).as_posix())
+
+
+def copied(page: Path) -> Source:
+    """Return a source that copies files to `media/` in the page's folder.
+
+    They are named by their content, so that equal ones lie there once and no name tells what a
+    video is.
+    """
+
+    def source(file: Path) -> str:
+        copy = page / MEDIA / f"{fingerprint(file)}{file.suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists():
+            part = copy.with_suffix(".part")
+            shutil.copyfile(file, part)
+            part.replace(copy)
+        return f"{MEDIA}/{copy.name}"
+
+    return source
+
+
+def choose(mode: str, media: Iterable[Path | None], outside: Source) -> Source:
+    """Return `inside` or `outside`, by a mode of MODES or, in "auto", by the files' whole size."""
+    size = sum(file.stat().st_size for file in {*media} if file is not None)
+    return inside if mode == "inside" or (mode == "auto" and size <= INSIDE) else outside
+
+
+def policy(source: Source) -> str:
+    """Return the origins of videos and photos that a page's Content-Security-Policy must allow."""
+    return "data:" if source is inside else "data: 'self' file:"
+
+
+def fingerprint(file: Path) -> str:
+    """Return a short name for a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def video(file: Path | None, source: Source, label: str) -> str:
+    """Return a silent video that does not start by itself, or a box that says there is none.
+
+    label: plain text for those who do not see it.
+    """
+    if file is None:
+        return "<div class='hole'>no video</div>"
+    clip = look(file)
+    if clip is None:
+        return "<div class='hole'>a video that cannot be decoded</div>"
+    small = " class='tiny'" if clip.width <= SMALL else ""
+    # Nothing is read or decoded before it is played: the poster stands there till then.
+    return (
+        f"<video{small} preload='none' poster='{clip.poster}' loop muted playsinline controls "
+        f"width='{clip.width}' height='{clip.height}' aria-label='{fmt.escape(label)}' "
+        f"src='{source(file)}'></video>"
+    )
+
+
+def photo(file: Path | None, source: Source, label: str) -> str:
+    """Return a photo, or a box that says there is none."""
+    if file is None:
+        return "<div class='hole'>no photo</div>"
+    lazy = "" if source is inside else "loading='lazy' "
+    return f"<img {lazy}src='{source(file)}' alt='{fmt.escape(label)}'>"
+
+
+def look(file: Path) -> Clip | None:
+    """Return a video's size and first frame; None where it cannot be decoded."""
+    try:
+        with av.open(str(file)) as container:
+            frame = next(container.decode(video=0))
+            picture = frame.to_image()
+    except (av.error.FFmpegError, StopIteration, IndexError):
+        return None
+    width, height = picture.size
+    picture.thumbnail((POSTER, POSTER))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=70)
+    poster = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return Clip(width, height, poster)

@@ -1,0 +1,218 @@
+"""What each video of the proof scored, kept beside the summary: `scores.json` in a run's folder.
+
+    {"schema": 1, "prior": {REWARD: float}, "triples": [TRIPLE, ...]}
+
+A TRIPLE is a face, a prompt and a seed, which both arms were given, in the order of the proof:
+
+    identity, prompt   str; seed int
+    base, evolved      {REWARD: score in [0, 1] or null}
+    monitor            {"base": {NAME: value or null}, "evolved": {NAME: value or null}}
+
+Shape key: B triples, M rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from evoid_jax import files, proof
+
+FILE = "scores.json"
+SCHEMA = 1
+
+
+class Triple(NamedTuple):
+    """One face, prompt and seed, and what both arms' videos of it scored; None where missing."""
+
+    identity: str
+    prompt: str
+    seed: int
+    base: dict[str, float | None]
+    evolved: dict[str, float | None]
+    monitor_base: dict[str, float | None]
+    monitor_evolved: dict[str, float | None]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes the triple the same in another run."""
+        return self.identity, self.prompt, self.seed
+
+
+class Scores(NamedTuple):
+    """The content of scores.json."""
+
+    prior: dict[str, float]
+    triples: tuple[Triple, ...]
+
+
+class WinRate(NamedTuple):
+    """How often the second of two was ahead; a tie counts half."""
+
+    rate: float | None
+    low: float | None  # 95 %, over identities
+    high: float | None
+    ahead: int
+    ties: int
+    pairs: int
+
+
+def write(
+    workdir: str | Path,
+    names: Sequence[str],
+    prior_M: Sequence[float],
+    triples: Sequence[tuple[str, str, int]],
+    score_BM: tuple[np.ndarray, np.ndarray],
+    monitor: tuple[Mapping[str, Sequence], Mapping[str, Sequence]],
+) -> Path:
+    """Write scores.json.
+
+    Args:
+      names, prior_M: of the M rewards.
+      triples: (identity, prompt, seed) of each of the B videos.
+      score_BM: of base and evolved, in [0, 1], NaN where missing.
+      monitor: of base and evolved, name -> B values, NaN or None where missing.
+    """
+    rows = []
+    for b, (identity, prompt, seed) in enumerate(triples):
+        base, evolved = (dict(zip(names, arm_BM[b], strict=True)) for arm_BM in score_BM)
+        watched = [{name: values[b] for name, values in arm.items()} for arm in monitor]
+        rows.append(
+            {"identity": str(identity), "prompt": prompt, "seed": int(seed)}
+            | {"base": base, "evolved": evolved}
+            | {"monitor": dict(zip(("base", "evolved"), watched, strict=True))}
+        )
+    prior = dict(zip(names, prior_M, strict=True))
+    made = {"schema": SCHEMA, "prior": prior, "triples": rows}
+    return proof.write_json(Path(workdir) / FILE, made)
+
+
+def read(workdir: str | Path) -> Scores | None:
+    """Return what scores.json holds; None where there is none, as in an older run.
+
+    Raises:
+      ValueError: it is not what `write` writes; the message names the file.
+    """
+    file = Path(workdir) / FILE
+    if not file.exists():
+        return None
+    made = files.read_json(file)
+    if made.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{file} has schema {made.get('schema')!r:.60}, expected {SCHEMA}: read it with the "
+            "version that wrote it, or remove it to go on without scores of single videos"
+        )
+    prior, rows = made.get("prior"), made.get("triples")
+    if not _numbers(prior) or not isinstance(rows, list):
+        raise ValueError(f"{file}: expected a prior of each reward and a list of triples")
+    return Scores(prior=prior, triples=tuple(_triple(file, i, row) for i, row in enumerate(rows)))
+
+
+def totals(scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    """Return the totals (B,) of base and evolved; NaN where there is none.
+
+    As in proof.py a score that one arm lacks counts in neither.
+    """
+    arms_BM = [
+        np.array([[_value(arm, name) for name in scores.prior] for arm in arms])
+        for arms in ([t.base for t in scores.triples], [t.evolved for t in scores.triples])
+    ]
+    prior_M = list(scores.prior.values())
+    if not scores.triples or not any(prior > 0 for prior in prior_M):
+        return (np.full(len(scores.triples), np.nan),) * 2
+    both_BM = np.isfinite(arms_BM[0]) & np.isfinite(arms_BM[1])
+    base_B, evolved_B = (
+        proof.total(np.where(both_BM, arm_BM, np.nan), prior_M) for arm_BM in arms_BM
+    )
+    return base_B, evolved_B
+
+
+def of_reward(scores: Scores, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return one reward's scores (B,) of base and evolved; NaN where missing."""
+    return (
+        np.array([_value(t.base, name) for t in scores.triples]),
+        np.array([_value(t.evolved, name) for t in scores.triples]),
+    )
+
+
+def between(first: Scores, second: Scores) -> Scores:
+    """Return two runs as the two arms of one comparison, on the triples that both have.
+
+    base is then what the first run's evolved model scored, evolved what the second's did.
+    """
+    rows = {triple.key: triple for triple in second.triples}
+    prior = {name: prior for name, prior in first.prior.items() if name in second.prior}
+    shared = [
+        one._replace(
+            base=one.evolved,
+            evolved=rows[one.key].evolved,
+            monitor_base=one.monitor_evolved,
+            monitor_evolved=rows[one.key].monitor_evolved,
+        )
+        for one in first.triples
+        if one.key in rows
+    ]
+    return Scores(prior=prior, triples=tuple(shared))
+
+
+def win_rate(first_B, second_B, cluster_B) -> WinRate:
+    """Count how often the second is ahead of the first, with a paired bootstrap over clusters.
+
+    Args:
+      first_B, second_B: (B,) of the same triples; where either is NaN the triple is dropped.
+      cluster_B: (B,) identity of each triple.
+    """
+    first_B, second_B = np.asarray(first_B, float), np.asarray(second_B, float)
+    keep_B = np.isfinite(first_B) & np.isfinite(second_B)
+    # 1 for a win, 1/2 for a tie, 0 for a loss; paired with 1/2, which is no difference.
+    won_B = np.where(keep_B, (1 + np.sign(second_B - first_B)) / 2, np.nan)
+    even_B = np.full(len(won_B), 0.5)
+    delta, low, high = proof.paired_bootstrap(even_B, won_B, cluster_B=cluster_B)
+    number = lambda value: None if np.isnan(value) else 0.5 + float(value)
+    return WinRate(
+        rate=number(delta),
+        low=number(low),
+        high=number(high),
+        ahead=int((won_B == 1).sum()),
+        ties=int((won_B == 0.5).sum()),
+        pairs=int(keep_B.sum()),
+    )
+
+
+def rewards_won(triple: Triple) -> tuple[int, int]:
+    """Return in how many rewards evolved is ahead, and how many both arms have."""
+    both = [
+        (base, triple.evolved.get(name))
+        for name, base in triple.base.items()
+        if base is not None and triple.evolved.get(name) is not None
+    ]
+    return sum(evolved > base for base, evolved in both), len(both)
+
+
+def _triple(file: Path, index: int, row) -> Triple:
+    row = row if isinstance(row, dict) else {}
+    monitor = row.get("monitor") if isinstance(row.get("monitor"), dict) else {}
+    arms = [row.get("base"), row.get("evolved"), monitor.get("base"), monitor.get("evolved")]
+    named = isinstance(row.get("identity"), str) and isinstance(row.get("prompt"), str)
+    if not named or type(row.get("seed")) is not int or not all(map(_numbers, arms)):
+        raise ValueError(
+            f"{file}: triple {index} is not an identity, a prompt, a seed and the scores of base "
+            "and evolved; remove the file to go on without scores of single videos"
+        )
+    return Triple(row["identity"], row["prompt"], row["seed"], *arms)
+
+
+def _numbers(values) -> bool:
+    """Tell whether something is an object of numbers and nulls, none beyond all floats."""
+    return isinstance(values, dict) and all(
+        value is None or (isinstance(value, int | float) and abs(value) < 1e300)
+        for value in values.values()
+    )
+
+
+def _value(arm: Mapping, name: str) -> float:
+    value = arm.get(name)
+    return np.nan if value is None else float(value)
