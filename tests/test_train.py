@@ -232,8 +232,9 @@ def test_the_watch_keeps_comparisons_adapters_and_videos(runs):
     for workdir in runs:
         summaries = watch.read(workdir)
         assert [summary["steps"] for summary in summaries] == [2, 4]
-        clocks = ("seconds", "judge")  # the judge's holds seconds too
-        kept.append([{k: v for k, v in s.items() if k not in clocks} for s in summaries])
+        for summary in summaries:
+            del summary["seconds"], summary["judge"]["seconds"]
+        kept.append(summaries)
         for name in ("start", "step_000002", "step_000004"):
             assert (workdir / watch.FOLDER / f"{name}_00.mp4").stat().st_size > 100
         entries = json.loads((workdir / watch.FOLDER / "pairs.json").read_text())
