@@ -37,7 +37,7 @@ from evoid_jax import (
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
-from evoid_jax.rewards import faceless
+from evoid_jax.rewards import faceless, servers
 from evoid_jax.rewards.blend import Fused
 from evoid_jax.rewards.panel import Panel, Request
 
@@ -100,11 +100,17 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     check_photos(splits, cfg.video)
     count, kind = len(splits.evolution), splits.heldout.kind
     distributed.say(f"data: {count} pairs to evolve on; the proof will be on {kind}")
+    if cfg.data.dir and cfg.reward.preset == "tiny" and "local" in cfg.reward.sidecars:
+        distributed.say(
+            "note: the reward set tiny knows drawn faces alone; for photographs take "
+            "--config.reward.preset=open (docs/rewards_open.md)"
+        )
+    logs = distributed.own_folder(workdir / "logs")
+    servers.reach(cfg.reward, cfg.video.fps, logs)  # before the model, which may have to be fetched
     opened = open_model(cfg)
     check_model(cfg, opened, fresh=not checkpoint.any_in(workdir / checkpoint.FOLDER))
     text_len = opened.pipeline.parts["transformer"].config.text_len
     longest = longest_prompt(splits, cfg.guidance.negative_prompt, opened.tokenizer, text_len)
-    logs = distributed.own_folder(workdir / "logs")
     distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
         faceless.refuse(cfg, splits, panel.urls, panel.infos)

@@ -15,7 +15,8 @@ from servers import serve
 from evoid_jax import config, distributed, sharding
 from evoid_jax.rewards import absent
 from evoid_jax.rewards import panel as panel_module
-from evoid_jax.rewards.panel import Panel, Request, check_offered
+from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.servers import check_offered
 from evoid_jax.sidecars.tiny import judge as judge_server
 
 VIDEOS = 4

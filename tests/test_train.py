@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_sidecar import Fake
 from safetensors import safe_open
-from servers import serve
+from servers import dead_url, serve
 from small_run import SMALL, lines, settings
 
 from evoid_jax import (
@@ -193,6 +193,16 @@ def test_a_run_in_which_nothing_can_be_learned_ends_with_words_and_what_it_reach
 def test_workdir_of_another_run_is_refused(runs, cache):
     with pytest.raises(ValueError, match="holds another run: config.loss.beta was 2.0, now 0.5"):
         train.train(settings(cache, 4, loss={"beta": 0.5}), runs[0])
+
+
+def test_servers_are_looked_for_before_a_model_is_fetched(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(session, "open_model", lambda cfg: pytest.fail("the model came first"))
+    nobody = dead_url()
+    for setting, value in (("sidecars", (nobody,)), ("judge", nobody)):
+        cfg = settings(cache, 1, reward={setting: value, "timeout": 2.0})
+        named = pytest.raises(ConnectionError, match=f"config.reward.{setting}")
+        with named, session.open_run(cfg, tmp_path):
+            pass
 
 
 def test_a_run_goes_on_with_another_judge_or_mesh(tmp_path, cache):

@@ -20,7 +20,17 @@ from jax.sharding import Mesh
 
 from evoid_jax import distributed, sharding
 from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
-from evoid_jax.rewards import absent, blend, callback, client, judge_record, local, sharing, table
+from evoid_jax.rewards import (
+    absent,
+    blend,
+    callback,
+    client,
+    judge_record,
+    local,
+    servers,
+    sharing,
+    table,
+)
 from evoid_jax.rewards.judge import Judge, open_judge
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.sidecars import wire
@@ -28,25 +38,6 @@ from evoid_jax.sidecars import wire
 log = logging.getLogger(__name__)
 _numbers = itertools.count()
 ASKED_AGAIN = 8  # videos in one go: all that a process has may be gigabytes
-
-
-def check_offered(cfg: Reward, infos: list[dict]) -> None:
-    """Raise a ValueError where a reward with weight is offered by no sidecar.
-
-    Such a reward would be missing from every video, and the proof could give no verdict.
-
-    infos: what `client.info` returned of each sidecar.
-    """
-    offered = {name for info in infos for name in info["names"]}
-    judged = (JUDGE, EVOSCORE)
-    counting = [row.name for row in cfg.table if row.prior > 0 and row.name not in judged]
-    if absent := [name for name in counting if name not in offered]:
-        zero = " ".join(f"--config.reward.table.{name}.prior=0" for name in absent)
-        raise ValueError(
-            f"config.reward.table has {', '.join(absent)}, which no sidecar offers (they offer "
-            f"{', '.join(sorted(offered)) or 'nothing'}); add one to config.reward.sidecars, or do "
-            f"without: {zero}"
-        )
 
 
 class Request:
@@ -127,8 +118,8 @@ class Panel:
             self.urls = [self._address(url, cfg.preset, log_dir) for url in cfg.sidecars]
             self.judge = self._open_judge(cfg, fps, log_dir)
             self._options = client.Options(timeout=cfg.timeout, fps=fps, encoding=cfg.encoding)
-            self.infos = [self._info(url) for url in self.urls]
-            check_offered(cfg, self.infos)
+            self.infos = [servers.info(url, self._options) for url in self.urls]
+            servers.check_offered(cfg, self.infos)
             sharing.check_encoding(cfg.encoding, self.urls, self.infos)
             for sentence in sharing.unasked(self.urls, self.infos, table.names(cfg.table)):
                 log.warning("%s", sentence)
@@ -154,15 +145,6 @@ class Panel:
             return url
         self._servers.append(local.start_sidecar(preset, log_dir))
         return self._servers[-1].url
-
-    def _info(self, url: str) -> dict:
-        try:
-            return client.info(url, self._options)
-        except client.SidecarError as error:
-            raise ConnectionError(
-                f"config.reward.sidecars: {error}; start a reward sidecar there, or correct the "
-                "address"
-            ) from None
 
     def _open_judge(self, cfg: Reward, fps: int, log_dir) -> Judge | None:
         url = cfg.judge
