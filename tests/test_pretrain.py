@@ -125,7 +125,7 @@ def test_split_is_a_partition():
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path):
     cfg = pretrain_tiny.get_config()
-    cfg.videos, cfg.vae_videos, cfg.save_every = 520, 512, 2
+    cfg.videos, cfg.vae_videos, cfg.save_every = 96, 64, 2
     trained = ("stills_train", "vae_train", "text_train", "t2v_train", "vace_train")
     for part in trained:
         cfg[part].update({"steps": 4, "warmup": 1, "batch": 4})
