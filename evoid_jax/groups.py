@@ -302,7 +302,7 @@ class Reward:
     )
     timeout: float = setting(
         300.0,
-        "seconds for a scoring request with all its tries; for the judge, for one answer",
+        "seconds for a scoring request with all its tries; as many for the judge and a batch",
         Bounds(above=0, most=1e6),
         free=True,
     )
@@ -330,6 +330,11 @@ class Reward:
         NOT_NEGATIVE,
         free=True,
     )
+    stop_on_hacking: bool = setting(
+        False,
+        "end the run when the watch sees a reward rise while what is not rewarded falls",
+        free=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -352,9 +357,6 @@ class Watch:
     )
     drift: float = setting(
         0.0, "drift/evo_init above which the run ends; 0: none does", NOT_NEGATIVE, free=True
-    )
-    stop_when_gamed: bool = setting(
-        False, "end the run when a reward rises while what is not rewarded falls", free=True
     )
     export: str = setting(
         "last", "adapter that is exported and proved", one_of("last", "best"), free=True

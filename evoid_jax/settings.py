@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files, hub
 from evoid_jax.config import Config
+from evoid_jax.provenance import HEURISTIC
 
 FILE = "config.json"
 NAMED = ("config.model", "config.teacher")  # which may be names on the Hugging Face hub
@@ -67,6 +68,13 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     idle = [f"config.reward.{name}=False" for name, wanted in judged.items() if wanted]
     if idle and not cfg.reward.judge:
         raise ValueError(f"config.reward.judge='' is no judge; give one, or {' and '.join(idle)}")
+    if cfg.reward.judge == "local" and cfg.reward.judge_model != HEURISTIC:
+        raise ValueError(
+            f"config.reward.judge_model is {cfg.reward.judge_model}, and no server was named that "
+            "has it: start one (docs/judge.md), --config.reward.judge=http://HOST:8200/v1. For a "
+            "trial without, by the heuristic of plain measurements: "
+            f"--config.reward.judge_model={HEURISTIC}"
+        )
     for url in cfg.reward.sidecars:
         check_address("config.reward.sidecars", url)
     check_address("config.reward.judge", cfg.reward.judge)

@@ -44,15 +44,18 @@ def best(watched: Sequence[Mapping]) -> Mapping | None:
     return max(sound, key=lambda summary: summary["delta_total"], default=None)
 
 
-def reason(cfg: Watch, watched: Sequence[Mapping]) -> str:
+def reason(cfg: Watch, watched: Sequence[Mapping], stop_on_hacking: bool = False) -> str:
     """Say why a run should stop after its last comparison, or return "".
 
-    watched: in the order of their steps.
+    Args:
+      cfg: config.watch, with the other rules.
+      watched: in the order of their steps.
+      stop_on_hacking: config.reward.stop_on_hacking.
     """
     if not watched:
         return ""
     last = watched[-1]
-    if cfg.stop_when_gamed and (said := warning(last)):
+    if stop_on_hacking and (said := warning(last)):
         return said
     drift = last.get("drift")
     if cfg.drift and drift is not None and drift > cfg.drift:

@@ -62,7 +62,7 @@ class Watching:
         self._seen = read(run.workdir, before=step)
         # Only where nothing has happened since: a limit may have been raised to go on.
         current = bool(self._seen) and self._seen[-1]["steps"] == step
-        self.stop = stopping.reason(run.cfg.watch, self._seen) if current else ""
+        self.stop = self._reason() if current else ""
 
     def after(self, state: evolve.State, terms: dict, writer: metrics.Writer | None) -> None:
         """Compare where it is due; `terms` are those of the step that was just made."""
@@ -71,9 +71,13 @@ class Watching:
             return
         summary, videos = look(self._run, state, terms["drift"]["evo_init"])
         self._seen.append(metrics.plain(summary))
-        self.stop = stopping.reason(self._run.cfg.watch, self._seen)
+        self.stop = self._reason()
         if writer:
             writer.compare(step, summary, videos, self._warn())
+
+    def _reason(self) -> str:
+        cfg = self._run.cfg
+        return stopping.reason(cfg.watch, self._seen, cfg.reward.stop_on_hacking)
 
     def _warn(self) -> str:
         return self.stop or stopping.warning(self._seen[-1])
@@ -129,6 +133,7 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
         rewarded=blend.rewarded(run.cfg.reward),
     )
     summary["drift"] = drift
+    summary["judge"] = run.panel.judge_usage() or {}  # taken here, or the next step would count it
     if distributed.leads():
         _keep_videos(run, f"step_{step:06d}", evolved.shown)
         export.write(adapter(run.workdir, step), state.evolving, run.cfg, step)

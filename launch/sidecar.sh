@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start reward sidecars: COUNT replicas on ports PORT, PORT + 1, .., each on a GPU of its own where
 # there are any. One that ends is started again. Prints what to give to train.
-#   launch/sidecar.sh [PRESET] [PORT] [COUNT]
+#   launch/sidecar.sh [PRESET [PORT [COUNT [FLAGS ..]]]]     flags are the server's, such as --weights=
 # `open`, the default, is for real faces (docs/rewards_open.md), its weights are brought by
 # python -m evoid_jax.sidecars.fetch; `tiny` knows the drawn world alone.
 # Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
@@ -9,19 +9,25 @@
 # jax. On a Ray cluster: launch/ray_serve.py.
 set -euo pipefail
 preset="${1:-open}" port="${2:-8100}" count="${3:-1}" host="${SIDECAR_HOST:-127.0.0.1}"
+flags=("${@:4}")
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}" # those that may be used; none named: all
 
-# Keep one server running; its arguments are its port and its GPU.
+# Keep one server running; its arguments are its port and its number.
 keep() {
-  local pid=""
+  local pid="" began failures=0
   trap 'kill "$pid" 2>/dev/null; exit' TERM
-  [ "$count" -eq 1 ] || export CUDA_VISIBLE_DEVICES="$2" # without GPUs it means nothing
-  while true; do
-    python -m evoid_jax.sidecars.serve --preset "$preset" --host "$host" --port "$1" &
+  [ "$count" -eq 1 ] || export CUDA_VISIBLE_DEVICES="${gpus[$2]:-$2}" # without GPUs it means nothing
+  while [ "$failures" -lt 3 ]; do
+    began=$SECONDS
+    python -m evoid_jax.sidecars.serve --preset "$preset" --host "$host" --port "$1" "${flags[@]}" &
     pid=$!
     wait "$pid" || true
-    echo "the sidecar on port $1 ended; it is started again" >&2
+    # One that never lived for a minute has something wrong that another start will not mend.
+    [ $((SECONDS - began)) -ge 60 ] && failures=0 || failures=$((failures + 1))
+    echo "the sidecar on port $1 ended" >&2
     sleep 2
   done
+  echo "the sidecar on port $1 ended three times within a minute; it is given up" >&2
 }
 
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT

@@ -22,5 +22,9 @@ def settings(cache, steps, **changes):
 
 
 def lines(workdir):
+    """Return a run's record without what a clock says."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    for row in rows:
+        row.pop("seconds", None)
+        row.get("judge", {}).pop("seconds", None)
+    return rows

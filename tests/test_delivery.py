@@ -117,6 +117,10 @@ def test_versions_that_differ_are_no_team():
     }
     teams = list(sharing._teams(infos, ("gme",)).values())
     assert teams == [["a", "c"], ["b"]]
+    said = sharing.unasked(list(infos), list(infos.values()), ("gme",))
+    assert [sentence.split(",")[0] for sentence in said] == ["gme is asked of a"]
+    assert "not of b" in said[0]
+    assert sharing.unasked(["a", "c"], [infos["a"], infos["c"]], ("gme",)) == []
 
 
 # --- deadlines

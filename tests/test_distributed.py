@@ -192,9 +192,10 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
     """Two processes, stopped at `ends` and resumed, against one with as many devices in one go.
 
     Sums over two devices are equal to the last bit, and so is all that follows for three steps. A
-    sum over four is not: the next step has a pixel that rounds the other way, and a reward that
-    differs by 1e-4. So there the first update is compared.
+    sum over four is not, and some pixel rounds the other way: rewards then differ by 1e-4. More
+    with each step, so there the first update is compared, and less closely.
     """
+    tolerance = 1e-6 if devices == 1 else 1e-3
     two, one, cache = (tmp_path / name for name in ("two", "one", "cache"))
     for steps in ends:
         both = run(command(two, cache, steps), tmp_path, devices=devices, timeout=1800)
@@ -207,15 +208,16 @@ def test_two_processes_train_as_one_does(tmp_path, devices, ends):
     assert [row["step"] for row in lines(two)] == list(range(ends[-1]))
     for step, (a, b) in enumerate(zip(lines(two), lines(one), strict=True)):
         for (name, x), (_, y) in zip(flat(a), flat(b), strict=True):
-            near = {"rtol": 1e-6, "atol": 1e-9, "err_msg": f"{name} of step {step}"}
+            near = {"rtol": tolerance, "atol": 1e-9, "err_msg": f"{name} of step {step}"}
             np.testing.assert_allclose(x, y, **near)
     file = "export/pytorch_lora_weights.safetensors"
     a, b = (load_file(folder / file) for folder in (two, one))
     whole_a, whole_b = (np.concatenate([x[key].ravel() for key in sorted(b)]) for x in (a, b))
-    assert relative(whole_a, whole_b) < 1e-6
-    assert max(relative(a[key], b[key]) for key in b) < 1e-5
+    assert relative(whole_a, whole_b) < tolerance
+    assert max(relative(a[key], b[key]) for key in b) < 10 * tolerance
     of_two, of_one = (json.loads((folder / "summary.json").read_text()) for folder in (two, one))
-    np.testing.assert_allclose(of_two["evolved"]["total"], of_one["evolved"]["total"], rtol=1e-4)
+    totals = [summary["evolved"]["total"] for summary in (of_two, of_one)]
+    np.testing.assert_allclose(*totals, rtol=max(1e-4, tolerance))
     monitors = [list(summary["monitor"]["evolved"].values()) for summary in (of_two, of_one)]
     np.testing.assert_allclose(monitors[0], monitors[1], rtol=1e-3)
     for name in ("samples/heldout_01_evolved.mp4", "report.html"):

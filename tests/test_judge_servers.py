@@ -172,7 +172,7 @@ def test_naturalness_is_graded_three_times(server):
 
 def test_prompts_are_proposed(server):
     prompts = judge.propose(opened(server), world(1)[1][0][0], 3)
-    assert len(set(prompts)) == 3 and all(0 < len(prompt) <= 400 for prompt in prompts)
+    assert len(set(prompts)) == 3 and all(0 < len(prompt) <= 700 for prompt in prompts)
     assert not any(re.search(r"\s\s|\n", prompt) for prompt in prompts)
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,16 @@ from paper_folder import Analysis, align, clip_with, letters, moving, put, weigh
 from paper_models import picture
 
 from evoid_jax.sidecars import preset, serve, wire
-from evoid_jax.sidecars.paper import catalogue, clips, faces, options, rewards, smoothness, trial
+from evoid_jax.sidecars.paper import (
+    catalogue,
+    clips,
+    faces,
+    monitors,
+    options,
+    rewards,
+    smoothness,
+    trial,
+)
 from evoid_jax.sidecars.paper.options import Options
 
 FLOW = Options(rewards=("flow",))
@@ -174,6 +184,25 @@ def test_hiding_the_face_does_not_pay(loaded):
         assert column["raw"] == [1.0, 1.0, 0.0] and column["excused"] == [False] * 3
         first = (clips.sample(5) == 0).sum() / 32
         assert column["score"] == pytest.approx([1.0, first, 0.0], abs=1e-6)
+
+
+def test_what_is_never_rewarded_is_measured_beside(loaded):
+    """A copied face, a frozen video and a blurred one each lower their own monitor."""
+    one, other = with_faces((5, 8)), with_faces((0, 30))
+    moving_video = np.stack([picture(40, 60, 3 * t) for t in range(5)])
+    frozen = np.stack([moving_video[0]] * 5)
+    soft = np.stack([cv2.blur(frame, (5, 5)) for frame in moving_video])
+    photos = [[one, other], [one, other], [one]]
+    body = wire.encode(
+        np.stack([clip_with((5, 8)), frozen, soft]), photos, ["A."] * 3, monitors=True
+    )
+    reply = preset.answer(loaded, wire.decode(body))["monitor"]
+    assert list(reply) == ["motion", "sharpness", "uncopied"] == preset.info(loaded)["monitors"]
+    assert reply["motion"][1] == pytest.approx(0, abs=1e-3) and reply["motion"][2] > 0.1
+    assert reply["sharpness"][2] < reply["sharpness"][1]
+    assert reply["uncopied"][0] == pytest.approx(0, abs=1e-3) and reply["uncopied"][2] is None
+    assert loaded.check_photo(one) == "" and loaded.check_photo(with_faces()) == "no face"
+    assert [m.name for m in monitors.of(None)] == ["motion", "sharpness"]
 
 
 def test_several_photos_are_averaged_and_one_without_a_face_is_left_out(loaded):

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("evoid_jax.rewards.judge_chat", reason="there is no judge that asks rubrics")
-
 from evoid_jax.sidecars.paper import clips, naturalness, rewards
 from evoid_jax.sidecars.paper.options import Options
 

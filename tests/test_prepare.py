@@ -92,7 +92,7 @@ def test_every_refused_photo_has_its_reason(photos):
     assert refused["p5_near.png"][1] == "nearly the same picture as p5.png"
     held = json.loads((photos.parent / "out" / write.PREPARED).read_text())
     assert held["refused"]["small.png"] == (
-        "too small: the face is 60 pixels wide; expected at least 80"
+        "too small: the face is 60 pixels wide; expected at least 80 (--min_face)"
     )
 
 
@@ -153,6 +153,12 @@ def test_other_shares_draw_the_splits_anew(photos):
     assert {person.split for person in run(photos, "--heldout=0", "--validation=0").people} == {
         "evolution"
     }
+    result = run(photos, "--heldout=0.6")
+    told = summary.notes(options(photos), result)
+    assert any(
+        "now of another split" in note and " from evolution to heldout" in note for note in told
+    )
+    assert run(photos, "--heldout=0.6").moved == []
 
 
 def test_names_of_folders_and_of_a_file(photos, tmp_path):
@@ -355,7 +361,7 @@ def test_the_summary_says_what_was_made_and_what_to_know(photos, tmp_path):
     )
     assert told[2].startswith("people   6 in 8 photos: evolution ")
     assert told[3] == f"pairs    40 in {asked.out / 'prompts.jsonl'}, 5 prompts a photo"
-    assert told[5].endswith(f"--config.data.dir={asked.out}")
+    assert f"--config.data.dir={asked.out} --config.reward.judge=http" in told[5]
     assert any("the proof gives no verdict under 8: add people" in line for line in told[6:])
     names = tmp_path / "people.json"
     names.write_text('{"p0.png": "Anna", "more/p0.png": "Anne", "p1.png": "Ben", "p2.png": "Ben"}')

@@ -35,7 +35,8 @@ def known(found: list[str], photos) -> Known:
     digests = {}
     for name, one in zip(found, photos, strict=True):
         digests.setdefault(name, set()).add(one.look.digest)
-    return Known(digests, {name: "evolution" for name in digests})
+    splits = {name: "evolution" for name in digests}
+    return Known(digests, splits, were=splits)
 
 
 def test_groups_by_hand():

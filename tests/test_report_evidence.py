@@ -101,7 +101,20 @@ def test_a_reward_that_is_no_stand_in_is_not_called_one(finished_run, tmp_path):
     proof.write_json(workdir / "run.json", made)
     assert origin.stand_ins(folder.load(workdir)) == list(made_up.REWARDS)[:6]
     report.write(workdir)
-    assert "Some rewards are small stand-ins" in read(workdir).text
+    text = read(workdir).text
+    assert "Some rewards are small stand-ins" in text and "outside of drawn portraits" in text
+
+
+def test_stand_ins_for_real_faces_are_not_said_to_know_drawn_ones(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "copy")
+    made = json.loads((workdir / "run.json").read_text())
+    for row in made["starts"][0]["rewards"]:
+        for source in row["sources"]:
+            source["preset"] = "open"
+    proof.write_json(workdir / "run.json", made)
+    report.write(workdir)
+    text = read(workdir).text
+    assert "None of their numbers compares with" in text and "drawn portraits" not in text
 
 
 def test_models_that_are_no_stand_ins_get_no_such_note(finished_run, tmp_path):

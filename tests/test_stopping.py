@@ -56,13 +56,14 @@ def test_the_best_is_the_highest_total_in_which_nothing_is_gamed():
 def test_nothing_stops_a_run_unless_it_is_asked_to():
     watched = [compared(s, -s / 10, reward=UP, monitor=DOWN, drift=99.0) for s in range(9)]
     assert stopping.reason(Watch(), watched) == ""
-    assert stopping.reason(Watch(patience=1, drift=1.0, stop_when_gamed=True), []) == ""
+    assert stopping.reason(Watch(patience=1, drift=1.0), [], stop_on_hacking=True) == ""
 
 
 def test_each_rule_says_why():
     gamed = [compared(10, reward=UP, monitor=DOWN)]
     said = "possible reward hacking: arcface rose, and motion, not rewarded, fell"
-    assert stopping.reason(Watch(stop_when_gamed=True), gamed) == said == stopping.warning(gamed[0])
+    assert stopping.reason(Watch(), gamed, stop_on_hacking=True) == said
+    assert stopping.warning(gamed[0]) == said
     assert stopping.warning(compared(10, reward=UP)) == ""
     far = [compared(10, drift=0.31)]
     said = stopping.reason(Watch(drift=0.3), far)

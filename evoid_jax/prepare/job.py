@@ -42,6 +42,7 @@ class Result(NamedTuple):
     lines: int  # of prompts.jsonl
     filled: int  # prompts that the judge owed and the pool gave
     sheet: Path
+    moved: list[str]  # who is in another split than an earlier call had put them into
 
 
 def run(options: Options, finder: Finder) -> Result:
@@ -71,7 +72,12 @@ def run(options: Options, finder: Finder) -> Result:
     text = write.text_of(found, path_of, prompts_of)
     write.save(out, text, found, refused, shares)
     photos.forget_others(cache, finder.name, seen)
-    return Result(found, refused, looked, text.count("\n"), filled, page)
+    moved = [
+        f"{person.name} from {known.were[person.name]} to {person.split}"
+        for person in found
+        if known.were.get(person.name, person.split) != person.split
+    ]
+    return Result(found, refused, looked, text.count("\n"), filled, page, moved)
 
 
 def prompts_for(

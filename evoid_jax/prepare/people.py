@@ -37,10 +37,11 @@ class Known(NamedTuple):
     """What an earlier call has fixed."""
 
     digests: dict[str, set[str]]  # of every person's photos
-    splits: dict[str, str]  # of every person
+    splits: dict[str, str]  # of every person; none where the shares are others now
+    were: dict[str, str]  # the splits as they were, whatever the shares
 
 
-NOBODY = Known({}, {})
+NOBODY = Known({}, {}, {})
 
 
 def gather(

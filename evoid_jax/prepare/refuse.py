@@ -73,10 +73,11 @@ def _fault(look: Look, limits: Limits) -> tuple[str, str] | None:
         return SEVERAL, f"{others + 1} faces of like size; cut out one"
     pixels = side(look.boxes[0])
     if pixels < limits.side:
-        return SMALL, f"the face is {pixels:.0f} pixels wide; expected at least {limits.side:g}"
+        least = f"expected at least {limits.side:g} (--min_face)"
+        return SMALL, f"the face is {pixels:.0f} pixels wide; {least}"
     if look.sharpness < limits.sharpness:
         measured = f"the face's sharpness is {look.sharpness:.3f}"
-        return BLURRED, f"{measured}; expected at least {limits.sharpness:g}"
+        return BLURRED, f"{measured}; expected at least {limits.sharpness:g} (--min_sharpness)"
     return None
 
 

@@ -52,7 +52,7 @@ def write_sheet(
     for split in SPLITS:
         of_split = [person for person in found if person.split == split]
         body = "".join(_person(person, "".join(map(card, person.photos))) for person in of_split)
-        parts.append(_section(f"{TITLES[split]} ({len(of_split)} people)", body))
+        parts.append(_section(f"{TITLES[split]}: {len(of_split)}", body))
     for kind in refuse.KINDS:
         cards = [_card(cache, one.photo, "", one.why) for one in refused if one.kind == kind]
         if cards:

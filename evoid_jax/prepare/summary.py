@@ -21,7 +21,7 @@ def lines(options: Options, result: Result) -> list[str]:
         f"pairs    {result.lines} in {out / 'prompts.jsonl'}, {options.per_face} prompts a photo",
         f"look at  {result.sheet}",
         "train    python -m evoid_jax.train --config=configs/evoid.py:vace_1_3b "
-        f"--workdir=runs/mine --config.data.dir={out}",
+        f"--workdir=runs/faces --config.data.dir={out} --config.reward.judge=http://HOST:8200/v1",
     ]
     return told + [f"note: {note}" for note in notes(options, result)]
 
@@ -42,6 +42,12 @@ def notes(options: Options, result: Result) -> list[str]:
         told.append(
             f"{_people(apart)} held out, and the proof gives no verdict under {ENOUGH}: add "
             f"people, or raise --heldout={options.heldout:g}"
+        )
+    if result.moved:
+        shown = ", ".join(result.moved[:SHOWN])
+        told.append(
+            f"{_people(len(result.moved))} now of another split: {shown}; do not prove a run on "
+            "people that it has learned from"
         )
     alike = people.look_alikes(found, options.alike)
     if alike:

@@ -53,7 +53,7 @@ def known(out: Path, shares: dict[str, float]) -> Known:
         people = held["people"]
         digests = {name: set(person["photos"].values()) for name, person in people.items()}
         splits = {name: person["split"] for name, person in people.items()}
-        return Known(digests, splits if held["shares"] == shares else {})
+        return Known(digests, splits if held["shares"] == shares else {}, splits)
     except (KeyError, TypeError, AttributeError):
         raise ValueError(
             f"{prepared} is not as this program writes it; remove it, and who is in which split is "

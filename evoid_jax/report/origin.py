@@ -32,8 +32,7 @@ def notes(run: RunFolder) -> list[str]:
         of_all = "Some rewards" if others else "The rewards"
         words.append(
             f"{of_all} are small stand-ins, not the published models whose roles they have: "
-            f"{', '.join(small)}. Their numbers mean little outside of the world they were trained "
-            "in (preset tiny: drawn portraits)."
+            f"{', '.join(small)}. {_reach(run, small)}"
         )
     if judge_is_heuristic(run):
         words.append("The judge is a heuristic of plain measurements, no language model.")
@@ -57,6 +56,14 @@ def stand_ins(run: RunFolder) -> list[str]:
     local = get(config, "reward", "sidecars") == ["local"]
     tiny = get(config, "reward", "preset") == "tiny"
     return [row.name for row in run.rewards if local and tiny and row.name != JUDGED]
+
+
+def _reach(run: RunFolder, names: list[str]) -> str:
+    """Say in a sentence what the numbers of these stand-ins do not compare with."""
+    sources = [one for reward in run.rewards if reward.name in names for one in reward.sources]
+    if all(one.get("preset") == "tiny" for one in sources):
+        return "Their numbers mean little outside of drawn portraits, which they were trained on."
+    return "None of their numbers compares with the paper's or the benchmark's."
 
 
 def judge_is_heuristic(run: RunFolder) -> bool:

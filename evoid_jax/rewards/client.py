@@ -22,7 +22,7 @@ import numpy as np
 
 from evoid_jax import media
 from evoid_jax.groups import JUDGE
-from evoid_jax.rewards import background, replica, sharing
+from evoid_jax.rewards import background, judge_record, replica, sharing
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job
 from evoid_jax.rewards.table import ScoreTable
@@ -322,7 +322,8 @@ def _fill_judge(out: Scores, graded) -> None:
     column = _Column(
         raw_b=raw_B,
         score_b=np.where(valid_B, score_B, np.nan),  # NaN is what `_enter` takes for missing
-        reasons=["the judge gave no usable answer"] * count,
+        reasons=[f"the judge gave no usable answer; its replies are in logs/{judge_record.FILE}"]
+        * count,
         excused=[True] * count,  # it can grade any video: none is to blame
     )
     _enter(out, JUDGE, 0, column)

@@ -129,6 +129,8 @@ class Panel:
             self.infos = [self._info(url) for url in self.urls]
             check_offered(cfg, self.infos)
             sharing.check_encoding(cfg.encoding, self.urls, self.infos)
+            for sentence in sharing.unasked(self.urls, self.infos, table.names(cfg.table)):
+                log.warning("%s", sentence)
         except BaseException:
             self.close()
             raise

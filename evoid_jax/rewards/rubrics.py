@@ -63,8 +63,11 @@ general words that fit the photo (such as "a young woman"), one action that take
 place, how the camera stands or moves, and a light or style. Vary action, place, camera and style \
 between the prompts. Name nobody, do not describe the face, and write nothing violent, sexual or \
 degrading."""
-LONGEST_PROMPT = 400  # letters
-PLAIN = f"^[A-Za-z][A-Za-z0-9 ,.;:'()-]{{9,{LONGEST_PROMPT - 1}}}$"  # and of which ones
+LONGEST_PROMPT = 700  # letters
+# Words of plain letters with one space between. Counted by words: some servers' grammars fail at
+# counts of hundreds of letters.
+_LETTERS = "[A-Za-z0-9,.;:'()-]"
+PLAIN = f"^[A-Za-z]{_LETTERS}{{0,15}}( {_LETTERS}{{1,16}}){{2,39}}$"
 
 
 class Question(NamedTuple):

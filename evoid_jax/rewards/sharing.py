@@ -93,6 +93,26 @@ def check_encoding(encoding: Encoding, urls: list[str], infos: list[dict]) -> No
         )
 
 
+def unasked(urls: list[str], infos: list[dict], wanted: tuple[str, ...]) -> list[str]:
+    """Return a sentence for each reward that some sidecars offer and will not be asked for.
+
+    Args:
+      urls, infos: sidecars and their replies to GET /info.
+      wanted: names of rewards.
+    """
+    asked: dict[str, list[str]] = {}
+    sentences = []
+    for (offered, _, _), team in _teams(dict(zip(urls, infos, strict=True)), wanted).items():
+        for name in offered:
+            if name in asked:
+                sentences.append(
+                    f"{name} is asked of {', '.join(asked[name])} and not of {', '.join(team)}, "
+                    "which stand in for them only with the same rewards, versions and monitors"
+                )
+            asked.setdefault(name, team)
+    return sentences
+
+
 def _teams(alive: dict[str, dict], wanted: tuple[str, ...]) -> dict[tuple, list[str]]:
     """Group the sidecars that stand in for each other.
 

@@ -72,6 +72,7 @@ MEASURES = {
     "flow": f"opencv {cv2.__version__}",
     "motion": "dis flow",
     "sharpness": "laplacian",
+    "uncopied": "sface, one photo against the others",
 }
 # What has no weights is told by its code.
 CODE = {"flow": optical_flow, "motion": steadiness, "sharpness": looks}

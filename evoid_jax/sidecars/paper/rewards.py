@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from evoid_jax.sidecars.paper import catalogue, checkpoints, faces, smoothness
+from evoid_jax.sidecars.paper import catalogue, checkpoints, faces, monitors, smoothness
 from evoid_jax.sidecars.paper import options as flags
 from evoid_jax.sidecars.paper.clips import Clip, One, each, over_sample, prepare, sample, unit
 from evoid_jax.sidecars.paper.options import Options
@@ -122,7 +122,15 @@ def load(folder: str | Path | None = None, options: Options = flags.DEFAULT) -> 
     scorers = [
         scorer(name, build[name](setup), setup) for name in flags.REWARDS if name in options.rewards
     ]
-    return Preset("paper", rewards=tuple(scorers), monitors=(), prepare=prepare)
+    sees_faces = bool({"arcface", "curricularface"} & set(options.rewards))
+    return Preset(
+        "paper",
+        rewards=tuple(scorers),
+        monitors=monitors.of(partial(find_faces, setup.finder) if sees_faces else None),
+        prepare=prepare,
+        # A finder of its own: photos are looked at while videos are scored.
+        check_photo=partial(without_face, Setup(options).finder) if sees_faces else None,
+    )
 
 
 def scorer(name: str, score: Callable[[Clip], One], setup: Setup) -> Scorer:
@@ -149,6 +157,11 @@ def scorer(name: str, score: Callable[[Clip], One], setup: Setup) -> Scorer:
     )
     workers = ASKED_AT_ONCE if name == "naturalness" else 1
     return Scorer(name, version, digest, words, partial(each, name, score, workers=workers))
+
+
+def without_face(finder: faces.Finder, photo_HWC: np.ndarray) -> str:
+    """Say that a photo, uint8 RGB, shows no face; "" where it does."""
+    return "" if finder.find(photo_HWC) else "no face"
 
 
 def find_faces(finder: faces.Finder, clip: Clip) -> None:
