@@ -1,7 +1,7 @@
 """The VAE's training: first on stills, then on clips.
 
-The order is that of Wan's own VAE (https://arxiv.org/abs/2503.20314, section 4.1): a still costs a
-twentieth of a clip, and what it teaches about space holds in every frame.
+The order is that of Wan's own VAE (https://arxiv.org/abs/2503.20314, section 4.1): a still costs
+less than a tenth of a clip, and what it teaches about space holds in every frame.
 
 Letters: B videos, F pixel frames, H W C, T latent frames.
 """
