@@ -1,14 +1,108 @@
-"""Pretraining in miniature: the folder is whole, and the VACE stage spares the main blocks."""
+"""Pretraining in miniature: stages resume to the bit, stills start clips, VACE spares the rest."""
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from flax import traverse_util
 
 from configs import pretrain_tiny
 from evoid_jax import flow, rollout
+from evoid_jax.models import vae
 from evoid_jax.pretrain import __main__ as pretrain
-from evoid_jax.pretrain import stages
+from evoid_jax.pretrain import coder, kept, stages
+from evoid_jax.pretrain.fit import fit
+
+SETTINGS = {"seed": 0, "wan": {"num_layers": 6}}
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def place(folder, **changes):
+    return kept.Place(folder, "line", SETTINGS | changes, every=2)
+
+
+def fitted(at, killed_at=None, calls=None):
+    """Fit a line of 9 inputs and 8 outputs in 6 steps; the kernel is Muon's, the bias AdamW's."""
+    target = np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)
+    train = {"steps": 6, "warmup": 1, "lr": 0.1, "muon_lr": 0.1, "ema": 0.9}
+
+    def loss_fn(params, key, x_BC):
+        noise = 0.1 * jax.random.normal(key, (1, 8))  # a key that came back wrong would show
+        guess = x_BC @ params["kernel"] + params["bias"][None] + noise
+        return ((guess - x_BC @ target) ** 2).mean()
+
+    def batch_fn(step):
+        if step == killed_at:
+            raise Killed
+        if calls is not None:
+            calls.append(step)
+        return np.random.default_rng(step).normal(size=(4, 9)).astype(np.float32)
+
+    params = {"kernel": np.zeros((9, 8), np.float32), "bias": np.zeros(8, np.float32)}
+    return fit("line", loss_fn, params, batch_fn, ml_collections.ConfigDict(train), 0, at)
+
+
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    straight = fitted(place(tmp_path / "straight"))
+    at, calls = place(tmp_path / "killed"), []
+    for killed_at in (5, 4):  # the save is of 4 steps; the second time not one is done
+        with pytest.raises(Killed):
+            kept.stage(at, lambda k=killed_at: fitted(at, k))
+        assert at.begun.is_file() and not at.done.exists()
+    done = kept.stage(at, lambda: fitted(at, calls=calls))
+    assert calls == [4, 5]
+    jax.tree.map(np.testing.assert_array_equal, done, straight)
+    assert np.abs(done["kernel"]).max() > 0.01
+    assert not at.begun.exists()  # nothing is left to go on from
+    again = kept.stage(at, lambda: pytest.fail("a finished stage is not made again"))
+    jax.tree.map(np.testing.assert_array_equal, again, straight)
+
+
+def test_what_is_kept_is_never_used_under_other_settings(tmp_path):
+    kept.stage(place(tmp_path), lambda: {"a": np.ones(2)})
+    with pytest.raises(ValueError, match=r"line.npz was made with wan.num_layers 6 and not 8;"):
+        kept.stage(place(tmp_path, wan={"num_layers": 8}), lambda: pytest.fail("not asked"))
+    kept.save(place(tmp_path), 3, {"a": np.ones(2)})
+    with pytest.raises(ValueError, match=r"line.begun.npz was made with seed 0 and not 1;"):
+        kept.restore(place(tmp_path, seed=1), {"a": np.zeros(2)})
+
+
+def test_a_stage_that_is_cut_off_while_it_is_written_is_none(tmp_path, monkeypatch):
+    def cut_off(file, **arrays):
+        file.write_bytes(b"PK")
+        raise Killed
+
+    monkeypatch.setattr(np, "savez", cut_off)
+    with pytest.raises(Killed):
+        kept.stage(place(tmp_path), lambda: {"a": np.ones(2)})
+    monkeypatch.undo()
+    np.testing.assert_array_equal(kept.stage(place(tmp_path), lambda: {"a": np.ones(2)})["a"], 1)
+
+
+def test_a_stage_knows_all_that_it_depends_on():
+    """Each setting of the file is some stage's, and the last stage has those of all others."""
+    cfg = pretrain_tiny.get_config()
+    free = {"save_every", "fps"}  # they change no weight
+    assert set(pretrain.NEEDS["vace"]) == set(cfg) - free
+    assert all(set(needs) <= set(pretrain.NEEDS["vace"]) for needs in pretrain.NEEDS.values())
+
+
+def test_a_fresh_vae_takes_a_clip_for_stills():
+    """Every frame that comes back is, to the bit, the still of the last of its four."""
+    config = vae.VAEConfig(
+        base_dim=4, z_dim=2, dim_mult=(1, 2, 2), num_res_blocks=1, temperal_downsample=(True, True),
+        latents_mean=(0.0,) * 2, latents_std=(1.0,) * 2,
+    )  # fmt: skip
+    params = coder.start(jax.random.key(0), config)
+    clip = np.random.default_rng(0).uniform(-1, 1, (1, 5, 8, 8, 3)).astype(np.float32)
+    code = jax.jit(lambda x: vae.raw_decode(params, config, vae.encode(params, config, x)))
+    back, first, last = code(clip), code(clip[:, :1]), code(clip[:, -1:])
+    expected = np.concatenate([first, *[last] * 4], axis=1)
+    np.testing.assert_allclose(back, expected, atol=1e-5)
+    assert np.abs(first - last).max() > 1e-3
 
 
 def test_noisy_is_the_flows_path():
@@ -31,12 +125,15 @@ def test_split_is_a_partition():
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path):
     cfg = pretrain_tiny.get_config()
-    cfg.videos = 512
-    for part in (cfg.text_train, cfg.vae_train, cfg.t2v_train, cfg.vace_train):
-        part.update({"steps": 4, "warmup": 1, "batch": 4})
+    cfg.videos, cfg.vae_videos, cfg.save_every = 96, 64, 2
+    trained = ("stills_train", "vae_train", "text_train", "t2v_train", "vace_train")
+    for part in trained:
+        cfg[part].update({"steps": 4, "warmup": 1, "batch": 4})
     cfg.vae_train.whole_steps = 1
-    pretrain.run(cfg, tmp_path / "out", tmp_path / "work", "vace")
-    t2v, done = (pretrain.stage(tmp_path / "work", name, None) for name in ("t2v", "vace"))
+    for until in ("vae", "vace"):
+        pretrain.run(cfg, tmp_path / "out", tmp_path / "work", until)
+    places = [pretrain.place(cfg, tmp_path / "work", name) for name in ("t2v", "vace")]
+    t2v, done = (kept.stage(at, None) for at in places)
     jax.tree.map(np.testing.assert_array_equal, stages.split(t2v)[0], stages.split(done)[0])
     moved = traverse_util.flatten_dict(stages.split(done)[1])
     assert np.abs(moved["vace_blocks", "proj_out", "kernel"]).max() > 0

@@ -8,6 +8,8 @@ import optax
 import optax.contrib
 from tqdm import tqdm
 
+from evoid_jax.pretrain import kept
+
 
 def optimizer(train) -> optax.GradientTransformation:
     """Muon for the kernels of a transformer or VAE, AdamW for the rest, one cosine for both.
@@ -54,17 +56,21 @@ def _matrix(path, x) -> optax.contrib.MuonDimensionNumbers | None:
     return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=x.ndim - 1)
 
 
-def fit(name: str, loss_fn, params, batch_fn, train, seed: int):
-    """Minimise a loss.
+def fit(name: str, loss_fn, params, batch_fn, train, seed: int, place: kept.Place):
+    """Minimise a loss. Killed and called again it goes on from its last save, to the same bits.
 
     Args:
       name: of the progress bar.
       loss_fn: (params, key, batch) -> scalar; the key differs at every step.
       batch_fn: step -> batch, any tree of arrays.
-      train: has steps and what `optimizer` needs.
+      train: has steps, ema (the average's decay) and what `optimizer` needs.
+      place: where the training is kept; see `kept.save`.
 
     Returns:
       The exponential moving average of the parameters, on the host.
+
+    Raises:
+      ValueError: what is kept was trained with other settings.
     """
     tx = optimizer(train)
 
@@ -75,14 +81,19 @@ def fit(name: str, loss_fn, params, batch_fn, train, seed: int):
         updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
         # A short memory at first, or the random start would stay in the average.
-        decay = jnp.minimum((1.0 + step) / (10.0 + step), 0.99)
+        decay = jnp.minimum((1.0 + step) / (10.0 + step), train.ema)
         ema = optax.incremental_update(params, ema, 1 - decay)
         return params, ema, opt, loss
 
-    ema, opt, smooth = params, tx.init(params), None
-    bar = tqdm(range(train.steps), desc=name, mininterval=5, dynamic_ncols=True)
+    first, state = kept.restore(place, (params, params, tx.init(params)))
+    # As on the device later: a first step that met NumPy's types would be compiled for itself.
+    state, smooth = jax.tree.map(jnp.asarray, state), None
+    steps = range(first, train.steps)
+    bar = tqdm(steps, name, train.steps, initial=first, mininterval=5, dynamic_ncols=True)
     for step in bar:
-        params, ema, opt, loss = update(params, ema, opt, step, batch_fn(step))
+        *state, loss = update(*state, step, batch_fn(step))
         smooth = float(loss) if smooth is None else 0.95 * smooth + 0.05 * float(loss)
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-    return jax.device_get(ema)
+        if (step + 1) % place.every == 0:
+            kept.save(place, step + 1, tuple(state))
+    return jax.device_get(state[1])

@@ -1,4 +1,4 @@
-"""The stages of pretraining by imitation: text encoder, VAE, T2V main blocks, VACE blocks.
+"""Pretraining by imitation after the VAE: text encoder, T2V main blocks, VACE blocks.
 
 Each stage is a function of what was rendered or encoded before it and returns parameters. The main
 blocks are frozen before the VACE blocks are trained, so VACE is the T2V model plus an adapter.
@@ -19,17 +19,16 @@ import optax
 from flax import traverse_util
 
 from evoid_jax import flow
-from evoid_jax.models import umt5, vae
+from evoid_jax.models import umt5
 from evoid_jax.models import wan as wan_model
+from evoid_jax.pretrain import kept
 from evoid_jax.pretrain.fit import fit
-from evoid_jax.world import portraits
+from evoid_jax.world import portraits, prompts
 
 
-class World(NamedTuple):
-    """The rendered pretraining world."""
+class Script(NamedTuple):
+    """What the clips show, in words and numbers."""
 
-    video_BFHWC: np.ndarray  # uint8
-    reference_BHWC: np.ndarray  # uint8
     prompts: list[str]  # two per video: prompts[2 i] and prompts[2 i + 1]
     labels_BK: np.ndarray  # action, background, camera
     targets_BK: np.ndarray  # amplitude and identity attributes, in [0, 1]
@@ -38,7 +37,8 @@ class World(NamedTuple):
 class Latents(NamedTuple):
     """The world as the transformer sees it: normalised latents and text embeddings."""
 
-    video_BTHWC: np.ndarray
+    video_BTHWC: np.ndarray  # what the prompts say
+    paired_BTHWC: np.ndarray  # what is found beside the photos; see evoid_jax/world/found.py
     reference_BTHWC: np.ndarray  # T = 1
     blank_THWC: np.ndarray  # the encoding of the mid-grey video, VACE's "nothing here"
     text_BSE: np.ndarray  # two per video
@@ -62,15 +62,26 @@ class LatentBatch(NamedTuple):
     text_BSE: jax.Array
 
 
-def unit(pixels: np.ndarray) -> np.ndarray:
-    """Map uint8 pixels of any shape to float32 in [-1, 1]."""
-    return pixels.astype(np.float32) / 127.5 - 1
+def script(drawn: list[portraits.Scene], first: int = 0) -> Script:
+    """Describe scenes, the first of which has the number `first`."""
+    texts, labels, targets = [], [], []
+    for i, scene in enumerate(drawn, first):
+        texts += [prompts.prompt(scene, 2 * i), prompts.prompt(scene, 2 * i + 1)]
+        labels.append(
+            (
+                portraits.ACTIONS.index(scene.action),
+                portraits.BACKGROUNDS.index(scene.background),
+                portraits.CAMERAS.index(scene.camera),
+            )
+        )
+        targets.append((scene.amplitude, *scene.identity))
+    return Script(texts, np.array(labels), np.array(targets, np.float32))
 
 
 # --- text
 
 
-def train_text(cfg, world: World, folder: Path):
+def train_text(cfg, world: Script, folder: Path, place: kept.Place):
     """Train the text encoder to tell from a prompt what the scene holds.
 
     The heads (action, background, camera, amplitude, attributes) are thrown away afterwards.
@@ -116,72 +127,12 @@ def train_text(cfg, world: World, folder: Path):
         )
 
     params = {"umt5": umt5.init(keys[4], config), "heads": heads}
-    return fit("text", loss_fn, params, batch_fn, cfg.text_train, cfg.seed)["umt5"]
+    return fit("text", loss_fn, params, batch_fn, cfg.text_train, cfg.seed, place)["umt5"]
 
 
 def text_config(cfg, vocab_size: int) -> umt5.UMT5Config:
     """Return the text encoder's config for a tokenizer of `vocab_size` entries."""
     return umt5.UMT5Config(**(dict(cfg.text) | {"vocab_size": vocab_size}))
-
-
-# --- VAE
-
-
-def train_vae(cfg, world: World, config: vae.VAEConfig):
-    """Train the VAE: absolute and squared error of the pixels, and a small KL.
-
-    Args:
-      config: of `vae_config`, its latent statistics not yet measured.
-
-    Returns:
-      The parameters of `vae.encode` and `vae.decode`.
-    """
-    train = cfg.vae_train
-
-    def loss_fn(params, key, video_BFHWC):
-        mean, logvar = vae.moments(params, config, video_BFHWC)
-        noise = jax.random.normal(key, mean.shape)
-        shift, scale = (jnp.asarray(x).reshape(1, 1, 1, 1, -1) for x in latent_scale(config))
-        # drawn from the encoder's normal distribution, then normalised as `raw_decode` expects
-        z = (mean + jnp.exp(0.5 * logvar) * noise - shift) / scale
-        error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
-        # KL(N(mean, var) || N(0, 1))
-        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-        return jnp.abs(error).mean() + 2 * (error**2).mean() + train.kl * kl.mean()
-
-    def batch_fn(step):
-        rng = np.random.default_rng((cfg.seed, step))
-        # Crops are cheap; the last steps see whole frames, half as many.
-        whole = step >= train.steps - train.whole_steps
-        size, count = (cfg.size, train.batch // 2) if whole else (train.crop, train.batch)
-        top, left = rng.integers(0, cfg.size - size + 1, 2)
-        window = np.s_[..., top : top + size, left : left + size, :]
-        i = rng.integers(0, len(world.video_BFHWC), count)
-        if step % 4 == 0 and not whole:  # reference faces are encoded as videos of one frame
-            return unit(world.reference_BHWC[i][:, None][window])
-        return unit(world.video_BFHWC[i][window])
-
-    params = vae.init(jax.random.key(cfg.seed + 2), config)
-    # The second half of the bias is the log variance. Latents start nearly without noise: behind
-    # much of it the decoder would learn to do without them.
-    bias = params["quant_conv"]["bias"]
-    params["quant_conv"]["bias"] = bias.at[config.z_dim :].set(-6.0)
-    return fit("vae", loss_fn, params, batch_fn, train, cfg.seed)
-
-
-def latent_scale(config: vae.VAEConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation that normalise the latents, each (C,)."""
-    return np.array(config.latents_mean, np.float32), np.array(config.latents_std, np.float32)
-
-
-def vae_config(cfg, mean=None, std=None) -> vae.VAEConfig:
-    """Return the VAE's config; latent statistics are zero and one until they are measured."""
-    z = cfg.vae.z_dim
-    return vae.VAEConfig(
-        **dict(cfg.vae),
-        latents_mean=tuple(mean if mean is not None else [0.0] * z),
-        latents_std=tuple(std if std is not None else [1.0] * z),
-    )
 
 
 # --- transformer
@@ -231,20 +182,23 @@ def split(params) -> tuple[dict, dict]:
     return traverse_util.unflatten_dict(main), traverse_util.unflatten_dict(vace)
 
 
-def latent_batches(cfg, data: Latents, train):
+def latent_batches(cfg, data: Latents, video_BTHWC: np.ndarray, train):
     """Return step -> LatentBatch: random videos, some with the empty prompt.
 
     Guidance needs a model that has seen the empty prompt.
+
+    Args:
+      video_BTHWC: which of the data's clips.
     """
 
     def batch_fn(step) -> LatentBatch:
         rng = np.random.default_rng((cfg.seed, step))
-        i = rng.integers(0, len(data.video_BTHWC), train.batch)
+        i = rng.integers(0, len(video_BTHWC), train.batch)
         text_BSE = data.text_BSE[2 * i + rng.integers(0, 2, train.batch)]  # one of its two prompts
         dropped = rng.random(train.batch) < train.text_dropout
         text_BSE[dropped] = data.null_SE
         return LatentBatch(
-            video_BTHWC=data.video_BTHWC[i],
+            video_BTHWC=video_BTHWC[i],
             reference_BTHWC=data.reference_BTHWC[i],
             text_BSE=text_BSE,
         )
@@ -252,7 +206,7 @@ def latent_batches(cfg, data: Latents, train):
     return batch_fn
 
 
-def train_t2v(cfg, data: Latents, wan):
+def train_t2v(cfg, data: Latents, wan, place: kept.Place):
     """Train the main blocks by flow matching, half of the time with the portrait as first frame.
 
     VACE puts reference frames before the video; sequences of that kind must not be new to the main
@@ -278,8 +232,8 @@ def train_t2v(cfg, data: Latents, wan):
         return 0.5 * plain + 0.5 * matching(params, k_led, led, text_BSE[half:])
 
     params, vace = split(wan_model.init(jax.random.key(cfg.seed + 3), wan))
-    batch_fn = latent_batches(cfg, data, cfg.t2v_train)
-    return fit("t2v", loss_fn, params, batch_fn, cfg.t2v_train, cfg.seed) | vace
+    batch_fn = latent_batches(cfg, data, data.video_BTHWC, cfg.t2v_train)
+    return fit("t2v", loss_fn, params, batch_fn, cfg.t2v_train, cfg.seed, place) | vace
 
 
 def control_of(data: Latents, reference_BTHWC):
@@ -302,8 +256,11 @@ def control_of(data: Latents, reference_BTHWC):
     return jnp.concatenate([head, body], axis=1)
 
 
-def train_vace(cfg, data: Latents, wan, params):
+def train_vace(cfg, data: Latents, wan, params, place: kept.Place):
     """Train the VACE blocks by flow matching from copies of main blocks, all else frozen.
+
+    They learn from found pairs, in which people who look like their photo move little: the main
+    blocks, which are the teacher later, never saw those.
 
     Args:
       params: of `train_t2v`; its main half comes back unchanged.
@@ -324,5 +281,5 @@ def train_vace(cfg, data: Latents, wan, params):
         v_pred = wan_model.velocity(wan, whole, None, x_t, step_B, text_BSE, hints)
         return jnp.mean((v_pred - v) ** 2)
 
-    batch_fn = latent_batches(cfg, data, cfg.vace_train)
-    return main | fit("vace", loss_fn, vace, batch_fn, cfg.vace_train, cfg.seed)
+    batch_fn = latent_batches(cfg, data, data.paired_BTHWC, cfg.vace_train)
+    return main | fit("vace", loss_fn, vace, batch_fn, cfg.vace_train, cfg.seed, place)

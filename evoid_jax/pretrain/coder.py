@@ -1,0 +1,166 @@
+"""The VAE's training: first on stills, then on clips.
+
+The order is that of Wan's own VAE (https://arxiv.org/abs/2503.20314, section 4.1): a still costs
+less than a tenth of a clip, and what it teaches about space holds in every frame.
+
+Letters: B videos, F pixel frames, H W C, T latent frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from evoid_jax.models import vae
+from evoid_jax.pretrain import kept
+from evoid_jax.pretrain.fit import fit
+from evoid_jax.world import portraits
+
+
+class Coder(NamedTuple):
+    """A frozen VAE."""
+
+    params: dict
+    config: vae.VAEConfig
+
+
+class Footage(NamedTuple):
+    """What the VAE learns from: the rendered world's pictures."""
+
+    video_BFHWC: np.ndarray  # uint8
+    reference_BHWC: np.ndarray  # uint8
+
+
+def unit(pixels: np.ndarray) -> np.ndarray:
+    """Map uint8 pixels of any shape to float32 in [-1, 1]."""
+    return pixels.astype(np.float32) / 127.5 - 1
+
+
+def vae_config(cfg, mean=None, std=None) -> vae.VAEConfig:
+    """Return the VAE's config; latent statistics are zero and one until they are measured."""
+    z = cfg.vae.z_dim
+    return vae.VAEConfig(
+        **dict(cfg.vae),
+        latents_mean=tuple(mean if mean is not None else [0.0] * z),
+        latents_std=tuple(std if std is not None else [1.0] * z),
+    )
+
+
+def start(key: jax.Array, config: vae.VAEConfig) -> dict:
+    """Draw parameters of a VAE that takes every clip for a still.
+
+    No convolution sees the frames before its own, four frames are coded by their last, and a latent
+    frame is shown four times. Stills train all else and leave this as it is, since their gradient
+    on it is zero.
+    """
+    flat = traverse_util.flatten_dict(vae.init(key, config))
+    for path, x in flat.items():
+        if path[-2:] == ("time_conv", "kernel"):
+            # The last of three frames as it is; in the decoder for both frames that come of it.
+            width = x.shape[-2]
+            flat[path] = (
+                jnp.zeros_like(x).at[-1].set(jnp.tile(jnp.eye(width), x.shape[-1] // width))
+            )
+        elif path[-2:] == ("time_conv", "bias"):
+            flat[path] = jnp.zeros_like(x)
+        elif path[-1] == "kernel" and x.shape[:-2] == (3, 3, 3):
+            flat[path] = x.at[:2].set(0.0)
+    # The second half of the bias is the log variance. Latents start nearly without noise: behind
+    # much of it the decoder would learn to do without them.
+    bias = ("quant_conv", "bias")
+    flat[bias] = flat[bias].at[config.z_dim :].set(-6.0)
+    return traverse_util.unflatten_dict(flat)
+
+
+def loss_of(config: vae.VAEConfig, weight: float):
+    """Return the loss (params, key, video_BFHWC) -> scalar: of the pixels, and a small KL.
+
+    The squared error is what PSNR measures; a tenth of the absolute keeps small errors in sight.
+
+    Args:
+      weight: of the KL. It sets how far latents may be off before it shows: the decoder is to draw
+        what a transformer made.
+    """
+
+    def loss_fn(params, key, video_BFHWC):
+        mean, logvar = vae.moments(params, config, video_BFHWC)
+        # Drawn from the encoder's normal distribution; statistics are not measured yet.
+        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
+        # KL(N(mean, var) || N(0, 1))
+        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
+        return (error**2).mean() + 0.1 * jnp.abs(error).mean() + weight * kl.mean()
+
+    return loss_fn
+
+
+def train_stills(cfg, footage: Footage, place: kept.Place) -> dict:
+    """Train the VAE on single frames of the clips, a quarter of them reference photos.
+
+    Returns:
+      The parameters of `vae.encode` and `vae.decode`.
+    """
+    train, config = cfg.stills_train, vae_config(cfg)
+    photos = train.batch // 4
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        i = rng.integers(0, len(footage.video_BFHWC), train.batch)
+        frame = rng.integers(0, cfg.frames, train.batch - photos)
+        frames_BHWC = footage.video_BFHWC[i[photos:], frame]
+        stills_BHWC = np.concatenate([footage.reference_BHWC[i[:photos]], frames_BHWC])
+        return unit(stills_BHWC[:, None])
+
+    params = start(jax.random.key(cfg.seed + 2), config)
+    return fit("stills", loss_of(config, cfg.kl), params, batch_fn, train, cfg.seed, place)
+
+
+def train_vae(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
+    """Train the VAE on clips: crops of them, in the end whole ones.
+
+    Args:
+      params: of `train_stills`.
+
+    Returns:
+      The parameters of `vae.encode` and `vae.decode`.
+    """
+    train, config = cfg.vae_train, vae_config(cfg)
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        # As many pixels either way: crops are of more clips, whole ones have the true borders.
+        whole = step >= train.steps - train.whole_steps
+        area = (cfg.size // train.crop) ** 2
+        size, count = (cfg.size, train.batch // area) if whole else (train.crop, train.batch)
+        top, left = rng.integers(0, cfg.size - size + 1, 2)
+        window = np.s_[..., top : top + size, left : left + size, :]
+        if step % 8 == 0:  # photos are encoded as videos of one frame
+            i = rng.integers(0, len(footage.reference_BHWC), count * cfg.frames)
+            return unit(footage.reference_BHWC[i][:, None][window])
+        i = rng.integers(0, len(footage.video_BFHWC), count)
+        return unit(footage.video_BFHWC[i][window])
+
+    return fit("vae", loss_of(config, cfg.kl), params, batch_fn, train, cfg.seed, place)
+
+
+def measure_latents(params, config, footage: Footage) -> dict[str, np.ndarray]:
+    """Return the mean and standard deviation of each latent channel over part of the world."""
+    encode = jax.jit(lambda x: vae.encode(params, config, x))
+    some = unit(footage.video_BFHWC[:512])
+    z = np.concatenate([np.asarray(encode(some[i : i + 32])) for i in range(0, len(some), 32)])
+    return {"mean": z.mean((0, 1, 2, 3)), "std": z.std((0, 1, 2, 3))}
+
+
+def psnr(params, config, count: int = 64) -> np.ndarray:
+    """Return the VAE's mean PSNR in dB, a scalar, on portraits of the validation people."""
+    scenes = [portraits.scene(i, 1) for i in portraits.SPLITS["validation"][:count]]
+    video = unit(np.stack([portraits.render(scene) for scene in scenes]))
+    code = jax.jit(lambda x: vae.decode(params, config, vae.encode(params, config, x)))
+    back = np.concatenate([code(video[i : i + 16]) for i in range(0, count, 16)])
+    mse_B = ((back - video) ** 2).mean((1, 2, 3, 4))
+    # PSNR = 10 log10(peak^2 / mse); the peak is 2 on [-1, 1]
+    return np.mean(10 * np.log10(4 / mse_B))

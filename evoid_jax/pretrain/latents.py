@@ -1,0 +1,101 @@
+"""The footage as the transformer sees it: latents and text embeddings, encoded once.
+
+Letters: B videos, F pixel frames, T H W C latents, S text tokens, E text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from evoid_jax.models import umt5, vae
+from evoid_jax.pretrain import footage, kept, stages
+from evoid_jax.pretrain.coder import Coder, unit
+from evoid_jax.world import faults, found
+
+
+class TextEncoder(NamedTuple):
+    """A frozen text encoder."""
+
+    params: dict
+    config: umt5.UMT5Config
+    tokenizer: object
+
+
+def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
+    """Encode every reference, prompt and clip, each part once.
+
+    Args:
+      place_of: name -> `kept.Place`.
+
+    Returns:
+      float32 on the host. T = 1 + (F - 1) / 4, H and W an eighth of the pixels'.
+    """
+    drawn = footage.scenes(cfg, cfg.videos)
+    encode = jax.jit(lambda x: vae.encode(coder.params, coder.config, x))
+
+    def one(part: range) -> dict[str, np.ndarray]:
+        make = lambda: _encoded(cfg, drawn, part, encode)
+        return kept.stage(place_of(footage.name("latents", part)), make)
+
+    made = [one(part) for part in footage.parts(cfg.videos)]
+    grey = np.zeros((1, cfg.frames, cfg.size, cfg.size, 3), np.float32)
+    text_BSE, null_SE = encode_prompts(stages.script(drawn).prompts, text)
+    return stages.Latents(
+        video_BTHWC=np.concatenate([part["video"] for part in made]),
+        paired_BTHWC=np.concatenate([part["paired"] for part in made]),
+        reference_BTHWC=np.concatenate([part["reference"] for part in made]),
+        blank_THWC=np.asarray(encode(grey))[0],
+        text_BSE=text_BSE,
+        null_SE=null_SE,
+    )
+
+
+def _encoded(cfg, drawn: list, part: range, encode) -> dict[str, np.ndarray]:
+    """Render a part of the footage and encode it.
+
+    Three times: the clips that teach video, those that are found beside a photo, and the photos.
+    A share `cfg.faulty` of the clips gets a fault, as footage that is found has: the base that
+    imitates them leaves something to evolve.
+    """
+    asked = [drawn[i] for i in part]
+    shown = [
+        found.found(scene, cfg.posed, cfg.drift, np.random.default_rng((cfg.seed, 1, i)))
+        for i, scene in zip(part, asked, strict=True)
+    ]
+    latents = {}
+    for name, scenes in (("video", asked), ("paired", shown)):
+        clips_BFHWC = [
+            faults.as_found(clip, cfg.faulty, np.random.default_rng((cfg.seed, i)))
+            for i, clip in zip(part, footage.clips(cfg, scenes), strict=True)
+        ]
+        latents[name] = _encode(np.stack(clips_BFHWC), encode)
+    stills_B1HWC = footage.photos(cfg, asked)[:, None]  # videos of one frame
+    return latents | {"reference": _encode(stills_B1HWC, encode)}
+
+
+def _encode(pixels_BFHWC: np.ndarray, encode) -> np.ndarray:
+    """Encode uint8 videos, a few at a time."""
+    return np.concatenate([np.asarray(encode(unit(x))) for x in batches(pixels_BFHWC)])
+
+
+def encode_prompts(prompts: list[str], text: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
+    """Return (text_BSE, null_SE) of the prompts and of the empty one, all padded to one S."""
+    embed = jax.jit(lambda ids, mask: umt5.encode(text.params, text.config, ids, mask))
+    ids_BS, mask_BS = umt5.tokenize(text.tokenizer, prompts)
+    null_ids_1S, null_mask_1S = umt5.tokenize(text.tokenizer, [""])
+    rows = ids_BS.shape[1]
+    null_SE = np.zeros((rows, text.config.d_model), np.float32)
+    null_SE[: null_ids_1S.shape[1]] = np.asarray(embed(null_ids_1S, null_mask_1S))[0][:rows]
+    pairs = zip(batches(ids_BS, 500, "text"), batches(mask_BS, 500, "mask"), strict=True)
+    return np.concatenate([np.asarray(embed(ids, mask)) for ids, mask in pairs]), null_SE
+
+
+def batches(rows: np.ndarray, size: int = 50, name: str = "latents") -> Iterator[np.ndarray]:
+    """Yield an array's rows, `size` at a time, with a progress bar."""
+    for i in tqdm(range(0, len(rows), size), desc=name, mininterval=5):
+        yield rows[i : i + size]
