@@ -70,7 +70,7 @@ class Chat:
         if not self.model or (names and self.model not in names):
             served = f"serves {names}" if names else "does not list its models"
             raise ConnectionError(
-                f"{setting}: {address} {served}, not {self.model!r}: set {setting}_model"
+                f"{setting}: {address} {served}, not {self.model!r} ({setting}_model)"
             )
         if names is None:
             self._ask_for_a_word()
