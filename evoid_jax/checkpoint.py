@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 from evoid_jax import distributed
 
@@ -55,12 +56,20 @@ def save(checkpoints: Checkpoints, step: int, state: Any, host: dict) -> None:
     """
     if step in checkpoints.manager.all_steps():
         return  # a resumed run comes by its own checkpoint again; orbax would raise
+    state = jax.tree.map(_whole, state)
     items = {
         "state": ocp.args.StandardSave(state),
         "host": ocp.args.JsonSave(host),
         "digests": ocp.args.JsonSave(digests(state)),
     }
     checkpoints.manager.save(step, args=ocp.args.Composite(**items))
+
+
+def _whole(x):
+    """Return an array that every process holds all of, so that each can digest it."""
+    if not isinstance(x, jax.Array) or x.is_fully_replicated:
+        return x
+    return jax.device_put(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
 
 
 def restore(checkpoints: Checkpoints, like: Any) -> tuple[Any, dict] | None:

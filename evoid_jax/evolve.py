@@ -89,6 +89,17 @@ def init(cfg: Config, base, wan_config, start: dict | None = None) -> State:
     )
 
 
+def placement(state: State, mesh: Mesh) -> State:
+    """Return where the arrays of a state lie, as a State of NamedSharding.
+
+    The optimizer's moments are in pieces over fsdp; adapters, which every device reads, are whole.
+    """
+    whole = NamedSharding(mesh, sharding.REPLICATED)
+    piece = lambda x: NamedSharding(mesh, sharding.moment_spec(x.shape, mesh))
+    placed = jax.tree.map(lambda _: whole, state)
+    return placed._replace(opt=jax.tree.map(piece, state.opt))
+
+
 class Setup(NamedTuple):
     """What an update is compiled for."""
 
@@ -122,10 +133,9 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
     new = state._replace(evolving=evolving, stable=stable, opt=opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
     new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
-    # Whole on every device, as it came in. Left alone the compiler may choose pieces: they fit no
-    # donated buffer, the next step is compiled again, and no process can read and save it all.
-    whole = NamedSharding(setup.mesh, sharding.REPLICATED)
-    new = jax.lax.with_sharding_constraint(new, whole)
+    # Where it came in. Left alone the compiler may choose other pieces: they fit no donated buffer,
+    # and the next step is compiled again.
+    new = jax.lax.with_sharding_constraint(new, placement(new, setup.mesh))
     return new._replace(step=state.step + 1), terms
 
 

@@ -280,9 +280,22 @@ def text_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(None, "fsdp") if stacked else P("fsdp")
 
 
+def moment_spec(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Return the spec of one of the optimizer's arrays: a stack in pieces along its layers.
+
+    The optimizer works number by number, and nobody else reads what it remembers (ZeRO stage 1,
+    Rajbhandari et al. 2020).
+
+    shape: (layers, rows, columns) of a stack; anything else stays whole.
+    """
+    stacked = len(shape) == 3 and shape[0] % mesh.shape["fsdp"] == 0
+    return P("fsdp") if stacked else REPLICATED
+
+
 def replicate(tree, mesh: Mesh):
     """Put a tree of arrays of any shape on every device of the mesh."""
-    return _place(tree, NamedSharding(mesh, REPLICATED))
+    whole = NamedSharding(mesh, REPLICATED)
+    return place(tree, jax.tree.map(lambda _: whole, tree))
 
 
 def place_batch(tree, mesh: Mesh):
@@ -298,13 +311,17 @@ def place_batch(tree, mesh: Mesh):
                 f"{x.shape[0]} videos do not divide over {shards} devices (data x fsdp); change "
                 "config.data.pairs, config.data.seeds or config.mesh"
             )
-    return _place(tree, NamedSharding(mesh, BATCH))
+    rows = NamedSharding(mesh, BATCH)
+    return place(tree, jax.tree.map(lambda _: rows, tree))
 
 
-def _place(tree, sharding: NamedSharding):
-    """Put a tree where `sharding` says. Arrays of one process must be the same in all processes."""
+def place(tree, shardings):
+    """Put a tree's arrays where a tree of NamedSharding says.
 
-    def place(x):
+    Arrays of one process must be the same in all processes.
+    """
+
+    def put(x, sharding: NamedSharding):
         spans = isinstance(x, jax.Array) and not x.is_fully_addressable
         if sharding.is_fully_addressable or spans:
             return jax.device_put(x, sharding)
@@ -313,7 +330,7 @@ def _place(tree, sharding: NamedSharding):
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(put, tree, shardings)
 
 
 def split(x, parts: int, mesh: Mesh):

@@ -243,11 +243,16 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Reward
     if restored is not None:
         state, memory = restored
         distributed.say(f"resuming after step {int(state.step)}")
-        return state, RewardMemory(**memory)
+        return placed(run, state), RewardMemory(**memory)
     if cfg.lora.init:
         start = lora.start(cfg.lora.init, fresh.evolving, wan.config, scale=cfg.lora.scale)
         fresh = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
-    return sharding.replicate(fresh, run.mesh), blend.FORGOTTEN
+    return placed(run, fresh), blend.FORGOTTEN
+
+
+def placed(run: Run, state: evolve.State) -> evolve.State:
+    """Put a state where the update expects it."""
+    return sharding.place(state, evolve.placement(state, run.mesh))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ A process of its own, since the number of devices is fixed once JAX has started.
 
 import json
 import os
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 # Many programs that run once: the compiler's time is most of it.
@@ -22,7 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from three_steps import GRID, PAIRS, VIDEOS, WAN, inputs, placed_base, shaken_base, trained
 
-from evoid_jax import flow, rollout, sharding
+from evoid_jax import checkpoint, evolve, flow, rollout, sharding
 from evoid_jax.models import attention as local
 from evoid_jax.models import context, vae
 
@@ -83,11 +85,28 @@ def check_training(base):
     results["gradient is not zero"] = min(largest)
     for sizes in MESHES:
         got, state = trained(base, mesh_of(sizes))
-        whole = [x.sharding.is_fully_replicated for x in jax.tree.leaves(state)]
-        results[f"state {sizes}"] = int(all(whole))
+        placed = jax.tree.leaves(evolve.placement(state, mesh_of(sizes)))
+        stayed = [
+            x.sharding.is_equivalent_to(where, x.ndim)
+            for x, where in zip(jax.tree.leaves(state), placed, strict=True)
+        ]
+        results[f"state {sizes}"] = int(all(stayed))
+        results[f"saved {sizes}"] = saved_and_restored(state)
         for name, x in got.items():
             results[f"{name} {sizes}"] = apart(x, want[name])
         results[f"whole gradient {sizes}"] = apart_whole(got["gradient"], want["gradient"])
+
+
+def saved_and_restored(state) -> float:
+    """Return how far a state whose moments are in pieces is from what a checkpoint gives whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        saved = checkpoint.open_folder(Path(folder), keep=1)
+        checkpoint.save(saved, 1, state, {})
+        saved.manager.wait_until_finished()
+        like = sharding.replicate(jax.tree.map(jnp.zeros_like, state), ONE)
+        restored, _ = checkpoint.restore(saved, like)
+        checkpoint.close(saved)
+    return apart(*jax.device_get((restored, state)))
 
 
 def check_weights(base):

@@ -49,6 +49,11 @@ def test_a_step_leaves_the_state_where_it_was(measured, mesh):
     assert measured[f"state {mesh}"] == 1
 
 
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_checkpoint_of_pieces_is_whole_on_one_device(measured, mesh):
+    assert measured[f"saved {mesh}"] == 0
+
+
 def test_generation_and_decoding_agree_with_one_device(measured):
     assert measured["rollout"] < 1e-5
     apart = [x for name, x in measured.items() if name.startswith("decode")]

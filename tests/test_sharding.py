@@ -36,6 +36,12 @@ def test_unknown_weight_is_an_error():
         sharding.weight_spec("blocks/new", (2, 8, 8), FOUR)
 
 
+def test_moments_are_in_pieces_along_the_layers_where_they_divide():
+    assert sharding.moment_spec((40, 5120, 32), FOUR) == P("fsdp")
+    assert sharding.moment_spec((30, 1536, 32), FOUR) == P()
+    assert sharding.moment_spec((16,), FOUR) == P() == sharding.moment_spec((), FOUR)
+
+
 def test_mesh_sizes_must_multiply_to_the_devices():
     devices = jax.devices()[:1]
     assert sharding.make_mesh(devices=devices).shape == {"data": 1, "fsdp": 1, "context": 1}

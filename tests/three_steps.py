@@ -57,7 +57,8 @@ def trained(base, mesh):
     state = evolve.init(CFG, base, WAN.config)
     adapters = {"evolving": jax.tree.map(move(1), state.evolving)}
     adapters["stable"] = jax.tree.map(move(2), state.stable)
-    state = sharding.replicate(state._replace(**adapters), mesh)
+    state = state._replace(**adapters)
+    state = sharding.place(state, evolve.placement(state, mesh))
     clean, text, control = inputs()
     valid, reward = jnp.ones(VIDEOS).at[3].set(0), jnp.linspace(0.1, 0.9, VIDEOS)
     clean, pair, reward, valid = sharding.place_batch(
@@ -79,7 +80,7 @@ def trained(base, mesh):
         state, now = evolve.train_step(state, base, scored, None, setup=setup)
         terms.append(jax.device_get(now))
         if step == 0:  # Adam's first moment is a tenth of the clipped gradient
-            gradient = jax.device_get(state.opt[1][0].mu)
+            gradient = jax.device_get(sharding.replicate(state.opt[1][0].mu, mesh))
     got = {"terms": terms, "gradient": gradient}
     got["adapters"] = jax.device_get((state.evolving, state.stable))
     return got, state

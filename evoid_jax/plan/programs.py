@@ -155,9 +155,10 @@ def text_encoder_gib(at: Setting) -> float:
 
 
 def state(at: Setting, weights) -> evolve.State:
-    """Return the state on `base(at)`, as `session.begin` places it: whole on every device."""
+    """Return the state on `base(at)`, as `train.begin` places it."""
     made = jax.eval_shape(lambda: evolve.init(at.cfg, weights, at.models.wan))
-    return jax.tree.map(lambda x: array(at, x.shape, x.dtype), made)
+    place = lambda x, where: array(at, x.shape, x.dtype, where.spec)
+    return jax.tree.map(place, made, evolve.placement(made, at.mesh))
 
 
 def texts(at: Setting, count: int, spec: P = sharding.REPLICATED):
