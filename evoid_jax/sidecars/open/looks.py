@@ -7,6 +7,8 @@ without blur, noise and blocks (BRISQUE), with colour, contrast and light. All m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -21,6 +23,8 @@ WEIGHTS = {
     "light": 0.1,
     "colour": 0.05,
 }
+SHARP = 200.0  # the variance of the Laplacian whose score is 1/2
+SHARPNESS = "variance of the frames' Laplacian, v/(v + 200)"
 SMALL = 64  # px of the longer side at which colours are taken: grain has colours of its own
 
 
@@ -48,6 +52,13 @@ def measures(regression: brisque.Regression, frame_HWC: np.ndarray) -> dict[str,
 def look(parts: dict[str, float]) -> float:
     """Return the weighted mean of `measures`."""
     return sum(WEIGHTS[name] * value for name, value in parts.items())
+
+
+def sharpness(frames: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Return the mean variance of the Laplacian of frames, uint8 RGB, and its score in [0, 1)."""
+    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    value = float(np.mean([laplacian(grey_HW) for grey_HW in greys]))
+    return value, value / (value + SHARP)
 
 
 def laplacian(grey_HW: np.ndarray) -> float:

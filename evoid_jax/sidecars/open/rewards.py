@@ -35,7 +35,6 @@ FAR = 0.9  # dlib's distance of faces that have nothing in common; .6 is its usu
 STRANGER, SAME = 0.05, 0.95  # SFace's cosine of strangers, and of frames that are nearly one
 FITTING = 0.6  # ConSE's cosine of a picture that is all that its prompt says
 RUINED = 80  # BRISQUE of a picture that is only noise or blur
-MOVING = 0.1  # shorter sides of the frame per second: the mean speed whose score is 1/2
 
 NO_FACE = "no photo of the person shows a face that can be found"
 DESCRIPTIONS = {
@@ -55,10 +54,9 @@ DESCRIPTIONS = {
     "shorter sides a second)",
 }
 MONITORS = {
-    "motion": "mean speed by DIS flow, v/(v + 0.1 shorter sides a second)",
-    "sharpness": "variance of the frames' Laplacian, v/(v + 200)",
-    "uncopied": "1 - how much nearer the face is to one photo of the person than to the others, by "
-    "SFace's angles; needs two photos",
+    "motion": steadiness.SPEED,
+    "sharpness": looks.SHARPNESS,
+    "uncopied": f"{copying.UNCOPIED}; angles are SFace's",
 }
 STEADY_FILES = (catalogue.EFFICIENTNET, catalogue.TRANSNET)
 LOOK_FILES = (catalogue.BRISQUE_MODEL, catalogue.BRISQUE_RANGE)
@@ -233,22 +231,19 @@ def flow(clip: Clip) -> Column:
     """Score the amount of motion."""
     flows_FHWC = optical_flow.farneback(clip.video_FHWC)
     # A speed on the screen has one score, whatever the video's size and frame rate.
-    half = MOVING * min(flows_FHWC.shape[1:3]) / clip.fps
+    half = steadiness.MOVING * min(flows_FHWC.shape[1:3]) / clip.fps
     score = optical_flow.score(flows_FHWC, half)
     return one(optical_flow.amplitude(flows_FHWC), score)
 
 
 def motion(clip: Clip) -> Column:
     """Measure the amount of motion by another flow than the reward's."""
-    speed = float(clip.motion.length_F.mean()) * clip.fps
-    return one(speed, speed / (speed + MOVING))
+    return one(*steadiness.speed(clip.motion.length_F, clip.fps))
 
 
 def sharpness(clip: Clip) -> Column:
     """Measure how sharp the frames are."""
-    greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames]
-    value = float(np.mean([looks.laplacian(grey_HW) for grey_HW in greys]))
-    return one(value, value / (value + 200))
+    return one(*looks.sharpness(clip.frames))
 
 
 def uncopied(clip: Clip) -> Column:

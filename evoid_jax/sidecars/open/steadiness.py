@@ -14,6 +14,8 @@ import numpy as np
 
 SIDE = 320  # px of the longer side at which motion is taken: a larger one costs, and shows no more
 ALIKE = 0.9  # the cosine of neighbouring frames of one scene, at least
+MOVING = 0.1  # shorter sides of the frame per second: the mean speed whose score is 1/2
+SPEED = "mean speed by DIS flow, v/(v + 0.1 shorter sides a second)"
 TAU = 0.04  # the warp error, in [0, 1] of the pixels' range, at which the score is 1/e
 
 
@@ -50,6 +52,15 @@ def motion(video_FHWC: np.ndarray) -> Motion:
         errors.append(float(cv2.absdiff(first, warped).mean()) / 255)
         lengths.append(float(np.linalg.norm(flow_HW2, axis=-1).mean()) / min(height, width))
     return Motion(np.array(errors), np.array(lengths))
+
+
+def speed(length_F: np.ndarray, fps: float) -> tuple[float, float]:
+    """Return the mean speed in shorter sides a second, and its score in [0, 1).
+
+    length_F: of `motion`.
+    """
+    mean = float(length_F.mean()) * fps
+    return mean, mean / (mean + MOVING)
 
 
 def steadiness(error_F: np.ndarray, feature_FD: np.ndarray, cut_F: np.ndarray) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from evoid_jax.sidecars import copying
@@ -21,13 +20,10 @@ from evoid_jax.sidecars.paper.clips import Clip, One, each, sample
 from evoid_jax.sidecars.preset import Scorer
 
 VERSION = "paper-1"
-MOVING = 0.1  # shorter sides of the frame per second: the mean speed whose score is 1/2
-SHARP = 200.0  # the variance of the Laplacian whose score is 1/2
 DESCRIPTIONS = {
-    "motion": "mean speed by DIS flow, v/(v + 0.1 shorter sides a second)",
-    "sharpness": "variance of the frames' Laplacian, v/(v + 200)",
-    "uncopied": "1 - how much nearer the face is to one photo of the person than to the others, by "
-    "ArcFace's angles; needs two photos",
+    "motion": steadiness.SPEED,
+    "sharpness": looks.SHARPNESS,
+    "uncopied": f"{copying.UNCOPIED}; angles are ArcFace's",
 }
 
 
@@ -47,16 +43,13 @@ def of(find_faces: Callable[[Clip], None] | None) -> tuple[Scorer, ...]:
 
 def motion(clip: Clip) -> One:
     """Measure the amount of motion by another flow than the reward's."""
-    speed = float(steadiness.motion(clip.video_THWC).length_F.mean()) * clip.fps
-    return One(speed, speed / (speed + MOVING))
+    return One(*steadiness.speed(steadiness.motion(clip.video_THWC).length_F, clip.fps))
 
 
 def sharpness(clip: Clip) -> One:
     """Measure how sharp the sampled frames are."""
     index = np.unique(sample(len(clip.video_THWC)))
-    greys = [cv2.cvtColor(clip.video_THWC[i], cv2.COLOR_RGB2GRAY) for i in index]
-    value = float(np.mean([looks.laplacian(grey_HW) for grey_HW in greys]))
-    return One(value, value / (value + SHARP))
+    return One(*looks.sharpness([clip.video_THWC[i] for i in index]))
 
 
 def uncopied(find_faces: Callable[[Clip], None], clip: Clip) -> One:
