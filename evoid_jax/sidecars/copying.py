@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-UNCOPIED = "1 - how much nearer the face is to one photo of the person than to the others; needs two photos"
+UNCOPIED = (
+    "1 - how much nearer the face is to one photo of the person than to the others, of which it "
+    "needs one"
+)
 SAME = 1e-3  # radians: photos closer than this are one photo, and no copy can be told
 
 
