@@ -6,8 +6,9 @@ The tiny preset's own loop; its 32 videos are generated in `parts`, each scored 
 generated. The sidecar is one that sleeps, one request after the other, for a share of what the
 step's generation takes, so that it takes no core from the loop, as one on another machine. Shares
 alternate from step to step, so that a machine that slows down slows all of them. Prints for each
-share the medians of a step's seconds, what it adds to a step without scoring, and what it must add
-at least: the last part is scored when nothing is generated any more.
+share the medians of a step's seconds, what it adds to the step without scoring of the same round
+(median and quartiles), and what it must add at least: the last part is scored when nothing is
+generated any more.
 """
 
 import argparse
@@ -101,7 +102,9 @@ def main():
         alone = steps_of(settings(args.parts, 4, url))
         generation = float(np.median([s["rollout"] + s["decode"] for s in alone]))
         sleeper.seen = 0
-        plan = [0.0, *[share for _ in range(args.rounds) for share in shares]]
+        # Every other round runs backwards: a machine that slows down favours no share.
+        rounds = [shares[:: 1 - 2 * (k % 2)] for k in range(args.rounds)]
+        plan = [0.0, *[share for order in rounds for share in order]]
         sleeper.seconds = [share * generation for share in plan]
         took = steps_of(settings(args.parts, len(plan), url))
     report(shares, plan[1:], took, generation, args.parts)
@@ -109,20 +112,24 @@ def main():
 
 def report(shares, plan, took, generation: float, parts: int) -> None:
     """Print a line for each share."""
-    median = lambda share, key: np.median(
+    of = lambda share, key: np.array(
         [s[key] for p, s in zip(plan, took, strict=True) if p == share]
     )
-    plain = median(0.0, "total")
-    print(f"{parts} parts; generation {generation:.2f} s, a step without scoring {plain:.2f} s")
-    print("scoring / generation  scoring s  step s  waited s   adds  at least")
+    plain = of(0.0, "total")
+    print(
+        f"{parts} parts; generation {generation:.2f} s, a step without scoring "
+        f"{np.median(plain):.2f} s"
+    )
+    print("scoring / generation  scoring s  step s  waited s  adds, quartiles   at least")
     for share in shares:
         scoring = share * generation
         # All but the last part's scoring can pass while others are generated.
         least = max(scoring / parts, scoring - generation * (parts - 1) / parts)
-        total, waited = median(share, "total"), median(share, "score")
+        total, waited = of(share, "total"), of(share, "score")
+        low, middle, high = np.percentile(total / plain - 1, [25, 50, 75])
         print(
-            f"{share:20.2f}{scoring:11.2f}{total:8.2f}{waited:10.2f}"
-            f"{total / plain - 1:7.1%}{least / plain:10.1%}"
+            f"{share:20.2f}{scoring:11.2f}{np.median(total):8.2f}{np.median(waited):10.2f}"
+            f"{middle:7.1%} [{low:6.1%}, {high:6.1%}]{least / np.median(plain):7.1%}"
         )
 
 

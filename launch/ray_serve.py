@@ -1,22 +1,25 @@
 """Serve reward sets on Ray Serve: replicas behind one address, over the machines of a Ray cluster.
 
-    python launch/ray_serve.py tiny:2 [SET:REPLICAS ..] [--port=8100] [--gpus=1] [--address=auto]
+    python launch/ray_serve.py open:2 [SET:REPLICAS ..] [--port=8100] [--gpus=1] [--address=auto]
+    python launch/ray_serve.py paper:4 --gpus=1 --weights=FOLDER --judge=http://HOST:8200/v1
 
-Then --config.reward.sidecars=http://HOST:8100/tiny, one address for each set. It is the app of
-evoid_jax/sidecars/serve.py. Ray starts a replica again when its process ends or its health check
-fails, and spreads requests by load. Beyond requirements-sidecars.txt its environment needs
-ray[serve] 2.60 or newer. Loopback is the default, since nothing here asks for a password; --host
-names another interface of a private network.
+The flags of the sets are those of evoid_jax/sidecars/serve.py. Then
+--config.reward.sidecars=http://HOST:8100/open, one address for each set. Ray starts a replica again
+when its process ends or its health check fails, and spreads requests by load. Beyond
+requirements-sidecars.txt its environment needs ray[serve] 2.60 or newer. Loopback is the default,
+since nothing here asks for a password; --host names another interface of a private network.
 """
 
 import argparse
 import signal
+from pathlib import Path
 
 import ray
 from fastapi import FastAPI
 from ray import serve
 
 from evoid_jax.sidecars import serve as sidecar
+from evoid_jax.sidecars.paper import options as paper
 
 WAITING = 16  # requests sent to a replica at once: what it has no room for, it answers with 429
 
@@ -25,8 +28,16 @@ WAITING = 16  # requests sent to a replica at once: what it has no room for, it 
 class Sidecar:
     """One replica of a reward set."""
 
-    def __init__(self, preset: str, queue_gib: float, replicas: int):
-        self.api = sidecar.app(preset, queue_gib, replicas)
+    def __init__(
+        self,
+        preset: str,
+        weights: Path | None,
+        options: paper.Options,
+        queue_gib: float,
+        replicas: int,
+    ):
+        loaded = sidecar.load(preset, weights, options)
+        self.api = sidecar.app(loaded, queue_gib, replicas)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.api
@@ -48,7 +59,8 @@ def application(preset: str, replicas: int, args: argparse.Namespace) -> serve.A
         health_check_timeout_s=30,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
     )
-    return deployment.bind(preset, args.queue, replicas)
+    options = paper.from_arguments(args) if preset == "paper" else paper.DEFAULT
+    return deployment.bind(preset, args.weights, options, args.queue, replicas)
 
 
 def parse(text: str) -> tuple[str, int]:
@@ -57,6 +69,18 @@ def parse(text: str) -> tuple[str, int]:
     if not preset or (count and not (count.isdigit() and int(count))):
         raise argparse.ArgumentTypeError(f"expected SET or SET:REPLICAS, got {text!r}")
     return preset, int(count or 1)
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program where flags do not fit the sets."""
+    names = [name for name, _ in args.sets]
+    if args.weights and len(names) > 1:
+        parser.error(f"--weights is the folder of one set, and there are {len(names)}: {names}")
+    args.preset = "paper" if "paper" in names else names[0]
+    try:
+        paper.from_arguments(args)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def main() -> None:
@@ -69,7 +93,10 @@ def main() -> None:
     parser.add_argument("--gpus", type=float, default=0.0, help="for each replica")
     parser.add_argument("--queue", type=float, default=sidecar.QUEUE_GIB, metavar="GIB")
     parser.add_argument("--health", type=float, default=5.0, help="seconds between health checks")
+    parser.add_argument("--weights", type=Path, help="the folder of a set's weights")
+    paper.add_arguments(parser)
     args = parser.parse_args()
+    check(parser, args)
     ray.init(address=args.address, include_dashboard=False)
     serve.start(http_options={"host": args.host, "port": args.port})
     for preset, replicas in args.sets:

@@ -38,4 +38,5 @@ for ((k = 0; k < count; k++)); do
   keep $((port + k)) "$k" &
 done
 (IFS=, && echo "--config.reward.sidecars=${urls[*]}")
+echo "each prints its address once its nets are loaded, and answers from then on" >&2
 wait

@@ -209,7 +209,7 @@ def chosen(paces, videos, count=4) -> int:
     team = [replica.Replica(f"http://{k}") for k in range(len(paces))]
     for one, pace, there in zip(team, paces, videos, strict=True):
         one.pace, one.videos, one.requests = pace, there, there > 0
-    parcel = delivery.Parcel([str(b) for b in range(count)], pack=bytes)
+    parcel = delivery.Parcel([str(b) for b in range(count)], pack=list)
     errand = delivery._Errand(team, parcel, QUICK, time.monotonic() + 60)
     return team.index(errand._next())
 

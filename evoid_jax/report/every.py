@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from evoid_jax import triples
+from evoid_jax.groups import JUDGE
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
-from evoid_jax.report.origin import JUDGED
 from evoid_jax.triples import Scores, WinRate
 
 WIDTH, HEIGHT, SIDE = 1120, 190, 40  # of the picture in user units; SIDE for the numbers
@@ -17,8 +17,8 @@ def rates(scores: Scores) -> dict[str, WinRate]:
     """Return the win rates of evolved over base: by the total, and by the judge where it scored."""
     cluster_B = [triple.identity for triple in scores.triples]
     found = {"total": triples.win_rate(*triples.totals(scores), cluster_B)}
-    if JUDGED in scores.prior:
-        found["judge"] = triples.win_rate(*triples.of_reward(scores, JUDGED), cluster_B)
+    if JUDGE in scores.prior:
+        found["judge"] = triples.win_rate(*triples.of_reward(scores, JUDGE), cluster_B)
     return {name: rate for name, rate in found.items() if rate.pairs}
 
 
@@ -94,7 +94,7 @@ def _bars(rise_B: list[float | None]) -> str:
 def _table(scores: Scores, rise_B: list[float | None]) -> str:
     """Return every triple's totals and grades as a folded table, in the order of the list."""
     base_B, evolved_B = triples.totals(scores)
-    judged = triples.of_reward(scores, JUDGED) if JUDGED in scores.prior else None
+    judged = triples.of_reward(scores, JUDGE) if JUDGE in scores.prior else None
     heads = ["base", "evolved", "change", "rewards ahead", *(["judge"] if judged else []), "prompt"]
     known = lambda x: fmt.score(None if math.isnan(x) else float(x))
     rows = ""

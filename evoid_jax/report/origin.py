@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evoid_jax import proof, provenance
+from evoid_jax.groups import EVOSCORE, JUDGE
 from evoid_jax.metrics import get
 from evoid_jax.report import folder
 from evoid_jax.report import text as fmt
@@ -16,7 +17,10 @@ from evoid_jax.report.folder import RewardRow, RunFolder
 from evoid_jax.rewards import judge_record
 
 UNKNOWN = "unknown"
-JUDGED = "vqscore"  # the reward that no sidecar gives but the judge
+JUDGED = {  # the rewards that no sidecar gives but the judge
+    JUDGE: "the mean grade that the judge gives a video",
+    EVOSCORE: "the harmonic mean of the worst grades in identity, prompt and technique",
+}
 PICKED = (
     "the first pairs of the list in its own order, each with its first seed; they were chosen "
     "before anything was generated, and no score had a say"
@@ -55,7 +59,7 @@ def stand_ins(run: RunFolder) -> list[str]:
     config = run.config or {}
     local = get(config, "reward", "sidecars") == ["local"]
     tiny = get(config, "reward", "preset") == "tiny"
-    return [row.name for row in run.rewards if local and tiny and row.name != JUDGED]
+    return [row.name for row in run.rewards if local and tiny and row.name not in JUDGED]
 
 
 def _reach(run: RunFolder, names: list[str]) -> str:
@@ -119,8 +123,8 @@ def _reward_row(reward: RewardRow, mass: float, hues, run) -> str:
         words = "; ".join(str(source.get("about") or UNKNOWN) for source in reward.sources)
         if len(reward.sources) > 1:
             words += " (replicas that answer differently: their scores do not compare)"
-    elif reward.name == JUDGED:
-        models, words = _judge(run), "the mean grade that the judge gives a video"
+    elif reward.name in JUDGED:
+        models, words = _judge(run), JUDGED[reward.name]
     else:
         models, words = UNKNOWN, UNKNOWN
     cells = (reward.group or UNKNOWN, share, models, words)

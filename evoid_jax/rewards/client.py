@@ -105,7 +105,7 @@ def score(
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
-    def pack(job: Job, ids: list[str]) -> bytes:
+    def pack(job: Job, ids: list[str]) -> wire.Pieces:
         cut = slice(job.start, job.stop)
         truth = None if attributes is None else list(attributes[cut])
         return _pack(
@@ -154,15 +154,15 @@ def _pack(
     prompts: list[str],
     attributes: list | None,
     fps: float,
-) -> bytes:
+) -> wire.Pieces:
     """Write the body of a request."""
     about = {"attributes": attributes, "rewards": list(job.names), "monitors": job.monitors}
     about |= {"fps": fps, "ids": ids}
     if job.encoding == "raw":
-        return wire.encode(video_bFHWC, references, prompts, **about)
+        return wire.pieces(video_bFHWC, references, prompts, **about)
     lossless = job.encoding == "lossless"
     files = [media.encode(video_FHWC, fps, lossless) for video_FHWC in video_bFHWC]
-    return wire.encode_mp4(files, references, prompts, **about)
+    return wire.pieces_mp4(files, references, prompts, **about)
 
 
 def _check(video_BFHWC, references, prompts, attributes) -> None:

@@ -30,7 +30,7 @@ class Parcel(NamedTuple):
     """What is sent: `ids` name the videos; `pack` writes the body, in a thread."""
 
     ids: list[str]
-    pack: Callable[[], bytes]
+    pack: Callable[[], wire.Pieces]
 
 
 async def deliver(
@@ -70,7 +70,7 @@ class _Errand:
         self._half = (self._start + deadline) / 2
         self._tries: dict[asyncio.Task, Replica] = {}
         self._failed: Counter[str] = Counter()  # how often, by url
-        self._body: asyncio.Task[tuple[bytes, str]] | None = None
+        self._body: asyncio.Task[tuple[wire.Pieces, str]] | None = None
 
     async def run(self) -> dict:
         """Try until a reply has come.
@@ -146,9 +146,9 @@ class _Errand:
         finally:
             replica.ended(count)
 
-    def _pack(self) -> tuple[bytes, str]:
+    def _pack(self) -> tuple[wire.Pieces, str]:
         body = self._parcel.pack()
-        return body, wire.digest(body)
+        return body, wire.digest(*body)
 
     async def _heard(self, event: asyncio.Event) -> dict | None:
         """Wait until something happens; return a reply where that was one."""

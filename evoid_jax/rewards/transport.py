@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import email.utils
 import time
+from collections.abc import AsyncIterator
 from typing import Literal, NamedTuple
 
 import httpx2
 
 from evoid_jax.rewards import background
+from evoid_jax.sidecars import wire
 
 Encoding = Literal["raw", "h264", "lossless"]
+CHUNK = 2**20  # bytes written at once
 
 
 class Options(NamedTuple):
@@ -42,17 +45,21 @@ class Later(Trouble):
     seconds: float | None = None
 
 
-async def ask(method: str, url: str, timeout: float, body: bytes | None = None) -> dict:
+async def ask(method: str, url: str, timeout: float, body: wire.Pieces | None = None) -> dict:
     """Make a request once and return the JSON object that it is answered with.
 
     To be called in the thread of background.py. timeout: seconds without progress, after which it
-    counts as failed.
+    counts as failed. body: sent from where it lies, so that gigabytes are never there twice.
 
     Raises:
       SidecarError: a Trouble where another try may help.
     """
+    sent = {}
+    if body is not None:
+        length = sum(memoryview(piece).nbytes for piece in body)
+        sent = {"content": _chunks(body), "headers": {"Content-Length": str(length)}}
     try:
-        reply = await background.http().request(method, url, content=body, timeout=timeout)
+        reply = await background.http().request(method, url, timeout=timeout, **sent)
     except httpx2.RequestError as error:
         raise Trouble(f"{url}: {type(error).__name__}: {error}") from error
     except httpx2.InvalidURL as error:
@@ -66,6 +73,13 @@ async def ask(method: str, url: str, timeout: float, body: bytes | None = None) 
     if not isinstance(answer, dict):
         raise SidecarError(f"{url}: expected a JSON object, got {type(answer).__name__}")
     return answer
+
+
+async def _chunks(body: wire.Pieces) -> AsyncIterator[bytes]:
+    for piece in body:
+        flat = memoryview(piece).cast("B")
+        for start in range(0, len(flat), CHUNK):
+            yield bytes(flat[start : start + CHUNK])
 
 
 def _refusal(url: str, reply: httpx2.Response) -> SidecarError:

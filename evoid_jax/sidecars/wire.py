@@ -26,6 +26,7 @@ FORMATS = ("raw", "mp4")  # that `decode` reads
 LARGEST_HEADER = 16 * 2**20
 LONGEST_ID = 100  # letters
 
+Pieces = list[bytes | np.ndarray]  # of a body, in order; arrays are uint8, whole in memory
 Photos = Sequence[Sequence[np.ndarray]]  # of each video its person's photos, uint8 HWC of any sizes
 
 
@@ -43,7 +44,7 @@ class ScoreRequest(NamedTuple):
     ids: list[str] | None = None  # the asker's names of the videos, to be repeated in the reply
 
 
-def encode(
+def pieces(
     videos_BFHWC: np.ndarray,
     references: Photos,
     prompts: list[str],
@@ -52,8 +53,10 @@ def encode(
     monitors: bool = False,
     fps: float = 8,
     ids: list[str] | None = None,
-) -> bytes:
-    """Write a request body whose videos are raw pixels.
+) -> Pieces:
+    """Write a request body whose videos are raw pixels, as pieces that follow each other.
+
+    The videos are a piece as they lie in memory: a copy of gigabytes takes seconds.
 
     Args:
       videos_BFHWC: uint8 RGB.
@@ -68,10 +71,10 @@ def encode(
     """
     header = {"protocol": PROTOCOL, "format": "raw", "shape": list(videos_BFHWC.shape)}
     header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
-    return _frame(header, [videos_BFHWC.tobytes()], references)
+    return _frame(header, [np.ascontiguousarray(videos_BFHWC)], references)
 
 
-def encode_mp4(
+def pieces_mp4(
     files: list[bytes],
     references: Photos,
     prompts: list[str],
@@ -80,16 +83,26 @@ def encode_mp4(
     monitors: bool = False,
     fps: float = 8,
     ids: list[str] | None = None,
-) -> bytes:
+) -> Pieces:
     """Write a request body whose videos are whole mp4 files, of any lengths and sizes.
 
     Args:
       files: B mp4 files.
-      references, prompts, attributes, rewards, monitors, fps, ids: as of `encode`.
+      references, prompts, attributes, rewards, monitors, fps, ids: as of `pieces`.
     """
     header = {"protocol": PROTOCOL, "format": "mp4", "lengths": [len(f) for f in files]}
     header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
     return _frame(header, files, references)
+
+
+def encode(videos_BFHWC: np.ndarray, references: Photos, prompts: list[str], **about) -> bytes:
+    """Return what `pieces` gives as one body; about: its other arguments."""
+    return b"".join(pieces(videos_BFHWC, references, prompts, **about))
+
+
+def encode_mp4(files: list[bytes], references: Photos, prompts: list[str], **about) -> bytes:
+    """Return what `pieces_mp4` gives as one body; about: its other arguments."""
+    return b"".join(pieces_mp4(files, references, prompts, **about))
 
 
 def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> dict:
@@ -99,20 +112,20 @@ def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> di
     return header if ids is None else header | {"ids": ids}
 
 
-def _frame(header: dict, videos: list[bytes], references: Photos) -> bytes:
+def _frame(header: dict, videos: Pieces, references: Photos) -> Pieces:
     photos, indices = shared(references)
-    return _join(header | {"references": indices}, videos, photos)
+    return _framed(header | {"references": indices}, videos, photos)
 
 
-def _join(header: dict, videos: list[bytes], photos: Sequence[np.ndarray]) -> bytes:
+def _framed(header: dict, videos: Pieces, photos: Sequence[np.ndarray]) -> Pieces:
     head = json.dumps(header | {"photos": [list(photo.shape) for photo in photos]}).encode()
-    pixels = [photo.tobytes() for photo in photos]
-    return b"".join([struct.pack("<I", len(head)), head, *videos, *pixels])
+    pixels = [np.ascontiguousarray(photo) for photo in photos]
+    return [struct.pack("<I", len(head)), head, *videos, *pixels]
 
 
 def encode_photos(photos: Sequence[np.ndarray]) -> bytes:
     """Write the body of a request to look at photos, uint8 RGB (h, w, 3) of any sizes."""
-    return _join({"protocol": PROTOCOL}, [], photos)
+    return b"".join(_framed({"protocol": PROTOCOL}, [], photos))
 
 
 def decode_photos(body: bytes) -> list[np.ndarray]:
@@ -182,9 +195,15 @@ def decode(body: bytes) -> ScoreRequest:
     )
 
 
-def digest(body: bytes) -> str:
-    """Return what binds a reply to its request: the SHA-256 of the whole body, in hexadecimal."""
-    return hashlib.sha256(body).hexdigest()
+def digest(*body: bytes | np.ndarray) -> str:
+    """Return what binds a reply to its request: the SHA-256 of the whole body, in hexadecimal.
+
+    body: its pieces, in order; or the whole.
+    """
+    whole = hashlib.sha256()
+    for piece in body:
+        whole.update(piece)
+    return whole.hexdigest()
 
 
 def _header(body: bytes) -> tuple[dict, memoryview]:
