@@ -118,7 +118,7 @@ def adapter_of_run(workdir: Path, role: str) -> tuple[Adapter, Path]:
             f"{folder} holds no checkpoint: the run was stopped before its first one; the command "
             "that started it goes on with it"
         )
-    state, _ = restored
+    state = restored.state
     tree = jax.device_get({"evolving": state.evolving, "stable": state.stable}[role])
     adapter = lora.to_adapter(tree, scale=cfg.lora.scale)
     header = export.header(cfg, step=int(state.step), role=role)

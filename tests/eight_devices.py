@@ -104,7 +104,7 @@ def saved_and_restored(state) -> float:
         checkpoint.save(saved, 1, state, {})
         saved.manager.wait_until_finished()
         like = sharding.replicate(jax.tree.map(jnp.zeros_like, state), ONE)
-        restored, _ = checkpoint.restore(saved, like)
+        restored = checkpoint.restore(saved, like).state
         checkpoint.close(saved)
     return apart(*jax.device_get((restored, state)))
 

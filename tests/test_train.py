@@ -50,7 +50,7 @@ def state_of(workdir, cfg):
     base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
     checkpoints = checkpoint.open_folder(workdir / "checkpoints", 2)
     like = evolve.init(cfg, base, model)
-    state, host = checkpoint.restore(checkpoints, like)
+    state, host, _ = checkpoint.restore(checkpoints, like)
     checkpoint.close(checkpoints)
     return state, host
 

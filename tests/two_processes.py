@@ -130,7 +130,7 @@ def check_checkpoint(me: int, mesh, folder: str):
         checkpoint.save(checkpoints, step, state(step), {"memory": [step]})
     checkpoints.manager.wait_until_finished()
     for sound in (2, 1):
-        back, host = checkpoint.restore(checkpoints, state(0))
+        back, host, _ = checkpoint.restore(checkpoints, state(0))
         np.testing.assert_array_equal(distributed.whole(back["a"]), noise + np.float32(sound))
         assert host == {"memory": [sound]} and len(checkpoint.digests(back)) == 2
         if me == 0 and sound == 2:
