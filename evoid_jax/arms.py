@@ -8,15 +8,16 @@ Letters: B videos, P pairs, N seeds of a pair, M rewards, F H W C pixels.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from evoid_jax import distributed, sharding
+from evoid_jax import distributed, interruption, sharding
 from evoid_jax.data import pairs
 from evoid_jax.rewards import fuse
 from evoid_jax.session import Clock, Run, generate, prepare
@@ -50,12 +51,33 @@ def start(initial: dict | None, evolving: dict) -> dict:
     return jax.tree.map(jnp.zeros_like, evolving) if initial is None else initial
 
 
-def play(run: Run, trial: Trial, adapter: dict) -> Arm:
-    """Generate and score all of a trial's videos with one adapter."""
+class Keeper(Protocol):
+    """Whoever keeps the parts of an arm, so that none is made twice; see proof_parts.py."""
+
+    def read(self, number: int, first: int, shown: int) -> Arm | None: ...
+
+    def write(self, number: int, first: int, arm: Arm, seconds: float) -> None: ...
+
+
+def play(run: Run, trial: Trial, adapter: dict, keeper: Keeper | None = None) -> Arm:
+    """Generate and score all of a trial's videos with one adapter.
+
+    keeper: parts that it has are not made again, and their videos not shown.
+    """
     parts = list(_parts(run, trial))
     quiet = not distributed.leads()
     bar = tqdm(parts, desc=trial.name, dynamic_ncols=True, leave=False, disable=quiet)
-    return _join([_play_part(run, adapter, part) for part in bar])
+    made = []
+    for number, part in enumerate(bar):
+        interruption.point()
+        arm = keeper.read(number, part.first, part.shown) if keeper else None
+        if arm is None:
+            began = time.perf_counter()
+            arm = _play_part(run, adapter, part)
+            if keeper:
+                keeper.write(number, part.first, arm, time.perf_counter() - began)
+        made.append(arm)
+    return _join(made)
 
 
 def level(base: Arm, evolved: Arm) -> tuple[Arm, Arm]:
@@ -88,6 +110,7 @@ class _Part(NamedTuple):
 
     batch: pairs.PairBatch
     seed_PN: np.ndarray
+    first: int  # which of the trial's pairs is its first
     kept: int  # of P; the rest only fills the batch up
     shown: int  # of these, how many first ones are kept
 
@@ -103,6 +126,7 @@ def _parts(run: Run, trial: Trial) -> Iterator[_Part]:
         yield _Part(
             batch=pairs.gather(rows),
             seed_PN=seeds(trial, first, count),
+            first=first,
             kept=kept,
             shown=max(min(kept, trial.shown - first), 0),
         )

@@ -49,6 +49,25 @@ def clip_by_usual_norm(factor: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def sound(terms: dict, updates: dict, evolving: dict, most_drift: float) -> jax.Array:
+    """Tell whether an update may be applied: bool scalar.
+
+    Its terms, gradient and numbers must be finite, and it may be no longer than the adapter that it
+    changes: what one step replaces as a whole is no longer an evolution of it. Nor may the adapter
+    have left its start so far that nothing of the model can be left.
+
+    Args:
+      terms: of the step, scalars; `drift/evo_init` among them, in squared velocities, of which a
+        model's own has a mean near 2.
+      updates, evolving: trees of one shape.
+      most_drift: of `drift/evo_init`; 0 is any.
+    """
+    finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(jnp.isfinite, terms))
+    length = optax.tree.norm(updates)  # not finite where any of it is not
+    near = terms["drift"]["evo_init"] <= most_drift if most_drift else True
+    return finite & (length <= optax.tree.norm(evolving)) & near
+
+
 def usual(norms: Norms) -> jax.Array:
     """Return the median of the norms, infinity before there are FIRST of them."""
     known = jnp.minimum(norms.count, WINDOW)

@@ -53,7 +53,8 @@ def run(
     """Parse the command line and call `main(argv)` with what is left of it: the program, arguments.
 
     Exits with 2 for a mistake on the command line, with 1 for an error of `main` that its user can
-    mend, and with 130 after Ctrl-C, each after one line.
+    mend, and with 130 after Ctrl-C or the `code` of what was raised for another signal, each after
+    one line.
 
     Args:
       main: the program; it may raise app.UsageError.
@@ -70,7 +71,7 @@ def run(
         app.run(partial(_main, main, expected), flags_parser=read)
     except KeyboardInterrupt as stop:  # its text says what is saved, where there is one
         print(f"\n{stop or 'stopped'}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(getattr(stop, "code", 130)) from None
 
 
 def parse(argv: list[str], settings: type | None, default: str = "") -> list[str]:

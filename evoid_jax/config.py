@@ -81,6 +81,16 @@ class Config:
     steps: int = setting(200, "evolution steps (paper)", COUNT, free=True)
     save_every: int = setting(10, "steps between checkpoints", COUNT, free=True)
     keep: int = setting(2, "newest checkpoints that are kept", COUNT, free=True)
+    keep_every: int = setting(
+        0, "steps of which every checkpoint is kept besides; 0: none", Bounds(least=0), free=True
+    )
+    grace: float = setting(
+        25.0,
+        "seconds from a signal to the end of the process; steps that take longer are saved one by "
+        "one, so that none is lost",
+        Bounds(above=0, most=86400),
+        free=True,
+    )
     tensorboard: bool = setting(False, "write events for TensorBoard too", free=True)
     wandb: str = setting("", "project name at Weights & Biases; '' is off", free=True)
     data: Data = Data()

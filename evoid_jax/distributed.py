@@ -170,7 +170,7 @@ def together(chosen: Settings | None, silent: int = SILENT) -> Iterator[None]:
         # An interpreter that exits in the usual way says goodbye first, and waits minutes for the
         # others, who wait for this process in their next collective. os._exit drops the
         # connections, which the others notice at once, or by the missing heartbeat.
-        os._exit(1)
+        os._exit(getattr(error, "code", 1) if isinstance(error, KeyboardInterrupt) else 1)
 
 
 def _complain(who: str, error: BaseException) -> None:

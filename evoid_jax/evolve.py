@@ -121,7 +121,8 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
 
     Returns:
       (state, terms): terms are scalars, means over valid videos and times: `loss` and `drift` by
-      name, and `grad_norm` before clipping.
+      name, `grad_norm` before clipping, and `refused`: 1 where the update was not sound (see
+      clipping.py), so that nothing but the step's number is new.
     """
     grads, terms = accumulate(state, base, lessons(scored, setup.cfg), teacher, setup)
     terms["grad_norm"] = optax.tree.norm(grads)
@@ -132,7 +133,9 @@ def train_step(state: State, base: dict, scored: Scored, teacher: dict | None, *
     stable = optax.incremental_update(evolving, state.stable, 1 - choice.decay(cfg, state.step))
     new = state._replace(evolving=evolving, stable=stable, opt=opt)
     any_valid = scored.valid_B.sum() > 0  # otherwise momentum alone would move the adapters
-    new = jax.tree.map(lambda a, b: jnp.where(any_valid, a, b), new, state)
+    learned = clipping.sound(terms, updates, state.evolving, cfg.train.drift)
+    terms["refused"] = 1.0 - learned
+    new = jax.tree.map(lambda a, b: jnp.where(any_valid & learned, a, b), new, state)
     # Where it came in. Left alone the compiler may choose other pieces: they fit no donated buffer,
     # and the next step is compiled again.
     new = jax.lax.with_sharding_constraint(new, placement(new, setup.mesh))

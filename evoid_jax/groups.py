@@ -160,7 +160,9 @@ class Loss:
 class Train:
     """The evolutionary update."""
 
-    lr: float = setting(1e-4, "learning rate of AdamW (paper)", POSITIVE)
+    lr: float = setting(
+        1e-4, "learning rate of AdamW (paper); a run may go on with another", POSITIVE, free=True
+    )
     lr_end: float = setting(
         1.0, "share of lr that is left after lr_steps, falling linearly; 1 is constant", SHARE
     )
@@ -176,6 +178,19 @@ class Train:
         2.0,
         "longest gradient, in median norms of the last 16 steps; not in the paper, ours",
         POSITIVE,
+    )
+    drift: float = setting(
+        1.0,
+        "most drift/evo_init, beyond which updates are refused; a velocity's own square is near 2; "
+        "0: any",
+        NOT_NEGATIVE,
+        free=True,
+    )
+    refused: int = setting(
+        3,
+        "refused updates in a row (not finite, too long, too far) that end the run",
+        COUNT,
+        free=True,
     )
     ema_decay: float = setting(
         0.9, "slow EMA (paper); 0.9 keeps stable about 9 updates behind", SHARE

@@ -13,6 +13,7 @@ import numpy as np
 from evoid_jax import arms, distributed, evolve, media, proof, triples
 from evoid_jax.arms import Arm, Trial
 from evoid_jax.data import pairs
+from evoid_jax.proof_parts import Parts
 from evoid_jax.rewards import blend, table
 from evoid_jax.session import Run
 
@@ -23,7 +24,7 @@ SEED = 2**20  # held-out seeds start here, the same for every run
 def prove(run: Run, state: evolve.State, began: float) -> dict:
     """Generate the same held-out triples with the start and the evolved model, and compare.
 
-    Writes summary.json, scores.json and samples/.
+    Writes summary.json, scores.json and samples/. What a start before has made is not made again.
 
     Args:
       state: of the evolved model.
@@ -36,10 +37,12 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     data, each = run.heldout, run.cfg.data.heldout_seeds
     rows = pairs.spread(data.identities, run.cfg.data.heldout_identities)
     trial = Trial([data[row] for row in rows], each, seed=SEED, shown=SHOWN, name="held-out")
-    base = arms.play(run, trial, arms.start(state.initial, state.evolving))
-    evolved = arms.play(run, trial, state.evolving)
+    start_adapter = arms.start(state.initial, state.evolving)
+    keepers = Parts(run, "base", start_adapter), Parts(run, "evolved", state.evolving)
+    base = arms.play(run, trial, start_adapter, keepers[0])
+    evolved = arms.play(run, trial, state.evolving, keepers[1])
     base, evolved = arms.level(base, evolved)
-    now = time.perf_counter()
+    now = time.perf_counter() + sum(keeper.seconds for keeper in keepers)
     summary = proof.summary(
         table.names(run.cfg.reward.table),
         blend.proof_priors(run.cfg.reward),
@@ -56,7 +59,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     if distributed.leads():
         proof.write_json(run.workdir / "summary.json", summary)
         write_scores(run, trial, base, evolved)
-        write_samples(run, trial, base.shown, evolved.shown)
+        write_samples(run, trial)
     return summary
 
 
@@ -77,21 +80,13 @@ def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm) -> None:
     )
 
 
-def write_samples(
-    run: Run, trial: Trial, base: list[np.ndarray], evolved: list[np.ndarray]
-) -> None:
-    """Keep the first seed of the first pairs as mp4, with their faces and a list of them.
-
-    base, evolved: uint8 FHWC.
-    """
+def write_samples(run: Run, trial: Trial) -> None:
+    """Say what the kept videos show, the first seed of the first pairs, with their faces beside."""
     folder: Path = run.workdir / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for k, pair in enumerate(trial.chosen[: trial.shown]):
-        name = f"heldout_{k:02d}"
-        for role, video_FHWC in (("base", base[k]), ("evolved", evolved[k])):
-            media.write(folder / f"{name}_{role}.mp4", video_FHWC, run.cfg.video.fps)
-        media.write_image(folder / f"{name}_reference.png", pair.images[0])
+        media.write_image(folder / f"heldout_{k:02d}_reference.png", pair.images[0])
         seed = int(arms.seeds(trial, k, 1)[0, 0])
         entries.append({"k": k, "prompt": pair.prompt, "identity": pair.identity, "seed": seed})
     proof.write_json(folder / "heldout.json", entries)

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,8 +35,10 @@ from evoid_jax import (
     export,
     files,
     heldout,
+    interruption,
     metrics,
     provenance,
+    run_lock,
     session,
     settings,
     sharding,
@@ -44,6 +47,7 @@ from evoid_jax import (
     work_folder,
 )
 from evoid_jax.data import pairs
+from evoid_jax.interruption import Interrupted
 from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
 from evoid_jax.rewards import absent, blend, fuse, table
@@ -55,99 +59,165 @@ from evoid_jax.session import Run
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
-    cfg, first, idle = run.cfg, int(state.step), 0
+    cfg, first = run.cfg, int(state.step)
     look = {"desc": "evolution", "disable": not distributed.leads()}
-    watching = watch.Watching(run, first)
+    watching, health = watch.Watching(run, first), Health(cfg)
+    with kept(saved, first, state, memory):
+        watching.catch_up(state, writer)
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
         if watching.stop:
             break
         clock = session.Clock()
-        drawn = pairs.batch(run.data, step, cfg.data.pairs)
-        batch = session.prepare(run, drawn, session.seeds(cfg, step))
-
-        # The stable transformer generates; what is decoded is scored while the rest is generated.
-        tickets, made = [], []
-        for part in sources.videos(run, state.stable, batch, step, clock):
-            tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
-            made.append(part._replace(video_BFHWC=None))  # pixels are large, and only scored
         with kept(saved, step, state, memory):
-            scores = run.panel.collect(tickets, batch.request)
-
-        # Many scores become one reward in [0, 1]; the judge moves the weights.
-        judge = partial(run.panel.attention, batch.request, batch.pair_B)
-        memory, fused = blend.blend(cfg.reward, memory, scores, batch.pair_B, judge)
-        usage = run.panel.judge_usage()
-        clock.lap("score")
+            run_lock.check(run.workdir)
+            lesson, now = gather(run, state, memory, step, clock)
 
         # The evolving transformer takes one step; the stable one follows it inside.
-        scored = sources.scored(run, batch, made, fused)
-        setup = evolve.Setup(cfg, run.frozen.wan, run.mesh, batch.references)
-        with jax.transfer_guard("disallow"):  # a hidden copy between host and device is a bug
-            state, terms = evolve.train_step(
-                state, run.frozen.wan_params, scored, run.teacher, setup=setup
-            )
-        terms = check(step, jax.device_get(terms))
-        terms["drift"] |= watch.guided_drift(run, state, scored, setup)
-        clock.lap("train")
-        if writer:
-            why = batch.request.why
-            line = record(cfg, terms, scores, fused, memory, why, clock.stop(), usage)
-            writer.write(step, line)
-        idle = 0 if fused.valid_B.any() else idle + 1
+        setup = evolve.Setup(cfg, run.frozen.wan, run.mesh, lesson.batch.references)
+        with interruption.shielded():  # the old state is given away, and the new one not there yet
+            with jax.transfer_guard("disallow"):  # a hidden copy to or from the host is a bug
+                state, terms = evolve.train_step(
+                    state, run.frozen.wan_params, lesson.scored, run.teacher, setup=setup
+                )
+            terms = jax.tree.map(float, jax.device_get(terms))
+            terms["drift"] |= watch.guided_drift(run, state, lesson.scored, setup)
+            clock.lap("train")
+            memory, seconds = now, clock.stop()
+            if writer:
+                writer.write(step, record(cfg, terms, lesson, memory, seconds))
+            sound = health.after(step, terms, lesson, saved)
+            if sound and due(cfg, step + 1, seconds["total"]):
+                checkpoint.save(saved, step + 1, state, memory._asdict())
         with kept(saved, step + 1, state, memory):
-            absent.check_idle(cfg.reward.idle_steps, idle, batch.request.why)
+            health.check_idle()
             watching.after(state, terms, writer)
-        if (step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps or watching.stop:
-            checkpoint.save(saved, step + 1, state, memory._asdict())
     if watching.stop:
+        checkpoint.save(saved, int(state.step), state, memory._asdict())
         distributed.say(f"watch: stopped after step {int(state.step)}, {watching.stop}")
     return state
+
+
+class Lesson(NamedTuple):
+    """A step's videos and their rewards, ready to be learned from, and what is recorded of them."""
+
+    batch: session.Prepared
+    scored: evolve.Scored
+    scores: ScoreTable
+    fused: Fused
+    judge: dict[str, float | None] | None  # what it took since the last step's line
+
+
+def gather(
+    run: Run, state: evolve.State, memory: RewardMemory, step: int, clock: session.Clock
+) -> tuple[Lesson, RewardMemory]:
+    """Generate the videos of a step, score them, and weigh the scores."""
+    cfg = run.cfg
+    drawn = pairs.batch(run.data, step, cfg.data.pairs)
+    batch = session.prepare(run, drawn, session.seeds(cfg, step))
+
+    # The stable transformer generates; what is decoded is scored while the rest is generated.
+    tickets, made = [], []
+    for part in sources.videos(run, state.stable, batch, step, clock):
+        tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
+        made.append(part._replace(video_BFHWC=None))  # pixels are large, and only scored
+        interruption.point()
+    scores = run.panel.collect(tickets, batch.request)
+
+    # Many scores become one reward in [0, 1]; the judge moves the weights.
+    judge = partial(run.panel.attention, batch.request, batch.pair_B)
+    memory, fused = blend.blend(cfg.reward, memory, scores, batch.pair_B, judge)
+    usage = run.panel.judge_usage()
+    clock.lap("score")
+    return Lesson(batch, sources.scored(run, batch, made, fused), scores, fused, usage), memory
+
+
+def due(cfg: config.Config, step: int, seconds: float) -> bool:
+    """Say whether a checkpoint is saved after so many steps, of which the last took `seconds`.
+
+    One that takes longer than the grace of a signal could not be made again in it, so that it is
+    saved as soon as it is done.
+    """
+    regular = step % cfg.save_every == 0 or step == cfg.steps
+    slow = distributed.exchange(seconds > cfg.grace)[0]  # clocks differ, and all must save
+    return regular or slow
 
 
 @contextmanager
 def kept(
     saved: checkpoint.Checkpoints, step: int, state: evolve.State, memory: RewardMemory
 ) -> Iterator[None]:
-    """Save what was reached before `step` where a reward that counts cannot be had in the block."""
+    """Save what was reached before `step` where a signal or a missing reward ends the block."""
     try:
         yield
-    except MissingReward:
-        if step > 0:
-            checkpoint.save(saved, step, state, memory._asdict())
+    except (MissingReward, Interrupted):
+        with interruption.shielded():
+            if step > 0:
+                checkpoint.save(saved, step, state, memory._asdict())
         raise
 
 
-def check(step: int, terms: dict) -> dict:
-    """Return the terms as floats; raise where one is not finite."""
-    terms = jax.tree.map(float, terms)
+class Health:
+    """Whether a run still learns: how many steps in a row were refused, or had nothing to learn.
+
+    Every process comes to the same answers.
+    """
+
+    def __init__(self, cfg: config.Config):
+        self._cfg, self._idle, self._refused, self._why = cfg, 0, 0, {}
+
+    def after(self, step: int, terms: dict, lesson: Lesson, saved: checkpoint.Checkpoints) -> bool:
+        """Look at a step that was made; returns whether what came of it may be saved.
+
+        Raises:
+          FloatingPointError: too many in a row were refused. The newest checkpoint is of before.
+        """
+        self._idle = 0 if lesson.fused.valid_B.any() else self._idle + 1
+        self._why = lesson.batch.request.why
+        if not terms["refused"]:
+            self._refused = 0
+            return True
+        self._refused += 1
+        why = refusal(self._cfg, terms)
+        if distributed.leads():
+            logging.warning("step %d: the update was not applied: %s", step, why)
+        if self._refused >= self._cfg.train.refused:
+            # A checkpoint may be of the very adapter that was found to be no good any more.
+            checkpoint.settle(saved)
+            checkpoint.set_aside(saved, after=step - self._refused)
+            raise FloatingPointError(
+                f"step {step}: {self._refused} updates in a row were not applied ({why}). The "
+                "newest checkpoint is of before; go on from it with a smaller "
+                "--config.train.lr, or start again with config.dtype=float32"
+            )
+        return False
+
+    def check_idle(self) -> None:
+        """Raise MissingReward where too many steps in a row had nothing to learn from."""
+        absent.check_idle(self._cfg.reward.idle_steps, self._idle, self._why)
+
+
+def refusal(cfg: config.Config, terms: dict) -> str:
+    """Say why an update was refused; see `clipping.sound`."""
     flat = traverse_util.flatten_dict(terms, sep="/")
     bad = [name for name, value in flat.items() if not np.isfinite(value)]
     if bad:
-        raise FloatingPointError(
-            f"step {step}: {', '.join(bad)} is not finite. Start again from the last checkpoint "
-            "with a smaller config.train.lr, or config.dtype=float32"
-        )
-    return terms
+        return f"{', '.join(bad)} is not finite"
+    drift = terms["drift"]["evo_init"]
+    if cfg.train.drift and drift > cfg.train.drift:
+        return f"drift/evo_init is {drift:.3g}, more than config.train.drift={cfg.train.drift:g}"
+    return "it is not finite, or longer than the adapter itself"
 
 
 def record(
-    cfg: config.Config,
-    terms: dict,
-    scores: ScoreTable,
-    fused: Fused,
-    memory: RewardMemory,
-    why: dict[str, int],
-    seconds: dict[str, float],
-    judge: dict[str, float | None] | None = None,
+    cfg: config.Config, terms: dict, lesson: Lesson, memory: RewardMemory, seconds: dict[str, float]
 ) -> dict:
     """Return one step's line of metrics.jsonl; what was not had is NaN, or None.
 
     A reward's spread is that of its scores within a pair, saturated its share of scores at 0 or 1.
 
     terms: as `evolve.train_step` returns them; their names are the record's.
-    why: how many scores are missing for each reason.
-    judge: what it took since the last step's line; None without one.
     """
+    scores, fused, why = lesson.scores, lesson.fused, lesson.batch.request.why
     names = table.names(cfg.reward.table)
     counts_M = blend.priors(cfg.reward) > 0
     missing = dict(zip(names, 1 - scores.valid_BM.mean(axis=0), strict=True))
@@ -174,7 +244,7 @@ def record(
         "missing": missing,
         # A list: words are no names of curves.
         "reasons": [{"scores": count, "reason": reason} for reason, count in why.items()],
-        "judge": judge or {},
+        "judge": lesson.judge or {},
         "seconds": seconds,
     }
 
@@ -192,23 +262,29 @@ def train(cfg: config.Config, workdir: Path) -> Path:
 
     Raises:
       ValueError, OSError, FloatingPointError: the message tells the user what to do.
-      KeyboardInterrupt: its text says what is saved.
+      Interrupted: a signal came; its text says what is saved, its code is the process's.
     """
-    began = time.perf_counter()
     cfg = config.checked(cfg)
     if cfg.deterministic:
         platform.check_deterministic()
     work_folder.check_start(cfg, workdir)
-    cfg = work_folder.pinned(cfg, workdir)
-    try:
-        with session.open_run(cfg, workdir) as run:
-            state, earlier = evolved(run)
-            state = watch.chosen(run, state)
-            if distributed.leads():
-                export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
-            heldout.prove(run, state, began - earlier)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(work_folder.interrupted(workdir, cfg.steps)) from None
+    with run_lock.held(workdir), interruption.listening(cfg.grace):
+        try:
+            return run_whole(work_folder.pinned(cfg, workdir), workdir)
+        except KeyboardInterrupt as stop:
+            words = work_folder.interrupted(workdir, cfg.steps)
+            raise Interrupted(words, *interruption.told(stop)) from None
+
+
+def run_whole(cfg: config.Config, workdir: Path) -> Path:
+    """Do what `train` does, with a folder that is this run's alone."""
+    began = time.perf_counter()
+    with session.open_run(cfg, workdir) as run:
+        state, earlier = evolved(run)
+        state = watch.chosen(run, state)
+        if distributed.leads():
+            export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
+        heldout.prove(run, state, began - earlier)
     if distributed.leads():
         provenance.finish(workdir)
         page.write(workdir)
@@ -221,17 +297,17 @@ def evolved(run: Run) -> tuple[evolve.State, float]:
     Returns:
       The state, and the seconds that earlier starts took for the steps before the checkpoint.
     """
-    saved = checkpoint.open_folder(run.workdir / checkpoint.FOLDER, run.cfg.keep)
-    state, memory = begin(run, saved)
-    start = int(state.step)
+    cfg = run.cfg
+    saved = checkpoint.open_folder(run.workdir / checkpoint.FOLDER, cfg.keep, cfg.keep_every)
     try:
+        state, memory = begin(run, saved)
+        start = int(state.step)
         with open_log(run, start) as writer:
             before = metrics.read(run.workdir)[:start]
             state = evolution(run, state, memory, saved, writer)
-    except (KeyboardInterrupt, MissingReward):
-        checkpoint.close(saved)  # waits for what is being written
-        raise
-    checkpoint.close(saved)
+    finally:
+        with interruption.shielded():
+            checkpoint.close(saved)  # waits for what is being written
     return state, sum(line["seconds"]["total"] for line in before)
 
 
@@ -241,9 +317,9 @@ def begin(run: Run, saved: checkpoint.Checkpoints) -> tuple[evolve.State, Reward
     fresh = evolve.init(cfg, run.frozen.wan_params, wan.config)
     restored = checkpoint.restore(saved, sharding.replicate(fresh, run.mesh))
     if restored is not None:
-        state, memory = restored
-        distributed.say(f"resuming after step {int(state.step)}")
-        return placed(run, state), RewardMemory(**memory)
+        checkpoint.set_aside(saved, after=restored.step)
+        distributed.say(f"resuming after step {restored.step}")
+        return placed(run, restored.state), RewardMemory(**restored.host)
     if cfg.lora.init:
         start = lora.start(cfg.lora.init, fresh.evolving, wan.config, scale=cfg.lora.scale)
         fresh = evolve.init(cfg, run.frozen.wan_params, wan.config, start)
@@ -307,7 +383,11 @@ def main(argv: list[str]) -> None:
         platform.make_deterministic()
     workdir = files.user_path(flags.FLAGS.workdir)
     with distributed.together(distributed.from_flags(), flags.FLAGS.silent):
-        report = train(cfg, workdir)
+        try:
+            report = train(cfg, workdir)
+        except Interrupted as stop:
+            interruption.insist(stop)
+            raise
         if distributed.leads():
             print(terminal.terminal_summary(folder.load(workdir, videos=0)))
             print(f"report: {report.resolve()}")

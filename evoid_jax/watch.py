@@ -65,6 +65,14 @@ class Watching:
         current = bool(self._seen) and self._seen[-1]["steps"] == step
         self.stop = self._reason() if current else ""
 
+    def catch_up(self, state: evolve.State, writer: metrics.Writer | None) -> None:
+        """Make the comparison that a start before was stopped in, or before."""
+        step = int(state.step)
+        made = bool(self._seen) and self._seen[-1]["steps"] == step
+        if step and due(self._run.cfg, step) and not made:
+            *_, last = metrics.read(self._run.workdir)
+            self.after(state, last, writer)
+
     def after(self, state: evolve.State, terms: dict, writer: metrics.Writer | None) -> None:
         """Compare where it is due; `terms` are those of the step that was just made."""
         step = int(state.step)

@@ -29,6 +29,7 @@ OUTPUTS = (
     "report.html",
     f"{checkpoint.FOLDER}/digests",
     "logs/judge.log",
+    "proof/base_0000.npz",
     "samples/heldout.json",
     "watch/start.json",
     export.FILE,

@@ -129,10 +129,10 @@ def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
     valid_BM = np.isfinite(score_BM)
     scores = ScoreTable(score_BM, score_BM, valid_BM, np.zeros_like(valid_BM))
     memory, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, np.zeros(4, int), ask=None)
-    why = {"arcface: no memory": 1}
-    row = train.record(cfg, {}, scores, fused, memory, why, seconds={})
-    assert row["judge"] == {}
-    row = train.record(cfg, {}, scores, fused, memory, why, seconds={}, judge={"calls": 3})
+    request = SimpleNamespace(why={"arcface: no memory": 1})
+    lesson = train.Lesson(SimpleNamespace(request=request), None, scores, fused, judge=None)
+    assert train.record(cfg, {}, lesson, memory, seconds={})["judge"] == {}
+    row = train.record(cfg, {}, lesson._replace(judge={"calls": 3}), memory, seconds={})
     assert row["judge"] == {"calls": 3}
     assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
     assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
@@ -169,7 +169,11 @@ def test_a_run_in_which_nothing_can_be_learned_ends_with_words_and_what_it_reach
 
     def no_update(state, params, scored, teacher, setup):
         assert not np.any(jax.device_get(scored.valid_B))
-        return state._replace(step=next_step(state.step)), {"loss": {}, "drift": {"evo_init": 0.0}}
+        return state._replace(step=next_step(state.step)), {
+            "loss": {},
+            "drift": {"evo_init": 0.0},
+            "refused": 0.0,
+        }
 
     monkeypatch.setattr(evolve, "train_step", no_update)
 

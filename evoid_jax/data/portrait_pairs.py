@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from evoid_jax import files
 from evoid_jax.data.rows import Picture, Row
 from evoid_jax.world import paint, people, places, portraits, prompts
 
+SUMS = "sums.json"  # of a prepared folder's files; it is damaged, or half-made, without
 PROMPTS_PER_IDENTITY = {"evolution": 4, "validation": 1, "heldout": 1}
 
 
@@ -74,11 +79,7 @@ def open_split(
       The rows, and a function of their index that decodes: ([the photo, (H, W, 3) uint8], (A,)
       attributes of the person in it).
     """
-    tfds.disable_progress_bar()
-    builder = PortraitPairs(data_dir=cache_dir / _world_digest(), file_format="array_record")
-    # It prints that nothing is downloaded.
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(file_format="array_record")
+    builder = _prepared(cache_dir / _world_digest())
     undecoded = {"image": tfds.decode.SkipDecoding()}
     rows = [_row(values) for values in builder.as_data_source(split=split, decoders=undecoded)]
     source = builder.as_data_source(split=split)
@@ -88,6 +89,35 @@ def open_split(
         return [values["image"]], people.identity(int(values["identity"]))
 
     return rows, look
+
+
+def _prepared(folder: Path) -> PortraitPairs:
+    """Return the builder of the pairs in a folder, which are drawn where they are not as they were.
+
+    One process draws at a time, whoever else waits for it.
+    """
+    tfds.disable_progress_bar()
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f"{folder.name}.lock")):
+        sums = folder / SUMS
+        if not sums.is_file() or sums.read_bytes() != _sums(folder):
+            shutil.rmtree(folder)
+        builder = PortraitPairs(data_dir=folder, file_format="array_record")
+        if not sums.is_file():
+            # It prints that nothing is downloaded.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(file_format="array_record")
+            with files.replacing(sums) as part:  # last: all of it is there
+                part.write_bytes(_sums(folder))
+    return builder
+
+
+def _sums(folder: Path) -> bytes:
+    """Return the SHA-256 of every file below a folder, as JSON."""
+    held = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
+    digest = lambda file: hashlib.sha256(file.read_bytes()).hexdigest()
+    sums = {str(file.relative_to(folder)): digest(file) for file in held}
+    return json.dumps(sums, indent=1).encode()
 
 
 def clip(origin: str, frames: int, size: int) -> np.ndarray:
