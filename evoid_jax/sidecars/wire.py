@@ -95,14 +95,14 @@ def pieces_mp4(
     return _frame(header, files, references)
 
 
-def encode(videos_BFHWC: np.ndarray, references: Photos, prompts: list[str], **about) -> bytes:
-    """Return what `pieces` gives as one body; about: its other arguments."""
-    return b"".join(pieces(videos_BFHWC, references, prompts, **about))
+def encode(*arguments, **named) -> bytes:
+    """Return what `pieces` gives, as one body. Arguments: as of `pieces`."""
+    return b"".join(pieces(*arguments, **named))
 
 
-def encode_mp4(files: list[bytes], references: Photos, prompts: list[str], **about) -> bytes:
-    """Return what `pieces_mp4` gives as one body; about: its other arguments."""
-    return b"".join(pieces_mp4(files, references, prompts, **about))
+def encode_mp4(*arguments, **named) -> bytes:
+    """Return what `pieces_mp4` gives, as one body. Arguments: as of `pieces_mp4`."""
+    return b"".join(pieces_mp4(*arguments, **named))
 
 
 def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> dict:
