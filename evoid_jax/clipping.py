@@ -64,7 +64,8 @@ def sound(terms: dict, updates: dict, evolving: dict, most_drift: float) -> jax.
     """
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(jnp.isfinite, terms))
     length = optax.tree.norm(updates)  # not finite where any of it is not
-    near = terms["drift"]["evo_init"] <= most_drift if most_drift else True
+    limit = jnp.where(most_drift > 0, most_drift, jnp.inf)
+    near = terms["drift"]["evo_init"] <= limit
     return finite & (length <= optax.tree.norm(evolving)) & near
 
 

@@ -10,13 +10,15 @@
 # With IMAGE, of launch/Dockerfile, it runs in that container (needs pyxis: srun --container-image);
 # MOUNTS then says what it sees, such as /shared:/shared.
 # The processes find each other by themselves (JAX reads Slurm's variables). When one ends with an
-# error all end, and a job that is submitted again goes on from the last checkpoint.
+# error all end, and a job that is submitted again goes on from the last checkpoint. A minute before
+# the time is over, or where the job is preempted, they save what is done and end (docs/failures.md).
 #SBATCH --job-name=evoid
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
 #SBATCH --requeue
+#SBATCH --signal=TERM@60
 set -euo pipefail
 workdir=$1
 shift

@@ -2,8 +2,12 @@
 
 import json
 
+import jax
+
 from configs import evoid
-from evoid_jax import config
+from evoid_jax import checkpoint, config, evolve
+from evoid_jax.models import wan as wan_model
+from evoid_jax.models import weights
 
 SMALL = {
     "save_every": 2,
@@ -28,3 +32,14 @@ def lines(workdir):
         row.pop("seconds", None)
         row.get("judge", {}).pop("seconds", None)
     return rows
+
+
+def state_of(workdir, cfg):
+    """Return the state and the host's part of a run's newest checkpoint."""
+    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
+    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
+    checkpoints = checkpoint.open_folder(workdir / "checkpoints", 2)
+    like = evolve.init(cfg, base, model)
+    state, host, _ = checkpoint.restore(checkpoints, like)
+    checkpoint.close(checkpoints)
+    return state, host

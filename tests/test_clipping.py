@@ -60,3 +60,37 @@ def test_nothing_to_train_on_and_what_is_not_finite_do_not_count():
     _, state = clip.update(gradient(1.0), state)
     _, after = clip.update(gradient(float("nan")), state)
     jax.tree.map(np.testing.assert_array_equal, after, state)
+
+
+# --- updates that may not be applied
+
+
+def terms(loss=0.3, drift=0.01, norm=0.02) -> dict:
+    return {"loss": {"total": loss}, "drift": {"evo_init": drift}, "grad_norm": norm}
+
+
+def is_sound(found: dict, update: float = 0.1, adapter: float = 1.0, most_drift: float = 1.0):
+    arrays = jax.tree.map(jnp.float32, found)
+    return bool(jax.jit(clipping.sound)(arrays, gradient(update), gradient(adapter), most_drift))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_update_of_numbers_that_are_not_finite_is_refused(bad):
+    assert is_sound(terms())
+    assert not is_sound(terms(loss=bad))
+    assert not is_sound(terms(drift=bad))
+    assert not is_sound(terms(norm=bad))
+    assert not is_sound(terms(), update=bad)
+
+
+def test_an_update_longer_than_the_adapter_is_refused():
+    assert is_sound(terms(), update=0.99, adapter=1.0)
+    assert not is_sound(terms(), update=1.01, adapter=1.0)
+    assert is_sound(terms(), update=0.0, adapter=0.0)
+
+
+def test_an_adapter_that_has_left_its_start_is_refused_unless_that_is_allowed():
+    assert is_sound(terms(drift=0.99)) and not is_sound(terms(drift=1.01))
+    assert is_sound(terms(drift=0.5), most_drift=0.6)
+    assert not is_sound(terms(drift=0.5), most_drift=0.4)
+    assert is_sound(terms(drift=1e6), most_drift=0.0)

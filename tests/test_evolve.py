@@ -154,6 +154,33 @@ def test_video_without_reward_trains_nothing(base, mesh):
     assert abs(float(summed[1]["loss"]["policy"] - counted[1]["loss"]["policy"])) > 1e-4
 
 
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step(base, mesh):
+    """One pixel of one video is enough, and the next sound step goes on as if it had not been."""
+    broken = scored()
+    broken = broken._replace(clean_BTHWC=broken.clean_BTHWC.at[2, 1, 0, 0, 0].set(jnp.nan))
+    new, terms = evolve.train_step(drifted(base), base, broken, None, setup=setup(mesh))
+    assert float(terms["refused"]) == 1 and not np.isfinite(terms["loss"]["total"])
+    assert int(new.step) == 1
+    jax.tree.map(
+        np.testing.assert_array_equal, new._replace(step=0), drifted(base)._replace(step=0)
+    )
+    went_on, terms = evolve.train_step(new, base, scored(), None, setup=setup(mesh))
+    assert float(terms["refused"]) == 0 and int(went_on.step) == 2
+    assert largest_change(went_on.evolving, drifted(base).evolving) > 0
+
+
+@pytest.mark.parametrize("part", [{"lr": 1e4}, {"drift": 1e-9}])
+def test_an_update_too_long_or_too_far_is_refused(base, mesh, part):
+    cfg = change(CFG, "train", **part)
+    new, terms = evolve.train_step(drifted(base), base, scored(), None, setup=setup(mesh, cfg))
+    assert float(terms["refused"]) == 1 and np.isfinite(terms["loss"]["total"])
+    assert largest_change(new.evolving, drifted(base).evolving) == 0
+
+
+def largest_change(a, b) -> float:
+    return max(float(abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
 def test_nothing_valid_changes_nothing_but_the_step(base, mesh):
     state = drifted(base)
     before = jax.tree.map(np.array, state)

@@ -12,7 +12,7 @@ import pytest
 from fake_sidecar import Fake
 from safetensors import safe_open
 from servers import dead_url, serve
-from small_run import SMALL, lines, settings
+from small_run import SMALL, lines, settings, state_of
 
 from evoid_jax import (
     arms,
@@ -33,8 +33,7 @@ from evoid_jax import (
 from evoid_jax.media import write_image
 from evoid_jax.models import adapters, lora, weights
 from evoid_jax.models import wan as wan_model
-from evoid_jax.rewards import absent, blend
-from evoid_jax.rewards.table import ScoreTable
+from evoid_jax.rewards import absent
 from evoid_jax.world import portraits
 
 NAMES = [metric.name for metric in config.METRICS]
@@ -43,16 +42,6 @@ NAMES = [metric.name for metric in config.METRICS]
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return str(tmp_path_factory.mktemp("cache"))
-
-
-def state_of(workdir, cfg):
-    model = wan_model.WanConfig.from_json(weights.read_config(f"{cfg.model}/transformer"))
-    base = jax.eval_shape(lambda key: wan_model.init(key, wan_model.Wan(model)), jax.random.key(0))
-    checkpoints = checkpoint.open_folder(workdir / "checkpoints", 2)
-    like = evolve.init(cfg, base, model)
-    state, host, _ = checkpoint.restore(checkpoints, like)
-    checkpoint.close(checkpoints)
-    return state, host
 
 
 @pytest.fixture(scope="module")
@@ -118,44 +107,6 @@ def test_a_run_leaves_what_it_says(runs):
     assert all((e["identity"], e["prompt"], e["seed"]) in keys for e in kept)
     with safe_open(workdir / "export" / "pytorch_lora_weights.safetensors", "numpy") as file:
         assert "transformer.blocks.0.attn1.to_q.lora_A.weight" in file.keys()  # noqa: SIM118
-
-
-def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
-    """One video of four lacks arcface. The judge is not asked for its preference."""
-    table = config.METRICS[0], config.METRICS[2], config.METRICS[7]
-    cfg = config.Config(reward=config.Reward(table=table, preference=False, dynamic=False))
-    score_BM = np.array([[0.2, 0.3], [0.4, 0.5], [np.nan, 0.1], [0.6, 0.7]], np.float32)
-    score_BM = np.concatenate([score_BM, np.full((4, 1), np.nan, np.float32)], axis=1)
-    valid_BM = np.isfinite(score_BM)
-    scores = ScoreTable(score_BM, score_BM, valid_BM, np.zeros_like(valid_BM))
-    memory, fused = blend.blend(cfg.reward, blend.FORGOTTEN, scores, np.zeros(4, int), ask=None)
-    request = SimpleNamespace(why={"arcface: no memory": 1})
-    lesson = train.Lesson(SimpleNamespace(request=request), None, scores, fused, judge=None)
-    assert train.record(cfg, {}, lesson, memory, seconds={})["judge"] == {}
-    row = train.record(cfg, {}, lesson._replace(judge={"calls": 3}), memory, seconds={})
-    assert row["judge"] == {"calls": 3}
-    assert row["missing"] == {"arcface": 0.25, "gme": 0} and row["valid_fraction"] == 7 / 8
-    assert row["reasons"] == [{"scores": 1, "reason": "arcface: no memory"}]
-    assert row["reward"]["spread"]["arcface"] == pytest.approx(np.std([0.2, 0.4, 0.6]))
-    assert row["reward"]["spread"]["vqscore"] is None
-    assert row["reward"]["saturated"]["gme"] == 0 and np.isnan(
-        row["reward"]["saturated"]["vqscore"]
-    )
-    want = {"arcface": 0.125 / 0.275, "gme": 0.15 / 0.275, "vqscore": 0}
-    assert row["weights"] == pytest.approx(want)
-    assert fused.valid_B.tolist() == [True, True, False, True]
-
-
-def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
-    kept = []
-    monkeypatch.setattr(checkpoint, "save", lambda *values: kept.append(values))
-    for step in (0, 7):
-        with (
-            pytest.raises(absent.MissingReward),
-            train.kept("saved", step, "state", blend.FORGOTTEN),
-        ):
-            raise absent.stopped(["gme"], 600.0, {})
-    assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())]
 
 
 def test_a_run_in_which_nothing_can_be_learned_ends_with_words_and_what_it_reached(
