@@ -70,7 +70,7 @@ def run(
     try:
         app.run(partial(_main, main, expected), flags_parser=read)
     except KeyboardInterrupt as stop:  # its text says what is saved, where there is one
-        print(f"\n{stop or 'stopped'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
         raise SystemExit(getattr(stop, "code", 130)) from None
 
 

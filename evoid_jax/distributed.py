@@ -179,7 +179,7 @@ def _complain(who: str, error: BaseException) -> None:
         print(f"error: {who}: {error}", file=sys.stderr)
         return
     if isinstance(error, KeyboardInterrupt):  # its text says what is saved, where there is one
-        print(f"{who}: {error or 'stopped'}", file=sys.stderr)
+        print(f"{who}: {str(error) or 'stopped'}", file=sys.stderr)
         return
     # Of many processes' logs only one holds the cause; the others hold its consequences.
     traceback.print_exception(error)

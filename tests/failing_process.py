@@ -2,8 +2,8 @@
 
     python failing_process.py HOW WHO MEANWHILE      or      python failing_process.py alone
 
-HOW process WHO ends (raise | vanish), and what the other one does MEANWHILE (collective | asleep).
-It imports little, to be quick.
+HOW process WHO ends (raise | vanish | stop, by a signal), and what the other one does MEANWHILE
+(collective | asleep | working). It imports little, to be quick.
 """
 
 import os
@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from evoid_jax import distributed
+from evoid_jax import distributed, interruption
 
 
 def main(how: str, who: str = "", meanwhile: str = ""):
@@ -24,11 +24,22 @@ def main(how: str, who: str = "", meanwhile: str = ""):
         if jax.process_index() == int(who):
             if how == "raise":
                 raise ValueError("the sidecar burns")
-            os.kill(os.getpid(), signal.SIGKILL)
+            if how == "vanish":
+                os.kill(os.getpid(), signal.SIGKILL)
         if meanwhile == "asleep":
             time.sleep(900)
+        if meanwhile == "working":
+            work(stopped=jax.process_index() == int(who))
         distributed.exchange(None)
         print("went on alone")
+
+
+def work(stopped: bool):
+    """Do something together for long, and be asked to end."""
+    with interruption.listening(grace=60):
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        interruption.pause(900)
 
 
 main(*sys.argv[1:])

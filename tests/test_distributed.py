@@ -17,7 +17,7 @@ from programs import ROOT, environment
 from safetensors.numpy import load_file
 from small_run import SMALL, lines, settings
 
-from evoid_jax import distributed, sharding, train
+from evoid_jax import distributed, interruption, sharding, train
 from evoid_jax.distributed import Settings
 
 SLURM = dict.fromkeys(distributed.SLURM, "0") | {"SLURM_NTASKS": "4"}
@@ -163,6 +163,14 @@ def test_no_process_survives_another(tmp_path, how, who, where):
     if how == "raise":
         assert f"error: process {who} of 2: the sidecar burns" in victim.text
         assert "Traceback" not in victim.text
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_signal_to_one_process_ends_both_at_the_same_point(tmp_path, who):
+    both = run(["tests/failing_process.py", "stop", who, "working"], tmp_path)
+    assert [ended.status for ended in both] == [interruption.CODE] * 2, both
+    assert "SIGTERM: saving" in both[who].text and "SIGTERM: saving" not in both[1 - who].text
+    assert all(f"process {i} of 2: stopped" in both[i].text for i in (0, 1))
 
 
 def test_a_process_whose_partner_never_comes_ends(tmp_path):
