@@ -31,6 +31,7 @@ save_every=1 data.pairs=2 data.seeds=2 data.heldout_identities=4 data.heldout_se
 rollout.steps=2 rollout.videos_per_device=2 train.timesteps=1 reward.timeout=120
 watch.every=3 watch.identities=2 watch.seeds=1
 """
+AGAIN = 10  # times that a trainer may end by itself in one run
 PATIENCE = 900.0  # seconds in which a run must come further
 SERVERS = {"sidecar": "evoid_jax.sidecars.serve", "judge": "evoid_jax.sidecars.tiny.judge"}
 
@@ -108,12 +109,20 @@ def run_hurt(
 ) -> int:
     """Make a run while its processes are killed; returns how many kills of `victims` it took.
 
+    A trainer that ends by itself, as one does that starts while its judge is away, is started
+    again, as a scheduler would.
+
     pause: the longest one between two kills, in seconds.
     """
-    trainer, spent = Trainer(workdir, servers, steps, cache), 0
+    trainer, spent, again = Trainer(workdir, servers, steps, cache), 0, 0
     due = time.monotonic() + numbers.uniform(0, pause)
-    while (code := trainer.process.poll()) is None:
+    while (code := trainer.process.poll()) != 0:
         time.sleep(0.05)
+        if code is not None and (again := again + 1) > AGAIN:
+            raise RuntimeError(f"the run ended with status {code}; see {trainer.log.name}")
+        if code is not None:
+            print(f"the trainer ended by itself, status {code}, and is started again", flush=True)
+            trainer.start()
         if spent == len(victims) or time.monotonic() < due:
             continue
         victim = victims[spent]
@@ -123,8 +132,6 @@ def run_hurt(
         hurt.start()
         spent += 1
         due = time.monotonic() + numbers.uniform(0, pause)
-    if code:
-        raise RuntimeError(f"the run ended with status {code} by itself; see {trainer.log.name}")
     return spent
 
 
