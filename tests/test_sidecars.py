@@ -60,7 +60,8 @@ def blurred(videos, sigma):
 
 def test_wire_round_trip_is_the_identity(world):
     videos, references, prompts, truth, _ = world
-    batch = wire.decode(wire.encode(videos, references, prompts, truth, ["flow"], True, fps=12))
+    wanted = {"attributes": truth, "rewards": ["flow"], "monitors": True, "fps": 12}
+    batch = wire.decode(wire.encode(videos, references, prompts, **wanted))
     np.testing.assert_array_equal(np.stack(batch.videos), videos)
     np.testing.assert_array_equal(np.stack(batch.references), np.stack(references))
     np.testing.assert_array_equal(np.stack(batch.attributes), np.float32(truth))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 REQUEST_GIB = 8.0  # a body, and its videos decoded: 32 videos of 81 x 720 x 1280 are 6.7
+UNTOLD = 2**28  # bytes of a body that comes without its length, so that no room is kept for it
 PHOTOS_BODY = 2**28  # bytes of POST /photos: four photos of 2048 x 2048 are 50 million
 CHAT_BODY = 2**26  # bytes of a question to the heuristic judge: 40 pictures of 1280 x 720 are 37
 HEADER = 2**22  # bytes of JSON; a thousand prompts of 4,000 letters
@@ -24,6 +25,7 @@ PHOTO_PIXELS = 2**27  # as many as a run reads, see media.py
 PROMPT = 20_000  # letters
 REWARDS = 256  # names
 ATTRIBUTES = 1024  # numbers about a video
+CHAT_PARTS = 100_000  # lists, objects and commas of that: a list of nothing takes 56 bytes
 PICTURES = 64  # shown to the heuristic judge; a model is shown 40
 PICTURE_PIXELS = 2**24  # of one of them: clients send at most 2048 x 2048
 

@@ -213,9 +213,9 @@ def _header(body: bytes | bytearray) -> tuple[dict, memoryview]:
     if len(body) < 4:
         raise ValueError(f"expected a 4-byte header length, got a body of {len(body)} bytes")
     (size,) = struct.unpack("<I", body[:4])
-    limits.check("bytes of a header", size, limits.HEADER)
     if size > len(body) - 4:
         raise ValueError(f"the header should be {size} bytes, but {len(body) - 4} bytes follow")
+    limits.check("bytes of a header", size, limits.HEADER)
     text = bytes(body[4 : 4 + size])
     limits.check("lists in each other", limits.nesting(text), limits.NESTING)
     try:
