@@ -11,7 +11,7 @@ from collections.abc import Callable
 import av
 import numpy as np
 
-from evoid_jax.sidecars import limits
+import evoid_jax.sidecars.limits as limits
 
 CODEC = "h264"  # the one that `media.encode` writes; each other would be more code to attack
 PIXELS = {"max_pixels": str(limits.FRAME_PIXELS)}  # FFmpeg then allocates no larger frame

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evoid_jax.sidecars import limits, mp4
+import evoid_jax.sidecars.limits as limits
+import evoid_jax.sidecars.mp4 as mp4
 
 PROTOCOL = 2  # 1 had one photo for each video, all of one size
 FORMATS = ("raw", "mp4")  # that `decode` reads
