@@ -4,12 +4,25 @@
 #   launch/sidecar.sh [PRESET [PORT [COUNT [FLAGS ..]]]]     flags are the server's, such as --weights=
 # `open`, the default, is for real faces (docs/rewards_open.md), its weights are brought by
 # python -m evoid_jax.sidecars.fetch; `tiny` knows the drawn world alone.
-# Nothing asks for a password, so they listen on loopback; for trainers on other machines of a private
-# network say SIDECAR_HOST=0.0.0.0. Its environment needs requirements-sidecars.txt; it never imports
-# jax. On a Ray cluster: launch/ray_serve.py.
+# They listen on loopback. For trainers on other machines say SIDECAR_HOST=0.0.0.0, and give both sides
+# the same token: export EVOID_JAX_SIDECAR_TOKEN=$(openssl rand -hex 32). Without one they do not start
+# there, unless TRUSTED_NETWORK=1 says that whoever reaches them may use them. Its environment needs
+# requirements-sidecars.txt; it never imports jax. On a Ray cluster: launch/ray_serve.py.
 set -euo pipefail
 preset="${1:-open}" port="${2:-8100}" count="${3:-1}" host="${SIDECAR_HOST:-127.0.0.1}"
 flags=("${@:4}")
+[ -z "${EVOID_JAX_SIDECAR_TOKEN:-}" ] || flags+=(--token-env EVOID_JAX_SIDECAR_TOKEN)
+[ -z "${TRUSTED_NETWORK:-}" ] || flags+=(--trusted-network)
+case "$host" in
+  127.* | localhost | ::1) ;;
+  *)
+    if [ -z "${EVOID_JAX_SIDECAR_TOKEN:-}${TRUSTED_NETWORK:-}" ]; then
+      echo "SIDECAR_HOST=$host is for other machines: export EVOID_JAX_SIDECAR_TOKEN=\$(openssl rand -hex 32)," \
+        "here and for the trainer, or TRUSTED_NETWORK=1" >&2
+      exit 2
+    fi
+    ;;
+esac
 IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}" # those that may be used; none named: all
 
 # Keep one server running; its arguments are its port and its number.

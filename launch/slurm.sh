@@ -9,6 +9,7 @@
 # every node starts its own, of the set that --config.reward.preset names.
 # With IMAGE, of launch/Dockerfile, it runs in that container (needs pyxis: srun --container-image);
 # MOUNTS then says what it sees, such as /shared:/shared.
+# EVOID_JAX_SIDECAR_TOKEN and OPENAI_API_KEY, which those ask for, are taken along from the environment.
 # The processes find each other by themselves (JAX reads Slurm's variables). When one ends with an
 # error all end, and a job that is submitted again goes on from the last checkpoint. A minute before
 # the time is over, or where the job is preempted, they save what is done and end (docs/failures.md).

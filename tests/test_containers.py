@@ -22,6 +22,8 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 # A setting's name in a shell's line or a YAML list, up to the end of its value.
 FLAG = re.compile(r"--config(?:\.[\w.]+)?=(?:\"[^\"]*\"|[^\s\"'\\]+)")
 INSTALL = {"train": {"ACCELERATOR": "tpu"}, "sidecars": {}}  # build arguments of the slow test
+TOKEN = "0123456789abcdef"
+SECRET = ("EVOID_JAX_SIDECAR_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "TRUSTED_NETWORK")
 IMPORTS = {"train": "jax, libtpu, evoid_jax.train", "sidecars": "torch, evoid_jax.sidecars.serve"}
 
 
@@ -168,6 +170,32 @@ def test_weights_are_mounted_where_the_image_looks_for_them():
         assert Path(variables[name]).parent == Path(target)
 
 
+def secret_of(variables: list[dict]) -> dict[str, str]:
+    """Return which key of the cluster's secret each environment variable has."""
+    return {
+        one["name"]: one["valueFrom"]["secretKeyRef"]["key"]
+        for one in variables
+        if "secretKeyRef" in one.get("valueFrom", {})
+    }
+
+
+def test_what_listens_for_others_asks_for_what_the_run_sends():
+    """Sidecars and judge in containers; each secret comes from the environment on both sides."""
+    (entry,) = dockerfiles.read(DOCKERFILES["sidecars"]).of("ENTRYPOINT")
+    assert '"--host=0.0.0.0"' in entry and '"--token-env=EVOID_JAX_SIDECAR_TOKEN"' in entry
+    services = {name: service["environment"] for name, service in compose()["services"].items()}
+    sent, asked = services["train"], services["sidecars"] | services["judge"]
+    assert sent["EVOID_JAX_SIDECAR_TOKEN"] == asked["EVOID_JAX_SIDECAR_TOKEN"]
+    assert sent["OPENAI_API_KEY"] == asked["VLLM_API_KEY"]
+    assert all(":?" in value for values in services.values() for value in values.values())
+    (jobset,), scorers = kubernetes("gke-jobset.yaml"), kubernetes("gke-rewards.yaml")
+    (train,) = pods(jobset)
+    sent = secret_of(train["env"])
+    asked = secret_of([one for document in scorers for pod in pods(document) for one in pod["env"]])
+    assert sent["EVOID_JAX_SIDECAR_TOKEN"] == asked["EVOID_JAX_SIDECAR_TOKEN"]
+    assert sent["OPENAI_API_KEY"] == asked["VLLM_API_KEY"] != sent["EVOID_JAX_SIDECAR_TOKEN"]
+
+
 # --- clusters
 
 
@@ -221,7 +249,9 @@ def test_a_script_calls_its_program_with_these_words(script, program, tmp_path):
     stand_in.write_text('#!/bin/sh\necho "$@"\n')
     stand_in.chmod(0o755)
     bare = {
-        name: value for name, value in os.environ.items() if name not in ("JUDGE_HOST", "IMAGE")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("JUDGE_HOST", "IMAGE", *SECRET)
     }
 
     def call(**variables):
@@ -235,7 +265,14 @@ def test_a_script_calls_its_program_with_these_words(script, program, tmp_path):
         assert "--container-image=evoid_jax --container-mounts=/a:/a" in inside
     else:  # loopback unless it is told otherwise, as the sidecars
         assert 'host="${SIDECAR_HOST:-127.0.0.1}"' in (LAUNCH / "sidecar.sh").read_text()
-        assert "--host 127.0.0.1" in call() and "--host 0.0.0.0" in call(JUDGE_HOST="0.0.0.0")
+        assert "--host 127.0.0.1" in call()
+        open_to_all = {"JUDGE_HOST": "0.0.0.0"}
+        assert "--host 0.0.0.0" in call(**open_to_all, VLLM_API_KEY=TOKEN)
+        assert TOKEN not in call(**open_to_all, VLLM_API_KEY=TOKEN)  # vLLM reads it by itself
+        assert "--host 0.0.0.0" in call(**open_to_all, TRUSTED_NETWORK="1")
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            call(**open_to_all)
+        assert "VLLM_API_KEY" in caught.value.stderr
 
 
 # --- the install lines, run

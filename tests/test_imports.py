@@ -30,6 +30,8 @@ FLOORS = (
         "metrics",
         "provenance",
         "sidecars.wire",
+        "sidecars.mp4",
+        "sidecars.limits",
         "hub",
     ),
     ("models", "flow", "losses", "clipping"),

@@ -15,6 +15,7 @@ from evoid_jax.groups import GROUPS
 from evoid_jax.rewards import evoscore, judge, judge_cache, judge_record, rubrics
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.judge_server import JudgeError
+from evoid_jax.sidecars.tiny import grades as measured
 from evoid_jax.sidecars.tiny import judge as judge_server
 from evoid_jax.world import portraits
 
@@ -329,8 +330,8 @@ def test_the_heuristic_takes_the_mean_over_photos():
     small = lambda x: np.stack([judge_server.cv2.resize(f, (48, 48)) for f in x]) / np.float32(255)
     photos = [small(own)[0] for own in references]
     video = small(video_BFHWC[0])
-    one, two = (judge_server.grade(photo, video, prompts[0]) for photo in photos)
-    both = judge_server.grade_all(photos, video, prompts[0])
+    one, two = (measured.grade(photo, video, prompts[0]) for photo in photos)
+    both = measured.grade_all(photos, video, prompts[0])
     assert one["identity"] > two["identity"] + 0.1
     for name in rubrics.DIMENSIONS:
         assert both[name] == pytest.approx((one[name] + two[name]) / 2)

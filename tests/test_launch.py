@@ -5,13 +5,51 @@ import signal
 import subprocess
 import time
 
+import pytest
 from programs import ROOT
+
+TOKEN = "0123456789abcdef"
 
 NOTED = """#!/usr/bin/env bash
 echo "$CUDA_VISIBLE_DEVICES $*" >> "$NOTES"
 case "$*" in *8300) exit 1 ;; esac
 exec sleep 60
 """
+
+
+def bare() -> dict[str, str]:
+    """Return the environment without what says who may reach a sidecar."""
+    ours = ("EVOID_JAX_SIDECAR_TOKEN", "TRUSTED_NETWORK", "SIDECAR_HOST")
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+@pytest.mark.parametrize(
+    ("variables", "flag"),
+    [
+        ({}, None),
+        ({"EVOID_JAX_SIDECAR_TOKEN": TOKEN}, "--token-env EVOID_JAX_SIDECAR_TOKEN"),
+        ({"TRUSTED_NETWORK": "1"}, "--trusted-network"),
+    ],
+)
+def test_for_other_machines_a_token_is_wanted(tmp_path, variables, flag):
+    notes, stub = tmp_path / "notes", tmp_path / "python"
+    notes.touch()
+    stub.write_text('#!/usr/bin/env bash\necho "$*" >> "$NOTES"\n')
+    stub.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    variables = variables | {"PATH": path, "NOTES": str(notes), "SIDECAR_HOST": "0.0.0.0"}
+    done = subprocess.run(
+        [ROOT / "launch" / "sidecar.sh", "tiny", "8300"],
+        env=bare() | variables,
+        capture_output=True,
+        text=True,
+    )
+    if flag is None:
+        assert done.returncode == 2 and "EVOID_JAX_SIDECAR_TOKEN" in done.stderr
+        assert not notes.read_text()
+    else:
+        assert flag in notes.read_text() and "--host 0.0.0.0" in notes.read_text()
+    assert TOKEN not in done.stdout + done.stderr + notes.read_text()
 
 
 def test_replicas_are_started_on_loopback_and_started_again(tmp_path):
@@ -22,7 +60,7 @@ def test_replicas_are_started_on_loopback_and_started_again(tmp_path):
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
         [ROOT / "launch" / "sidecar.sh", "tiny", "8300", "2"],
-        env=os.environ | {"PATH": path, "NOTES": str(notes)},
+        env=bare() | {"PATH": path, "NOTES": str(notes)},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

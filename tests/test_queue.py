@@ -236,7 +236,7 @@ def test_what_is_decoded_counts_as_much_as_it_takes():
     ):
         first = pool.submit(post, url, small)
         until(lambda: made.batches)
-        assert figures(url)[("evoid_queue_bytes",)] == video.nbytes
+        assert figures(url)[("evoid_queue_bytes",)] == len(small) + video.nbytes
         assert post(url, small).status_code == 429
         made.go.set()
         assert first.result(60).status_code == 200

@@ -60,7 +60,8 @@ def blurred(videos, sigma):
 
 def test_wire_round_trip_is_the_identity(world):
     videos, references, prompts, truth, _ = world
-    batch = wire.decode(wire.encode(videos, references, prompts, truth, ["flow"], True, fps=12))
+    wanted = {"attributes": truth, "rewards": ["flow"], "monitors": True, "fps": 12}
+    batch = wire.decode(wire.encode(videos, references, prompts, **wanted))
     np.testing.assert_array_equal(np.stack(batch.videos), videos)
     np.testing.assert_array_equal(np.stack(batch.references), np.stack(references))
     np.testing.assert_array_equal(np.stack(batch.attributes), np.float32(truth))
@@ -78,7 +79,8 @@ def test_health_and_info_name_rewards_versions_and_digests(http):
 
 def test_raw_body_gets_every_reward_in_the_unit_interval(http, world):
     videos, references, prompts, truth, _ = (part[:4] for part in world)
-    body = wire.encode(videos, references, prompts, [truth[0], None, None, None], monitors=True)
+    attributes = [truth[0], None, None, None]
+    body = wire.encode(videos, references, prompts, attributes=attributes, monitors=True)
     reply = http.post("/score", content=body).json()
     assert list(reply["scores"]) == REWARDS
     for column in reply["scores"].values():

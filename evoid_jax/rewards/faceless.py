@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from evoid_jax import canvas, config, distributed, media
 from evoid_jax.data import pairs
+from evoid_jax.rewards import transport
 from evoid_jax.sidecars import wire
 
 LARGEST = 2048  # pixels of a photo's longer side on its way; a face that is lost by it is tiny
@@ -105,7 +106,7 @@ def _ask(http: httpx2.Client, url: str, body: bytes, count: int) -> list[str | N
     """
     address = f"{url.rstrip('/')}/photos"
     try:
-        reply = http.post(address, content=body)
+        reply = http.post(address, content=body, headers=transport.credentials())
         reply.raise_for_status()
         problems = reply.json().get("problems")
     except (httpx2.HTTPError, ValueError, AttributeError) as error:

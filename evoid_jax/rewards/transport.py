@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from evoid_jax.sidecars import wire
 
 Encoding = Literal["raw", "h264", "lossless"]
 CHUNK = 2**20  # bytes written at once
+TOKEN = "EVOID_JAX_SIDECAR_TOKEN"  # the environment variable; every sidecar of a run is sent it
 
 
 class Options(NamedTuple):
@@ -54,12 +56,14 @@ async def ask(method: str, url: str, timeout: float, body: wire.Pieces | None = 
     Raises:
       SidecarError: a Trouble where another try may help.
     """
-    sent = {}
+    headers, sent = credentials(), {}
     if body is not None:
-        length = sum(memoryview(piece).nbytes for piece in body)
-        sent = {"content": _chunks(body), "headers": {"Content-Length": str(length)}}
+        headers["Content-Length"] = str(sum(memoryview(piece).nbytes for piece in body))
+        sent = {"content": _chunks(body)}
     try:
-        reply = await background.http().request(method, url, timeout=timeout, **sent)
+        reply = await background.http().request(
+            method, url, timeout=timeout, headers=headers, **sent
+        )
     except httpx2.RequestError as error:
         raise Trouble(f"{url}: {type(error).__name__}: {error}") from error
     except httpx2.InvalidURL as error:
@@ -73,6 +77,12 @@ async def ask(method: str, url: str, timeout: float, body: wire.Pieces | None = 
     if not isinstance(answer, dict):
         raise SidecarError(f"{url}: expected a JSON object, got {type(answer).__name__}")
     return answer
+
+
+def credentials() -> dict[str, str]:
+    """Return the header that a sidecar with a token wants; none where the variable is not set."""
+    token = os.environ.get(TOKEN, "").strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 async def _chunks(body: wire.Pieces) -> AsyncIterator[bytes]:

@@ -47,6 +47,36 @@ class Room:
             self.held -= size
 
 
+class NoRoom(Exception):
+    """There is no room for more of a request now."""
+
+
+class Share:
+    """What one request has taken of a room: `size` bytes, which grow as more of it is there.
+
+    Use: `with Share(room) as share`; what it took is given back at the end.
+    """
+
+    def __init__(self, room: Room):
+        self._room, self.size = room, 0
+
+    def grow(self, more: int) -> None:
+        """Take that many bytes more.
+
+        Raises:
+          NoRoom: they are not there; nothing is taken.
+        """
+        if not self._room.take(more, held=self.size):
+            raise NoRoom
+        self.size += more
+
+    def __enter__(self) -> Share:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._room.give(self.size)
+
+
 class _Ticket:
     """A request in the queue: how many of its videos were taken, and what came of them."""
 

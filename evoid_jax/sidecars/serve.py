@@ -11,28 +11,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import math
-import socket
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import anyio
 import cv2
 import torch
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 
+from evoid_jax.sidecars import door, limits, listen, wire
 from evoid_jax.sidecars import preset as presets
-from evoid_jax.sidecars import wire
 from evoid_jax.sidecars.paper import options as paper
 from evoid_jax.sidecars.prometheus import CONTENT_TYPE, Figures
-from evoid_jax.sidecars.queue import Queue, Room
+from evoid_jax.sidecars.queue import NoRoom, Queue, Room, Share
 from evoid_jax.sidecars.tiny import rewards
 
 QUEUE_GIB = 8.0  # of requests: 85 raw videos of 81 x 480 x 832
 LONGEST_WAIT = 60  # seconds that a 429 asks for, at most
-READERS = 2  # requests decoded at once: a compressed one takes 100 times its size
+READERS = 2  # requests decoded at once, in threads of their own
 GONE = 499  # the asker hung up; by convention, as nobody reads it
 
 
@@ -67,50 +68,68 @@ class Desk:
 
     Args:
       preset: what scores.
-      most: bytes of requests that may be here at once; the next one gets 429 and Retry-After.
+      room: bytes of requests that may be here at once; the next one gets 429 and Retry-After.
+      most: bytes that one may take, with its videos decoded.
     """
 
-    def __init__(self, preset: presets.Preset, most: int):
-        self.room = Room(most)
+    def __init__(self, preset: presets.Preset, room: int, most: int):
+        self.room, self._most, self._preset = Room(room), most, preset
         self.figures = Figures(waiting=lambda: self.queue.waiting(), held=lambda: self.room.held)
         self.queue = Queue(preset, self.figures.scored)
         self._readers = anyio.CapacityLimiter(READERS)
+        self._one_at_a_time = anyio.CapacityLimiter(1)
 
     async def answer(self, request: Request) -> dict:
         """Return the reply of POST /score.
 
         Raises:
-          HTTPException: 400, the request breaks the protocol; 429, there is no room for it now;
-            500, scoring failed.
+          HTTPException: 400, the request breaks the protocol; 413, it is too large; 429, there is
+            no room for it now; 500, scoring failed.
         """
-        size = int(request.headers.get("content-length") or 0)
-        if not self.room.take(size):
-            # Read and thrown away: a connection that is closed on its sender loses the reply too.
-            async for _ in request.stream():
-                pass
-            raise self._full()
+        with self._refusing(), Share(self.room) as share:
+            body = await door.body(request, share, self._most)
+            reply = await self._scored(request, body, share)
+        return reply
+
+    async def problems(self, request: Request) -> dict:
+        """Return the reply of POST /photos. Raises: as `answer`."""
+        with self._refusing(), Share(self.room) as share:
+            body = await door.body(request, share, limits.PHOTOS_BODY)
+            photos = wire.decode_photos(body)
+            found = []
+            for photo in photos:  # one by one, so that who has gone is noticed
+                if await request.is_disconnected():
+                    raise HTTPException(GONE, "the asker hung up")
+                look = functools.partial(presets.look, self._preset, [photo])
+                reply = await anyio.to_thread.run_sync(look, limiter=self._one_at_a_time)
+                found += reply["problems"]
+        return {"problems": found}
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Turn errors into the statuses that they are answered with."""
         try:
-            return await self._scored(request, size)
+            yield
+        except limits.TooMuch as error:
+            raise HTTPException(413, str(error)) from error
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
-        finally:
-            self.room.give(size)
+        except NoRoom:
+            raise self._full() from None
 
-    async def _scored(self, request: Request, size: int) -> dict:
-        """Read a request, wait for its scores, and bind them to it. size: bytes taken for it."""
-        body = await request.body()
-        read = lambda: (wire.decode(body), wire.digest(body))
+    async def _scored(self, request: Request, body: bytearray, share: Share) -> dict:
+        """Decode a request, wait for its scores, and bind them to it."""
+
+        def take(size: int) -> None:
+            limits.check("bytes of a body and its videos, decoded", share.size + size, self._most)
+            share.grow(size)
+
+        read = lambda: (wire.decode(body, take), wire.digest(body))
         # In a thread: /health must answer meanwhile, or the sidecar counts as dead.
         asked, digest = await anyio.to_thread.run_sync(read, limiter=self._readers)
-        # A body may have come without its length; and compressed videos take more than their files.
-        decoded = sum(video.nbytes for video in asked.videos if video is not None)
-        more = max(len(body), decoded) - size
-        if not self.room.take(more, held=size):
-            raise self._full()
-        try:
-            reply = await self._waited(request, self.queue.put(asked))
-        finally:
-            self.room.give(more)
+        if await request.is_disconnected():
+            raise HTTPException(GONE, "the asker hung up")
+        reply = await self._waited(request, self.queue.put(asked))
         bound = {"digest": digest} if asked.ids is None else {"digest": digest, "ids": asked.ids}
         return reply | bound
 
@@ -140,31 +159,40 @@ class Desk:
 
 
 def app(
-    preset: str | presets.Preset = "tiny", queue_gib: float = QUEUE_GIB, replicas: int = 1
+    preset: str | presets.Preset = "tiny",
+    queue_gib: float = QUEUE_GIB,
+    replicas: int = 1,
+    *,
+    request_gib: float = limits.REQUEST_GIB,
+    token: str | None = None,
 ) -> FastAPI:
     """Build the app of a preset, given by name or already loaded.
 
-    Bad requests get 400 and why; requests beyond `queue_gib` GiB get 429 and Retry-After.
-    replicas: how many such apps stand behind its address, for /info.
+    Bad requests get 400 and why, those beyond `request_gib` GiB or another limit 413, those beyond
+    `queue_gib` GiB together 429 and Retry-After. replicas: how many such apps stand behind its
+    address, for /info. token: what all but /health ask for, see door.py.
     """
     loaded = load(preset) if isinstance(preset, str) else preset
-    desk = Desk(loaded, int(queue_gib * 2**30))
-    api = FastAPI(title=f"evoid_jax rewards: {loaded.name}")
-    one_at_a_time = anyio.CapacityLimiter(1)
+    most = int(request_gib * 2**30)
+    desk = Desk(loaded, int(queue_gib * 2**30), most)
+    # No pages that describe it: they would load scripts from elsewhere.
+    api = FastAPI(title=f"evoid_jax rewards: {loaded.name}", openapi_url=None)
+    api.add_middleware(door.Door, most=most, token=token)
     api.state.desk = desk  # for whoever runs the app and asks how it is
 
-    @api.get("/health")
-    def health() -> dict:
+    # All of them `async`: FastAPI runs plain functions in threads, of which none may be free.
+    @api.get(door.OPEN)
+    async def health() -> dict:
         if not desk.queue.alive():
             raise HTTPException(503, "the thread that scores has ended")
         return {"status": "ok"}
 
     @api.get("/info")
-    def info() -> dict:
+    async def info() -> dict:
         return presets.info(loaded) | {"replicas": replicas}
 
     @api.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(desk.figures.page(), media_type=CONTENT_TYPE)
 
     @api.post("/score")
@@ -179,12 +207,7 @@ def app(
 
     @api.post("/photos")
     async def post_photos(request: Request) -> dict:
-        body = await request.body()
-        try:
-            look = lambda: presets.look(loaded, wire.decode_photos(body))
-            return await anyio.to_thread.run_sync(look, limiter=one_at_a_time)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from error
+        return await desk.problems(request)
 
     return api
 
@@ -193,34 +216,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--weights", type=Path, help="the folder that holds the preset's weights")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8100, help="0 takes a free port")
-    parser.add_argument("--port-file", type=Path, help="write the port here once loaded")
+    listen.add_arguments(parser, port=8100)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the nets")
-    parser.add_argument(
-        "--queue", type=float, default=QUEUE_GIB, metavar="GIB", help="of requests that may wait"
-    )
+    add_queue_arguments(parser)
     paper.add_arguments(parser)
     args = parser.parse_args()
+    listener, token = listen.bind(args)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     try:
         preset = load(args.preset, args.weights, paper.from_arguments(args))
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"preset {args.preset}: {error}")
-    # Bound here and not by uvicorn, so that the port is known where 0 lets the system choose.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((args.host, args.port))
-    port = listener.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app(preset, args.queue), log_level="warning"))
-    listener.listen()
-    if args.port_file:  # renamed into place: a reader sees all of it or nothing
-        part = args.port_file.with_name(args.port_file.name + ".part")
-        part.write_text(f"{port}\n")
-        part.replace(args.port_file)
-    print(f"http://{args.host}:{port}", flush=True)
-    server.run(sockets=[listener])
+    except Exception as error:  # whatever a damaged file leads a loader into
+        sys.exit(f"preset {args.preset}: {type(error).__name__}: {error}")
+    made = app(preset, args.queue, request_gib=args.request, token=token)
+    print(listen.announce(listener, args), flush=True)
+    listen.server(made).run(sockets=[listener])
+
+
+def add_queue_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how much memory requests may take."""
+    parser.add_argument(
+        "--queue", type=float, default=QUEUE_GIB, metavar="GIB", help="of requests that may wait"
+    )
+    parser.add_argument(
+        "--request",
+        type=float,
+        default=limits.REQUEST_GIB,
+        metavar="GIB",
+        help="of one request, with its videos decoded",
+    )
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from evoid_jax import media
+import evoid_jax.sidecars.limits as limits
+import evoid_jax.sidecars.mp4 as mp4
 
 PROTOCOL = 2  # 1 had one photo for each video, all of one size
 FORMATS = ("raw", "mp4")  # that `decode` reads
-LARGEST_HEADER = 16 * 2**20
 LONGEST_ID = 100  # letters
+LARGEST_NUMBER = 1e30  # of attributes, which are float32
 
 Pieces = list[bytes | np.ndarray]  # of a body, in order; arrays are uint8, whole in memory
 Photos = Sequence[Sequence[np.ndarray]]  # of each video its person's photos, uint8 HWC of any sizes
@@ -128,7 +129,7 @@ def encode_photos(photos: Sequence[np.ndarray]) -> bytes:
     return b"".join(_framed({"protocol": PROTOCOL}, [], photos))
 
 
-def decode_photos(body: bytes) -> list[np.ndarray]:
+def decode_photos(body: bytes | bytearray) -> list[np.ndarray]:
     """Read what `encode_photos` wrote; the arrays share the body's memory. Raises: as `decode`."""
     header, payload = _header(body)
     shapes = _photo_shapes(header)
@@ -152,47 +153,49 @@ def shared(references: Photos) -> tuple[list[np.ndarray], list[list[int]]]:
     return photos, indices
 
 
-def decode(body: bytes) -> ScoreRequest:
+def decode(
+    body: bytes | bytearray, take: Callable[[int], None] = lambda size: None
+) -> ScoreRequest:
     """Read a request body. Arrays share the body's memory and cannot be written to.
+
+    take: is told of every decoded frame, before it is kept, how many bytes it takes.
 
     Raises:
       ValueError: the body breaks the protocol; the message says what was expected and what came.
+      limits.TooMuch: a ValueError too; it holds more than a request may.
     """
     header, payload = _header(body)
     kind = header.get("format", "raw")
     if kind not in FORMATS:
-        raise ValueError(f'format must be "raw" or "mp4"; got {kind!r}')
-    prompts = _strings(header, "prompts")
+        raise ValueError(f'format must be "raw" or "mp4"; got {kind!r:.80}')
+    prompts = _prompts(header)
     count = len(prompts)
     shapes = _photo_shapes(header)
+    about = {
+        "prompts": prompts,
+        "attributes": _attributes(header, count),
+        "fps": _fps(header),
+        "rewards": _rewards(header),
+        "monitors": bool(header.get("monitors", False)),
+        "ids": _ids(header, count),
+    }
     indices = _references(header, count, len(shapes))
     # Sizes are checked against the body before anything is read from it: a header is a claim.
     photo_bytes = sum(math.prod(shape) for shape in shapes)
     if kind == "raw":
-        shape = _shape(header.get("shape"), "shape", 5)
-        if shape[0] != count:
-            raise ValueError(f"shape {shape} has {shape[0]} videos, but there are {count} prompts")
-        _check_size(payload, math.prod(shape), photo_bytes)
-        videos = list(np.frombuffer(payload, np.uint8, math.prod(shape)).reshape(shape))
-        reasons: list[str | None] = [None] * count
+        shape = _video_shape(header, count)
         used = math.prod(shape)
+        _check_size(payload, used, photo_bytes)
+        videos = list(np.frombuffer(payload, np.uint8, used).reshape(shape))
+        reasons: list[str | None] = [None] * count
     else:
         lengths = _lengths(header, count)
         used = sum(lengths)
         _check_size(payload, used, photo_bytes)
-        videos, reasons = _split_mp4(payload, lengths)
+        videos, reasons = mp4.read_all(payload, lengths, take)
     photos = _split_photos(payload[used:], shapes)
-    return ScoreRequest(
-        videos=videos,
-        reasons=reasons,
-        references=[[photos[i] for i in own] for own in indices],
-        prompts=prompts,
-        attributes=_attributes(header, count),
-        fps=_fps(header),
-        rewards=None if header.get("rewards") is None else _strings(header, "rewards"),
-        monitors=bool(header.get("monitors", False)),
-        ids=_ids(header, count),
-    )
+    references = [[photos[i] for i in own] for own in indices]
+    return ScoreRequest(videos=videos, reasons=reasons, references=references, **about)
 
 
 def digest(*body: bytes | np.ndarray) -> str:
@@ -206,15 +209,18 @@ def digest(*body: bytes | np.ndarray) -> str:
     return whole.hexdigest()
 
 
-def _header(body: bytes) -> tuple[dict, memoryview]:
+def _header(body: bytes | bytearray) -> tuple[dict, memoryview]:
     """Split a body into its header and what follows, without copying the videos."""
     if len(body) < 4:
         raise ValueError(f"expected a 4-byte header length, got a body of {len(body)} bytes")
     (size,) = struct.unpack("<I", body[:4])
-    if size > min(LARGEST_HEADER, len(body) - 4):
+    if size > len(body) - 4:
         raise ValueError(f"the header should be {size} bytes, but {len(body) - 4} bytes follow")
+    limits.check("bytes of a header", size, limits.HEADER)
+    text = bytes(body[4 : 4 + size])
+    limits.check("lists in each other", limits.nesting(text), limits.NESTING)
     try:
-        header = json.loads(body[4 : 4 + size])
+        header = json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise ValueError(f"the header is not JSON: {error}") from error
     if not isinstance(header, dict):
@@ -222,9 +228,13 @@ def _header(body: bytes) -> tuple[dict, memoryview]:
     if header.get("protocol") != PROTOCOL:
         raise ValueError(
             f"protocol must be {PROTOCOL}, the one spoken here (docs/sidecar_protocol.md); got "
-            f"{header.get('protocol')!r}"
+            f"{header.get('protocol')!r:.80}"
         )
-    return header, memoryview(body)[4 + size :]
+    return header, memoryview(body).toreadonly()[4 + size :]
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} is no number of JSON")  # though Python writes and reads it
 
 
 def _shape(shape, name: str, rank: int) -> tuple[int, ...]:
@@ -233,14 +243,31 @@ def _shape(shape, name: str, rank: int) -> tuple[int, ...]:
     if not good or len(shape) != rank or shape[-1] != 3:
         text = f"{name} must be {rank} positive sizes ending in 3 (RGB)"
         raise ValueError(f"{text}; got {shape!r:.80}")
+    limits.check(f"as any size of {name}", max(shape), limits.SIDE)
     return tuple(shape)
+
+
+def _video_shape(header: dict, count: int) -> tuple[int, ...]:
+    """Return (B, F, H, W, 3) of raw videos."""
+    shape = _shape(header.get("shape"), "shape", 5)
+    if shape[0] != count:
+        raise ValueError(f"shape {shape} has {shape[0]} videos, but there are {count} prompts")
+    _, frames, height, width, _ = shape
+    limits.check("frames of a video", frames, limits.FRAMES)
+    limits.check("frames of all videos", count * frames, limits.FRAMES_TOGETHER)
+    limits.check("pixels of a frame", height * width, limits.FRAME_PIXELS)
+    return shape
 
 
 def _photo_shapes(header: dict) -> list[tuple[int, ...]]:
     value = header.get("photos")
     if not isinstance(value, list):
         raise ValueError(f"photos must be a list of sizes, one per photo; got {value!r:.80}")
-    return [_shape(shape, f"photo {i} of photos", 3) for i, shape in enumerate(value)]
+    limits.check("photos", len(value), limits.PHOTOS)
+    shapes = [_shape(shape, f"photo {i} of photos", 3) for i, shape in enumerate(value)]
+    largest = max((height * width for height, width, _ in shapes), default=0)
+    limits.check("pixels of a photo", largest, limits.PHOTO_PIXELS)
+    return shapes
 
 
 def _references(header: dict, count: int, photos: int) -> list[list[int]]:
@@ -257,14 +284,39 @@ def _references(header: dict, count: int, photos: int) -> list[list[int]]:
                 f"references must hold, for every video, one or more numbers from 0 to "
                 f"{photos - 1} (there are {photos} photos); got {own!r:.80}"
             )
+        limits.check("photos of a video", len(own), limits.PHOTOS_OF_A_VIDEO)
     return value
+
+
+def _prompts(header: dict) -> list[str]:
+    prompts = _strings(header, "prompts")
+    limits.check("prompts, one per video", len(prompts), limits.VIDEOS)
+    limits.check("letters of a prompt", max(map(len, prompts)), limits.PROMPT)
+    return prompts
+
+
+def _rewards(header: dict) -> list[str] | None:
+    if header.get("rewards") is None:
+        return None
+    names = _strings(header, "rewards")
+    limits.check("rewards", len(names), limits.REWARDS)
+    return names
 
 
 def _strings(header: dict, key: str) -> list[str]:
     value = header.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(s, str) for s in value):
         raise ValueError(f"{key} must be a non-empty list of strings; got {value!r:.80}")
-    return value
+    return _sendable(value, key)
+
+
+def _sendable(texts: list[str], key: str) -> list[str]:
+    """Raise where a text is half a character, which JSON can say and UTF-8 cannot."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{key} must be whole characters; {error.reason}") from error
+    return texts
 
 
 def _ids(header: dict, count: int) -> list[str] | None:
@@ -279,7 +331,7 @@ def _ids(header: dict, count: int) -> list[str] | None:
             f"ids must be {count} different strings of at most {LONGEST_ID} letters, one per "
             f"prompt, or be left out; got {value!r:.80}"
         )
-    return value
+    return _sendable(value, "ids")
 
 
 def _lengths(header: dict, count: int) -> list[int]:
@@ -296,19 +348,26 @@ def _attributes(header: dict, count: int) -> list[np.ndarray | None]:
         return [None] * count
     if not isinstance(value, list) or len(value) != count:
         raise ValueError(f"attributes must be null or a list of {count}; got {value!r:.80}")
-    try:
-        rows = [None if row is None else np.asarray(row, np.float32) for row in value]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"attributes must hold lists of numbers or null: {error}") from error
-    if any(row is not None and row.ndim != 1 for row in rows):
-        raise ValueError("attributes must hold one flat list of numbers, or null, per video")
-    return rows
+    return [None if row is None else _numbers(row) for row in value]
+
+
+def _numbers(row) -> np.ndarray:
+    """Read a flat list of numbers about a video."""
+    # type(x): a string of digits would be read as a number, and true as 1.
+    if not isinstance(row, list) or not all(type(x) in (int, float) for x in row):
+        raise ValueError(
+            f"attributes must hold one flat list of numbers, or null, per video; got {row!r:.80}"
+        )
+    limits.check("attributes of a video", len(row), limits.ATTRIBUTES)
+    if not all(abs(x) <= LARGEST_NUMBER for x in row):
+        raise ValueError(f"attributes must be numbers up to {LARGEST_NUMBER:g}; got {row!r:.80}")
+    return np.asarray(row, np.float32)
 
 
 def _fps(header: dict) -> float:
     fps = header.get("fps", 8)
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1000:
-        raise ValueError(f"fps must be a positive number; got {fps!r}")
+        raise ValueError(f"fps must be a positive number below 1000; got {fps!r:.80}")
     return float(fps)
 
 
@@ -327,21 +386,3 @@ def _split_photos(payload: memoryview, shapes: list[tuple[int, ...]]) -> list[np
         photos.append(np.frombuffer(payload, np.uint8, size, offset=start).reshape(shape))
         start += size
     return photos
-
-
-def _split_mp4(
-    payload: memoryview, lengths: list[int]
-) -> tuple[list[np.ndarray | None], list[str | None]]:
-    """Read the files one by one: a broken one costs its own video its scores, not the others."""
-    videos: list[np.ndarray | None] = []
-    reasons: list[str | None] = []
-    start = 0
-    for length in lengths:
-        try:
-            videos.append(media.read(bytes(payload[start : start + length]))[0])
-            reasons.append(None)
-        except ValueError as error:
-            videos.append(None)
-            reasons.append(str(error))
-        start += length
-    return videos, reasons

@@ -2,11 +2,8 @@
 
     python -m evoid_jax.sidecars.tiny.judge --host 127.0.0.1 --port 0 --port-file FILE
 
-It decodes the pictures it is sent and measures plain things: edges and colours against the
-reference photo, the reference's face looked for in every frame, smoothness over time, and whether
-colours, motion and camera are what the prompt's words lead one to expect. With several photos a
-grade is the mean over them. That is no opinion of a
-model, so every reply and /v1/models name the model "heuristic". Equal requests, equal answers.
+It decodes the pictures it is sent and measures what grades.py says. That is no opinion of a model,
+so every reply and /v1/models name the model "heuristic". Equal requests, equal answers.
 
 Which question is asked is read from the properties of `response_format.json_schema`; which picture
 is which, from the text part before it ("reference", "best", "worst"); see rewards/judge.py.
@@ -16,26 +13,26 @@ from __future__ import annotations
 
 import argparse
 import base64
+import io
 import json
 import re
-import socket
-from itertools import product
-from pathlib import Path
-from typing import NamedTuple
 
+import anyio
 import cv2
 import numpy as np
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from PIL import Image
 
 from evoid_jax.rewards.evoscore import ASPECTS
+from evoid_jax.sidecars import door, limits, listen
+from evoid_jax.sidecars.queue import NoRoom, Room, Share
+from evoid_jax.sidecars.tiny.grades import GRADES, SIDE, grade_all, naturalness, proposed
 
 MODEL = "heuristic"
-SIDE = 48  # pictures are brought to this width and height before anything is measured
-FACE = (slice(5, 35), slice(11, 38))  # where a portrait photo has its head, at SIDE
-SCALES = (0.85, 1.0, 1.15, 1.35)  # sizes at which the face is looked for, of the photo's
-GRADES = ("visual_realism", "text_consistency", "identity", "motion", "camera_movement")
+READERS = 2  # questions answered at once, in threads of their own
+ROOM = 2**29  # bytes of questions that may be here at once
+FORMATS = ("PNG", "JPEG")  # of pictures: what clients send
 NEEDS = ("identity", "text", "quality")
 NATURALNESS, PROPOSALS = ("naturalness",), ("prompts",)
 # EvoScore's nine items, each by the one of the five grades that is nearest to it.
@@ -43,225 +40,6 @@ ITEMS = dict.fromkeys(ASPECTS["identity"], "identity")
 ITEMS |= dict(zip(ASPECTS["prompt"], ("text_consistency",) * 2 + ("camera_movement",), strict=True))
 ITEMS |= dict(zip(ASPECTS["technical"], ("visual_realism",) * 2 + ("motion",), strict=True))
 QUESTIONS = (GRADES, NEEDS, NATURALNESS, PROPOSALS, tuple(ITEMS))
-
-# Words -> (hue from, hue to in degrees, least saturation, least and most value, all in [0, 1]).
-COLOURS = {
-    "red": (345, 15, 0.45, 0.3, 1),
-    "orange|ginger|sunset": (15, 38, 0.45, 0.4, 1),
-    "auburn|brown": (5, 35, 0.35, 0.1, 0.65),
-    "yellow|sand|sandy|sunny": (40, 65, 0.3, 0.6, 1),
-    "green|park|grass": (70, 160, 0.2, 0.2, 1),
-    "teal": (160, 195, 0.25, 0.2, 1),
-    "blue|sea|beach|sky": (195, 250, 0.25, 0.2, 1),
-    "purple": (250, 300, 0.15, 0.2, 1),
-    "pink": (300, 355, 0.15, 0.5, 1),
-    "grey|gray": (0, 360, 0, 0.4, 0.85),
-    "night|black|dark": (0, 360, 0, 0, 0.35),
-    "white|blonde": (0, 360, 0, 0.75, 1),
-}
-# Words -> mean change from frame to frame that they lead one to expect, in shares of full white.
-MOTION = {
-    "walk|run|dance|jump|come": 0.05,
-    "wave|lean|hand|turn|look|shake": 0.03,
-    "nod|smile|talk|blink|eye|brow|laugh|speak": 0.015,
-}
-ACTIONS = ("waves a hand", "nods", "smiles", "walks slowly", "looks around", "talks")
-PLACES = ("in a green park", "on a beach", "in a kitchen", "in a city street", "in a library")
-CALM, LIVELY = "slight|little|gentl|calm|still", "strong|lot|energy|quick|wild"
-
-
-class Statistics(NamedTuple):
-    """What is measured of one picture."""
-
-    edges: float  # mean of the strongest tenth of edges: falls with blur
-    grain: float  # median edge: rises with noise
-    contrast: float  # std of grey
-    colour: float  # std of the opponent colours
-
-
-class Track(NamedTuple):
-    """The reference's face through a video, one value per frame."""
-
-    likeness_F: np.ndarray  # correlation of colours, -1..1
-    place_F2: np.ndarray  # x, y of its middle, in shares of the picture
-    scale_F: np.ndarray
-
-
-def grade(reference_HWC: np.ndarray, video_FHWC: np.ndarray, prompt: str) -> dict[str, float]:
-    """Measure a video.
-
-    Args:
-      reference_HWC: float32 RGB in [0, 1], SIDE x SIDE.
-      video_FHWC: frames of the same kind.
-      prompt: in English.
-
-    Returns:
-      Five values in [0, 1], named by GRADES.
-    """
-    track = follow(reference_HWC, video_FHWC)
-    amount, jerk = motion(video_FHWC)
-    return {
-        "visual_realism": realism(reference_HWC, video_FHWC),
-        "text_consistency": 0.5 * colours(video_FHWC, prompt) + 0.5 * expected(amount, prompt),
-        "identity": ramp(_upper(track.likeness_F), 0.35, 0.95),
-        "motion": 0.7 * ramp(jerk, 1.6, 0.5) + 0.3 * ramp(amount, 0, 0.01),
-        "camera_movement": camera(track, prompt),
-    }
-
-
-def _upper(value_F: np.ndarray) -> float:
-    """Return the mean without the least third: a turned head is not another person."""
-    return np.sort(value_F)[len(value_F) // 3 :].mean()
-
-
-def ramp(x: float, low: float, high: float) -> float:
-    """Map low..high to 0..1, clipped; low may be the greater."""
-    return float(np.clip((x - low) / (high - low), 0, 1))
-
-
-def statistics(picture_HWC: np.ndarray) -> Statistics:
-    """Measure one picture, float32 RGB in [0, 1]."""
-    grey_HW = cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY)
-    edge = np.sort(np.abs(cv2.Laplacian(grey_HW, cv2.CV_32F)), axis=None)
-    red, green, blue = picture_HWC.reshape(-1, 3).T
-    # Hasler and Suesstrunk's colourfulness, without the mean: red-green and yellow-blue.
-    colour = np.hypot((red - green).std(), ((red + green) / 2 - blue).std())
-    tenth = len(edge) // 10
-    return Statistics(
-        edges=edge[-tenth:].mean(),
-        grain=edge[len(edge) // 2],
-        contrast=grey_HW.std(),
-        colour=colour,
-    )
-
-
-def grade_all(photos: list[np.ndarray], video_FHWC: np.ndarray, prompt: str) -> dict[str, float]:
-    """Return the mean over the reference photos of what `grade` returns."""
-    graded = [grade(photo_HWC, video_FHWC, prompt) for photo_HWC in photos]
-    return {name: float(np.mean([grades[name] for grades in graded])) for name in GRADES}
-
-
-def realism(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> float:
-    """Tell how near the frames' edges, grain, contrast and colour come to the photo's, in [0, 1].
-
-    Args:
-      reference_HWC, video_FHWC: as of `grade`.
-    """
-    photo = statistics(reference_HWC)
-    frame = Statistics._make(np.mean([statistics(x) for x in video_FHWC], axis=0))
-    # More than the photo has earns nothing, or sharpening would pay.
-    sharp = ramp(frame.edges / max(photo.edges, 1e-3), 0.2, 0.9)
-    clean = ramp(frame.grain - photo.grain, 0.08, 0.01)
-    lively = ramp(min(frame.contrast / max(photo.contrast, 1e-3), 1.0), 0.2, 0.8)
-    colourful = ramp(min(frame.colour / max(photo.colour, 1e-3), 1.0), 0.2, 0.8)
-    return 0.45 * sharp + 0.35 * clean + 0.1 * lively + 0.1 * colourful
-
-
-def follow(reference_HWC: np.ndarray, video_FHWC: np.ndarray) -> Track:
-    """Find the reference's face in every frame, at a few sizes, by normalised correlation.
-
-    Args:
-      reference_HWC, video_FHWC: as of `grade`.
-
-    Returns:
-      The best match in each frame, at whatever place and size.
-    """
-    face = reference_HWC[FACE]
-    rows = []
-    faces = [cv2.resize(face, None, fx=s, fy=s, interpolation=cv2.INTER_AREA) for s in SCALES]
-    for frame in video_FHWC:
-        # Borders, so that a head at the edge still matches as a whole.
-        padded = cv2.copyMakeBorder(frame, 6, 6, 10, 10, cv2.BORDER_REPLICATE)
-        best = (-2.0, 0.0, 0.0, 0.0)
-        for scale, part in zip(SCALES, faces, strict=True):
-            match = cv2.matchTemplate(padded, part, cv2.TM_CCOEFF_NORMED)
-            # Flat frames have no spread to divide by: their correlation counts as none.
-            _, value, _, (x, y) = cv2.minMaxLoc(np.nan_to_num(match, posinf=0, neginf=0))
-            if value > best[0]:
-                x, y = x + part.shape[1] / 2, y + part.shape[0] / 2
-                best = (value, x / SIDE, y / SIDE, scale)
-        rows.append(best)
-    table = np.array(rows)
-    return Track(likeness_F=table[:, 0], place_F2=table[:, 1:3], scale_F=table[:, 3])
-
-
-def motion(video_FHWC: np.ndarray) -> tuple[float, float]:
-    """Return the mean change per frame, and how jerky it is (about .5 smooth, 1.7 pure flicker).
-
-    Args:
-      video_FHWC: as of `grade`.
-
-    Returns:
-      The amount in shares of full white, and the size of second differences over that of first.
-    """
-    if len(video_FHWC) < 3:
-        return 0.0, 1.0
-    # Jerk in a small blurred picture, where a smoothly moving edge changes smoothly.
-    small = np.stack([cv2.resize(x, (12, 12), interpolation=cv2.INTER_AREA) for x in video_FHWC])
-    first = np.abs(np.diff(small, axis=0)).mean()
-    second = np.abs(np.diff(small, 2, axis=0)).mean()
-    amount = np.abs(np.diff(video_FHWC, axis=0)).mean()
-    return float(amount), float((second + 1e-4) / (first + 1e-4))
-
-
-def colours(video_FHWC: np.ndarray, prompt: str) -> float:
-    """Tell how well the colours that the prompt names are to be seen, in [0, 1].
-
-    Args:
-      video_FHWC: as of `grade`.
-      prompt: if it names no colour the value is 1/2.
-    """
-    few_frames = video_FHWC[:: len(video_FHWC) // 3 or 1]  # about three of them
-    hsv = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2HSV) for frame in few_frames])
-    hue, saturation, value = hsv[..., 0], hsv[..., 1], hsv[..., 2]
-    seen = []
-    for words, (start, end, least, dark, bright) in COLOURS.items():
-        if re.search(rf"\b({words})\b", prompt, re.I):
-            after, before = hue >= start, hue <= end
-            inside = after & before if start <= end else after | before  # red goes over 360
-            lit = (value >= dark) & (value <= bright)
-            share = (inside & (saturation >= least) & lit).mean()
-            seen.append(ramp(share, 0, 0.12))
-    return float(np.mean(seen)) if seen else 0.5
-
-
-def expected(amount: float, prompt: str) -> float:
-    """Tell how near the amount of motion comes to what the prompt's verbs and adverbs ask."""
-    hits = [value for words, value in MOTION.items() if re.search(rf"\b({words})", prompt, re.I)]
-    want = max(hits, default=0.02)
-    want *= 0.6 if re.search(rf"\b({CALM})", prompt, re.I) else 1
-    want *= 1.5 if re.search(rf"\b({LIVELY})", prompt, re.I) else 1
-    # By ratio, not by difference: twice as much is as far off as half as much.
-    return 1 - ramp(abs(np.log((amount + 1e-3) / (want + 1e-3))), 0.2, 2.5)
-
-
-def camera(track: Track, prompt: str) -> float:
-    """Tell whether the face drifts and grows as the camera that the prompt names would have it."""
-    steps_F2 = np.diff(track.place_F2, axis=0)
-    jitter = np.abs(np.diff(steps_F2, axis=0)).mean() if len(steps_F2) > 1 else 0.0
-    shift = abs(track.place_F2[-1, 0] - track.place_F2[0, 0])
-    growth = np.log(track.scale_F[-1] / track.scale_F[0])
-    if re.search(r"\bpan", prompt, re.I):
-        right = ramp(shift, 0, 0.2)
-    elif re.search(r"\bzoom", prompt, re.I):
-        inward = re.search(r"\bzoom\w* in\b", prompt, re.I)
-        right = ramp(growth if inward else -growth, 0, 0.25)
-    else:
-        right = 1 - 0.5 * ramp(abs(growth), 0, 0.3) - 0.5 * ramp(shift, 0.05, 0.5)
-    return 0.5 * right + 0.5 * ramp(jitter, 0.06, 0.005)
-
-
-def naturalness(video_FHWC: np.ndarray) -> int:
-    """Grade 1..5 how little frames change in sharpness and grain and jump. As of `grade`."""
-    jerk = motion(video_FHWC)[1]
-    return 1 + round(2 * realism(video_FHWC[0], video_FHWC) + 2 * ramp(jerk, 1.6, 0.5))
-
-
-def proposed(photo_HWC: np.ndarray, count: int) -> list[str]:
-    """Return prompts for a photo out of a few words, at most 30; others for other photos."""
-    number = int(photo_HWC.sum())
-    texts = [f"A person {action} {place}." for action, place in product(ACTIONS, PLACES)]
-    return [texts[(number + 7 * k) % len(texts)] for k in range(min(count, len(texts)))]
 
 
 def answer(body: dict) -> dict:
@@ -276,7 +54,7 @@ def answer(body: dict) -> dict:
         return {"naturalness": naturalness(np.stack(pictures["frames"]))}
     photos = pictures.pop("reference", [])
     if asked == PROPOSALS and photos:
-        return {"prompts": proposed(photos[0], properties["prompts"]["minItems"])}
+        return {"prompts": proposed(photos[0], _least(properties["prompts"]))}
     if not photos or not any(pictures.values()):
         raise ValueError("expected a picture after a text naming the reference, then frames")
     grades = [grade_all(photos, np.stack(v), prompt) for v in pictures.values() if v]
@@ -300,7 +78,15 @@ def _asked(body: dict) -> tuple[tuple[str, ...], dict]:
     for names in QUESTIONS:
         if set(properties) == set(names):
             return names, properties
-    raise ValueError(f"this judge answers {QUESTIONS}, not {sorted(properties)}")
+    raise ValueError(f"this judge answers {QUESTIONS}, not {sorted(properties)!s:.200}")
+
+
+def _least(schema) -> int:
+    """Return how many items a list must have by its schema."""
+    count = schema.get("minItems") if isinstance(schema, dict) else None
+    if type(count) is not int or count < 1:
+        raise ValueError(f"expected prompts with minItems, got {schema!r:.80}")
+    return count
 
 
 def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
@@ -311,11 +97,14 @@ def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
         parts = [part for content in contents if isinstance(content, list) for part in content]
         said, prompt = "", ""
         pictures: dict[str, list[np.ndarray]] = {}
+        shown = [part for part in parts if part["type"] == "image_url"]
+        limits.check("pictures", len(shown), limits.PICTURES)
         for part in parts:
             if part["type"] == "text":
                 said = part["text"]
                 quoted = re.search(r'^Prompt: (".*")$', said, re.M)
                 prompt = json.loads(quoted[1]) if quoted else prompt
+                limits.check("letters of a prompt", len(prompt), limits.PROMPT)
             elif part["type"] == "image_url":
                 role = re.match(r"(reference|best|worst)", said, re.I)
                 name = role[1].lower() if role else "frames"
@@ -327,67 +116,102 @@ def _contents(body: dict) -> tuple[dict[str, list[np.ndarray]], str]:
 
 def _decode(url: str) -> np.ndarray:
     """Decode a data: URL into float RGB of SIDE x SIDE; addresses are not fetched."""
+    if not isinstance(url, str):
+        raise ValueError(f"expected data:image/..;base64, got {url!r:.40}")
     head, _, data = url.partition(",")
     if not (head.startswith("data:image/") and head.endswith(";base64")):
         raise ValueError(f"expected data:image/..;base64, got {url[:40]!r}")
-    picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR_RGB)
+    file = base64.b64decode(data)
+    _check_picture(file)
+    picture = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
     if picture is None:
         raise ValueError("an image part does not decode")
     small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255
 
 
-def app() -> FastAPI:
-    """Build the server: /health, and the two routes of the OpenAI protocol that clients use."""
-    api = FastAPI(title="evoid_jax heuristic judge")
+def _check_picture(file: bytes) -> None:
+    """Raise where a picture is none, or has more pixels than may be; reads its beginning alone."""
+    try:
+        width, height = Image.open(io.BytesIO(file), formats=FORMATS).size
+    except Image.DecompressionBombError:  # far beyond it
+        width = height = limits.SIDE
+    except Exception as error:  # Pillow raises whatever a broken file leads it into
+        raise ValueError(f"an image part does not decode as {' or '.join(FORMATS)}") from error
+    limits.check("pixels of a picture", width * height, limits.PICTURE_PIXELS)
 
-    @api.get("/health")
-    def health() -> dict:
+
+def chatted(body: bytes | bytearray) -> dict:
+    """Return the reply to the body of a chat request.
+
+    Raises:
+      ValueError: it cannot be read or answered; says what was expected.
+    """
+    parts = sum(body.count(sign) for sign in (b"[", b"{", b","))
+    limits.check("lists, objects and commas", parts, limits.CHAT_PARTS)
+    try:
+        content = json.dumps(answer(json.loads(body)))
+    except cv2.error as error:
+        raise ValueError(f"a picture that cannot be measured: {error.err}") from error
+    except RecursionError:
+        raise ValueError("the request has too many lists in each other") from None
+    message = {"role": "assistant", "content": content}
+    return {
+        "id": "chatcmpl-heuristic",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    }
+
+
+def app(token: str | None = None) -> FastAPI:
+    """Build the server: /health, and the two routes of the OpenAI protocol that clients use.
+
+    token: what all but /health ask for, as an API key is sent; see door.py.
+    """
+    api = FastAPI(title="evoid_jax heuristic judge", openapi_url=None)
+    api.add_middleware(door.Door, most=limits.CHAT_BODY, token=token)
+    room, readers = Room(ROOM), anyio.CapacityLimiter(READERS)
+
+    # All of them `async`, as in serve.py: /health must not wait for a thread.
+    @api.get(door.OPEN)
+    async def health() -> dict:
         return {"status": "ok"}
 
     @api.get("/v1/models")
-    def models() -> dict:
+    async def models() -> dict:
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "evoid_jax"}
         return {"object": "list", "data": [model]}
 
     @api.post("/v1/chat/completions")
     async def chat(request: Request):
         try:
-            content = json.dumps(answer(await request.json()))
-        except (ValueError, cv2.error) as error:
-            why = {"message": str(error), "type": "invalid_request_error", "code": None}
-            return JSONResponse({"error": why}, 400)
-        message = {"role": "assistant", "content": content}
-        return {
-            "id": "chatcmpl-heuristic",
-            "object": "chat.completion",
-            "created": 0,
-            "model": MODEL,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-        }
+            with Share(room) as share:
+                body = await door.body(request, share, limits.CHAT_BODY)
+                return await anyio.to_thread.run_sync(chatted, body, limiter=readers)
+        except NoRoom:
+            return _refusal("many questions wait; come again in 1 s", 429, {"Retry-After": "1"})
+        except ValueError as error:
+            return _refusal(str(error), 413 if isinstance(error, limits.TooMuch) else 400)
 
     return api
 
 
+def _refusal(why: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    error = {"message": why, "type": "invalid_request_error", "code": None}
+    return JSONResponse({"error": error}, status, headers)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8200, help="0 takes a free port")
-    parser.add_argument("--port-file", type=Path, help="write the port here once listening")
+    listen.add_arguments(parser, port=8200)
     args = parser.parse_args()
+    listener, token = listen.bind(args)
     cv2.setNumThreads(1)  # the pictures are small; threads would only wait for each other
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((args.host, args.port))
-    listener.listen(128)
-    port = listener.getsockname()[1]
-    if args.port_file:  # renamed into place: a reader sees all of it or nothing
-        part = args.port_file.with_name(args.port_file.name + ".part")
-        part.write_text(f"{port}\n")
-        part.replace(args.port_file)
-    print(f"heuristic judge at http://{args.host}:{port}/v1", flush=True)
-    uvicorn.Server(uvicorn.Config(app(), log_level="warning")).run(sockets=[listener])
+    print(f"heuristic judge at {listen.announce(listener, args)}/v1", flush=True)
+    listen.server(app(token)).run(sockets=[listener])
 
 
 if __name__ == "__main__":

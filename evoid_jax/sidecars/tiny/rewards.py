@@ -36,6 +36,7 @@ from evoid_jax.world.people import ATTRIBUTES, BEARD_FROM, GLASSES_FROM
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "rewards"
 VERSION = "tiny-1"
 FRAMES = 9  # longer clips are read at this many evenly spaced frames (flow: every frame)
+TOGETHER = 32  # videos in the nets at once, at most: a thousand would take 5 GB
 LANDMARKS = 8
 NETS = {
     "arcface": lambda: nets.ArcEncoder(),
@@ -167,7 +168,12 @@ def prepare(request: wire.ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
     for i, video in enumerate(request.videos):
         if video is not None:
             groups.setdefault(min(len(video), FRAMES), []).append(i)
-    for count, indices in groups.items():
+    parts = [
+        (count, indices[start : start + TOGETHER])
+        for count, indices in groups.items()
+        for start in range(0, len(indices), TOGETHER)
+    ]
+    for count, indices in parts:
         small = [to_square(request.videos[i]) for i in indices]
         thin = [v[np.linspace(0, len(v) - 1, count).round().astype(int)] for v in small]
         photos, owned = wire.shared([request.references[i] for i in indices])
