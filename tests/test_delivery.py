@@ -12,7 +12,7 @@ from servers import serve
 
 from evoid_jax.rewards import client, delivery, replica, sharing, transport
 
-QUICK = client.Options(timeout=60.0, attempts=3, backoff=0.01, probe=0.2, batch=2)
+QUICK = client.Options(timeout=60.0, attempts=3, backoff=0.01, probe=0.2, batch=2, patience=0.3)
 
 
 def batch(count: int) -> dict:
@@ -128,7 +128,6 @@ def test_versions_that_differ_are_no_team():
 
 def test_at_the_deadline_the_columns_that_are_there_are_kept():
     here, never = Fake(SEVEN[:2]), Fake(SEVEN[2:])
-    never.hung = False
     with serve(here.app()) as one, serve(never.app()) as other:
         client.info(one), client.info(other)
         never.hung = True
@@ -299,7 +298,6 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_the_reply_to_another_request_is_not_taken(kind):
     fake = Fake(change=WRONG[kind])
-    fake.bound = True
     with serve(fake.app()) as url:
         scores = client.score([url], NAMES, **batch(2), options=QUICK)
     assert fake.posts == 3 and not np.any(scores.table.valid_BM)
@@ -310,7 +308,6 @@ def test_the_reply_to_another_request_is_not_taken(kind):
 def test_a_right_reply_after_a_wrong_one_counts():
     wrong = [WRONG["digest"]]
     fake = Fake(change=lambda reply: wrong.pop()(reply) if wrong else reply)
-    fake.bound = True
     with serve(fake.app()) as url:
         check(client.score([url], NAMES, **batch(2), options=QUICK, first=30), 2)
     assert [b.ids for b in fake.batches] == [["30", "31"]] * 2

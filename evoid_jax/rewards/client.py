@@ -12,7 +12,6 @@ import asyncio
 import functools
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,7 +21,7 @@ import numpy as np
 
 from evoid_jax import media
 from evoid_jax.groups import EVOSCORE, JUDGE
-from evoid_jax.rewards import background, judge_record, replica, sharing
+from evoid_jax.rewards import background, judge_record, replica, sharing, threads
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job
 from evoid_jax.rewards.table import ScoreTable
@@ -95,12 +94,12 @@ def score(
     _check(video_BFHWC, references, prompts, attributes)
     deadline = time.monotonic() + options.timeout
     graded = {
-        name: _in_thread(_grade, judge, name, video_BFHWC, references, prompts)
+        name: threads.start(_grade, judge, name, video_BFHWC, references, prompts)
         for name in (judged if judge else ())
     }
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
     rows = range(first, first + len(prompts))
-    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options)
+    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options, deadline)
     out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
@@ -293,14 +292,6 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
             out.table.score_BM[b, m] = np.clip(value, 0, 1)
             out.table.valid_BM[b, m] = True
             out.reasons[b].pop(name, None)
-
-
-def _in_thread(function: Callable, *args) -> Future:
-    """Call a function that never raises in a thread that does not keep the process from ending."""
-    future: Future = Future()
-    work = lambda: future.set_result(function(*args))
-    threading.Thread(target=work, name="judge", daemon=True).start()
-    return future
 
 
 def _answer(graded: Future, deadline: float, timeout: float):

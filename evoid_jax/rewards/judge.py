@@ -12,7 +12,6 @@ import io
 import json
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +19,12 @@ import numpy as np
 from PIL import Image
 
 from evoid_jax.groups import GROUPS, Reward
-from evoid_jax.rewards import evoscore, rubrics
+from evoid_jax.rewards import evoscore, rubrics, threads
 from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import JudgeError, Server
 from evoid_jax.sidecars.wire import Photos, shared
+
+AWAY = 120.0  # seconds that a judge may be away, as one that is started again is
 
 
 class Judge:
@@ -194,6 +195,7 @@ def open_judge(
         expected=cfg.judge_expected,
         name=cfg.judge,  # our own server has another port each time
         setting=setting,
+        patience=min(cfg.patience, cfg.timeout, AWAY),
     )
     questions = rubrics.questions(cfg.judge_rubric)
     judge = Judge(
@@ -332,5 +334,4 @@ def _best_and_worst(
 
 def _each(function: Callable, count: int, chat: Chat) -> list:
     """Call function(0) to function(count - 1), as many at once as the chat takes; in order."""
-    with ThreadPoolExecutor(max(1, min(chat.server.workers, count))) as pool:
-        return list(pool.map(function, range(count)))
+    return threads.each(function, count, chat.server.workers)

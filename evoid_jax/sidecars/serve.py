@@ -75,6 +75,7 @@ class Desk:
         self.figures = Figures(waiting=lambda: self.queue.waiting(), held=lambda: self.room.held)
         self.queue = Queue(preset, self.figures.scored)
         self._readers = anyio.CapacityLimiter(READERS)
+        self._rewards = presets.info(preset)["rewards"]
 
     async def answer(self, request: Request) -> dict:
         """Return the reply of POST /score.
@@ -111,8 +112,8 @@ class Desk:
             reply = await self._waited(request, self.queue.put(asked))
         finally:
             self.room.give(more)
-        bound = {"digest": digest} if asked.ids is None else {"digest": digest, "ids": asked.ids}
-        return reply | bound
+        bound = {"digest": digest, "rewards": self._rewards}
+        return reply | bound | ({} if asked.ids is None else {"ids": asked.ids})
 
     async def _waited(self, request: Request, future: Future[dict]) -> dict:
         """Wait for the scores for as long as the asker does."""
