@@ -25,7 +25,7 @@ from evoid_jax.rewards import background, judge_record, replica, sharing, thread
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job
 from evoid_jax.rewards.table import ScoreTable
-from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError
+from evoid_jax.rewards.transport import DEFAULTS, Doubtful, Options, SidecarError
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
@@ -140,7 +140,10 @@ async def _deliver_all(
     def deliver_one(job: Job):
         team = [replica.named(url) for url in job.urls]
         ids = [str(first + b) for b in range(job.start, job.stop)]
-        return deliver(team, Parcel(ids, functools.partial(pack, job, ids)), options, deadline)
+        parcel = Parcel(
+            ids, pack=functools.partial(pack, job, ids), doubt=functools.partial(_doubt, job)
+        )
+        return deliver(team, parcel, options, deadline)
 
     return await asyncio.gather(*map(deliver_one, jobs))
 
@@ -228,6 +231,26 @@ def _fill_monitors(out: Scores, job: Job, monitor) -> None:
             log.warning("%s", error)
 
 
+def _doubt(job: Job, reply: dict) -> None:
+    """Raise Doubtful where a column is malformed, or holds what cannot be."""
+    for name in job.names:
+        try:
+            column = _column(reply, name, job.stop - job.start)
+        except SidecarError as error:
+            raise Doubtful(str(error)) from error
+        entry = reply["scores"][name]
+        sent = [value for value in (*entry["raw"], *entry["score"]) if value is not None]
+        if not np.isfinite(np.array(sent, float)).all():
+            raise Doubtful(f"{name}: the sidecar sent a number that is not finite")
+        if _outside(column.score_b).any():
+            raise Doubtful(f"{name}: the sidecar sent a score outside 0..1")
+
+
+def _outside(score: np.ndarray) -> np.ndarray:
+    """Tell which scores cannot be; NaN is not told of."""
+    return (score < -ROUNDING) | (score > 1 + ROUNDING)
+
+
 class _Column(NamedTuple):
     """One reward of some videos, as it was sent; NaN for null."""
 
@@ -285,7 +308,7 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
             reason = column.reasons[i] or "the sidecar sent no number and no reason"
             out.reasons[b][name] = str(reason)
             out.table.blank_BM[b, m] = not column.excused[i]
-        elif not -ROUNDING <= value <= 1 + ROUNDING:
+        elif _outside(value):
             out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
         else:
             out.table.raw_BM[b, m] = raw

@@ -20,6 +20,7 @@ from evoid_jax.rewards.replica import Replica
 from evoid_jax.rewards.transport import (
     ANY_REPLY,
     PER_VIDEO,
+    Doubtful,
     Later,
     Options,
     SidecarError,
@@ -34,10 +35,15 @@ TICK = 1.0  # seconds after which a delivery looks at the clock, whatever else h
 
 
 class Parcel(NamedTuple):
-    """What is sent: `ids` name the videos; `pack` writes the body, in a thread."""
+    """What is sent: `ids` name the videos; `pack` writes the body, in a thread.
+
+    doubt: raises Doubtful for a reply that is to be asked for again; where no better one comes, the
+    last of them is the reply.
+    """
 
     ids: list[str]
     pack: Callable[[], wire.Pieces]
+    doubt: Callable[[dict], None] = lambda reply: None
 
 
 async def deliver(
@@ -59,9 +65,10 @@ async def deliver(
             return await errand.run()
     except TimeoutError:
         last = f"; {errand.why}" if errand.why else ""
-        return SidecarError(f"no reply from {_addresses(team)} in {options.timeout:g} s{last}")
+        late = SidecarError(f"no reply from {_addresses(team)} in {options.timeout:g} s{last}")
+        return late if errand.doubtful is None else errand.doubtful
     except SidecarError as error:
-        return error
+        return error if errand.doubtful is None else errand.doubtful
     except Exception as error:  # no server's doing, and no reason to lose the scores of the others
         log.exception("a request could not be sent")
         return SidecarError(f"{_addresses(team)}: {type(error).__name__}: {error}")
@@ -71,10 +78,10 @@ async def deliver(
 
 
 class _Errand:
-    """One request's tries. why: what went wrong last."""
+    """One request's tries. why: what went wrong last. doubtful: the last reply of that kind."""
 
     def __init__(self, team: list[Replica], parcel: Parcel, options: Options, deadline: float):
-        self.why = ""
+        self.why, self.doubtful = "", None
         self._team, self._parcel, self._options = team, parcel, options
         self._start = time.monotonic()
         self._half = (self._start + deadline) / 2
@@ -86,7 +93,7 @@ class _Errand:
         """Try until a reply has come.
 
         Raises:
-          SidecarError: another try cannot help, or every replica has failed often enough.
+          SidecarError: every replica has failed often enough, or will not take the request.
         """
         with background.changed() as event:
             try:
@@ -146,14 +153,20 @@ class _Errand:
             reply = await ask("POST", f"{one.url}/score", options.timeout, body, most)
             _check_bound(one.url, reply, digest, self._parcel.ids)
             one.check_kind(reply)
+            self._check(reply)
             one.served(count, began)
             return reply
         except Later as error:
             one.put_off(error.seconds, options)
             raise
         except Trouble as error:
-            self._failed[one.url] += 1
+            # Scores take long, and doubtful ones are mostly the same the next time.
+            often = isinstance(error, Doubtful)
+            self._failed[one.url] += max(1, options.attempts // 2) if often else 1
             one.failed(error, options)
+            raise
+        except SidecarError:  # it would not take this request the next time either
+            self._failed[one.url] = options.attempts
             raise
         except asyncio.CancelledError:  # another one was faster, or the time is over
             if time.monotonic() - began >= options.timeout / 2:
@@ -161,6 +174,13 @@ class _Errand:
             raise
         finally:
             one.ended(count)
+
+    def _check(self, reply: dict) -> None:
+        try:
+            self._parcel.doubt(reply)
+        except Doubtful:
+            self.doubtful = reply
+            raise
 
     def _pack(self) -> tuple[wire.Pieces, str]:
         body = self._parcel.pack()
@@ -181,7 +201,7 @@ class _Errand:
             del self._tries[task]
             try:
                 return task.result()
-            except Trouble as error:
+            except SidecarError as error:
                 self.why = str(error)
         return None
 

@@ -143,16 +143,20 @@ class Panel:
     def _address(self, url: str, preset: str, log_dir) -> str:
         if url != "local":
             return url
-        self._servers.append(local.start_sidecar(preset, log_dir))
-        return self._servers[-1].url
+        return self._kept(local.start_sidecar(preset, log_dir)).url
+
+    def _kept(self, server: local.Local) -> local.Local:
+        """Start a server again where it ends, and stop it with this panel."""
+        self._servers.append(server)
+        server.keep()
+        return server
 
     def _open_judge(self, cfg: Reward, fps: int, log_dir) -> Judge | None:
         url = cfg.judge
         if not url:
             return None
         if url == "local":
-            self._servers.append(local.start_judge(log_dir))
-            url = self._servers[-1].url + "/v1"
+            url = self._kept(local.start_judge(log_dir)).url + "/v1"
         return open_judge(cfg, url, fps, log_dir)
 
     def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:

@@ -49,6 +49,10 @@ class Away(Trouble):
     """A server that is not there, or not yet."""
 
 
+class Doubtful(Trouble):
+    """A reply that holds what no sound server sends, beside what may be right."""
+
+
 class Later(Trouble):
     """A server that has too much to do: `seconds` until it wants to be asked again, or None."""
 
