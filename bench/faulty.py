@@ -5,7 +5,6 @@ Bytes are written to the socket by hand: a web server would not send what a brok
 
 import asyncio
 import base64
-import functools
 import gzip
 import io
 import json
@@ -30,12 +29,8 @@ def true_grade(level: int) -> int:
     return 1 + level // 28
 
 
-@functools.cache
-def loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all servers, which runs in a thread of its own."""
-    made = asyncio.new_event_loop()
-    threading.Thread(target=made.run_forever, daemon=True).start()
-    return made
+LOOP = asyncio.new_event_loop()  # of all servers, in a thread of its own
+threading.Thread(target=LOOP.run_forever, daemon=True).start()
 
 
 class Faulty:
@@ -56,7 +51,7 @@ class Faulty:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "Faulty":
-        asyncio.run_coroutine_threadsafe(self._open(), loop()).result(60)
+        asyncio.run_coroutine_threadsafe(self._open(), LOOP).result(60)
         return self
 
     def __exit__(self, *_) -> None:
@@ -65,9 +60,9 @@ class Faulty:
 
     def shut(self, seconds: float | None = None) -> None:
         """End connections and take no more; again at the same port after so many seconds."""
-        asyncio.run_coroutine_threadsafe(self._shut(), loop()).result(60)
+        asyncio.run_coroutine_threadsafe(self._shut(), LOOP).result(60)
         if seconds is not None:
-            asyncio.run_coroutine_threadsafe(self._open_after(seconds), loop())
+            asyncio.run_coroutine_threadsafe(self._open_after(seconds), LOOP)
 
     async def _open_after(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

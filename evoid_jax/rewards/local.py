@@ -181,6 +181,7 @@ def _keep(server: Local, most: int, silence: float, timeout: float) -> None:
         log.warning("%s; it is started again, %d of %d", told, len(times), most)
         try:
             server.restart(timeout)
+            log.warning("%s runs again (process %d)", server.name, server.pid)
         except ConnectionError as error:
             log.warning("%s", error)
         heard = time.monotonic()
