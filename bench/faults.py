@@ -57,7 +57,7 @@ def videos(seed: int) -> dict:
 
 def patient(timeout: float) -> client.Options:
     return client.Options(
-        timeout=timeout, attempts=4, backoff=0.02, batch=2, probe=0.3, patience=timeout / 2
+        timeout=timeout, attempts=4, backoff=0.02, batch=2, probe=0.5, patience=timeout / 2
     )
 
 

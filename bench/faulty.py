@@ -16,6 +16,7 @@ from PIL import Image
 from evoid_jax.sidecars import wire
 
 NAMES = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "naturalness", "flow")
+BOMB = gzip.compress(bytes(64 * 2**20))
 RETRY_AFTER = ("99999999999", "-5", "nan", "inf", "Fri, 31 Dec 9999 23:59:59 GMT", "\xb2", "soon")
 
 
@@ -219,8 +220,7 @@ async def deep(server, writer, reply) -> bool:
 
 
 async def packed(server, writer, reply) -> bool:
-    bomb = gzip.compress(bytes(64 * 2**20))
-    return await send(writer, bomb, headers="Content-Encoding: gzip\r\n")
+    return await send(writer, BOMB, headers="Content-Encoding: gzip\r\n")
 
 
 async def drips(server, writer, reply) -> bool:

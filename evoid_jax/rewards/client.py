@@ -29,6 +29,7 @@ from evoid_jax.rewards.transport import DEFAULTS, Doubtful, Options, SidecarErro
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
+LAST_WORDS = 2.0  # seconds: a judge gives up what is late by itself, and then says what it has
 ROUNDING = 1e-3  # a score may leave [0, 1] by this much before it is taken for a mistake
 
 
@@ -320,7 +321,7 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
 def _answer(graded: Future, deadline: float, timeout: float):
     """Return what the judge said, or that it said nothing in time."""
     try:
-        return graded.result(max(0.0, deadline - time.monotonic()))
+        return graded.result(max(0.0, deadline - time.monotonic()) + LAST_WORDS)
     except TimeoutError:
         return f"the judge gave no answer in {timeout:g} s"
 

@@ -98,7 +98,7 @@ class Judge:
 
         Args: as `vqscore`.
         """
-        photos, until = self._photos(references), self.chat.deadline()
+        until, photos = self.chat.deadline(), self._photos(references)
 
         def ask(b: int) -> list[float] | None:
             parts = photos[b] + shown(video_BFHWC[b], self.frames, self.side, self.fps)
@@ -129,9 +129,9 @@ class Judge:
           attention_G float32 in 0..10, the mean over the pairs that were answered, and how many
           were. If none, attention is zeros: blend with gamma = 0 then, which is the prior.
         """
-        ends = _best_and_worst(group_B, reward_B, valid_B)
+        until, ends = self.chat.deadline(), _best_and_worst(group_B, reward_B, valid_B)
         photos = self._photos([references[best] for best, _ in ends])
-        count, until = max(1, self.frames // 2), self.chat.deadline()
+        count = max(1, self.frames // 2)
         show = partial(shown, count=count, side=self.side, fps=self.fps)
 
         def ask(i: int) -> list[float] | None:

@@ -112,10 +112,11 @@ class Wire:
         self._key = read_key(server.key_env, server.setting)
         self._client = _client(server, self._key)
         self._room = threading.BoundedSemaphore(server.workers)
-        self.address = str(self._client.base_url)
+        self.address, self._closed = str(self._client.base_url), False
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; nothing is sent any more."""
+        self._closed = True
         background.run(self._client.close())
 
     def models(self) -> list[str] | None:
@@ -202,6 +203,8 @@ class Wire:
             raise JudgeError(f"there was no time to ask it, of {self._server.timeout:g} s")
         began = time.monotonic()
         try:
+            if self._closed:
+                raise JudgeError("nobody waits for its answer any more")
             content = background.run(self._content(body, until))
         finally:
             self._room.release()

@@ -105,6 +105,8 @@ async def _chunks(body: wire.Pieces) -> AsyncIterator[bytes]:
 
 async def _content(url: str, reply: httpx2.Response, most: int) -> bytes:
     """Read a reply, which may come to no end."""
+    if (packing := reply.headers.get("content-encoding", "identity")) != "identity":
+        raise Trouble(f"{url}: a reply in {packing}, which was not asked for")
     content = bytearray()
     async for chunk in reply.aiter_bytes():
         content += chunk
