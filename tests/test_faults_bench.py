@@ -1,4 +1,4 @@
-"""Sidecars and judges that fail in every way cost neither a score that could be had nor a wrong one.
+"""Sidecars and judges that fail in all ways cost no score that could be had, and give no wrong one.
 
 The calls are those of bench/faults.py: here some of them, on demand all.
 """
