@@ -1,6 +1,6 @@
 """Let sidecars and judges fail in every way of bench/faulty.py, and see what comes of their scores.
 
-    python bench/faults.py [--each=14] [--timeout=6] [--at-once=12] [--every=1]
+    python bench/faults.py [--each=14] [--timeout=15] [--at-once=12] [--every=1]
 
 Every kind meets the real client `each` times in three ways: a sidecar that fails and is sound
 again, one that fails for ever beside a sound replica, and a judge. Each video has scores of its
@@ -158,7 +158,7 @@ def summed(outcomes: list[Outcome]) -> Outcome:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--each", type=int, default=14, help="calls of each kind and way")
-    parser.add_argument("--timeout", type=float, default=6.0, help="seconds of a call")
+    parser.add_argument("--timeout", type=float, default=15.0, help="seconds of a call")
     parser.add_argument("--at-once", type=int, default=12, help="calls under way")
     parser.add_argument("--every", type=int, default=1, help="take every so manieth call alone")
     args = parser.parse_args()

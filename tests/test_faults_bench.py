@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.parametrize(
     ("options", "met"),
     [
-        (("--each=1", "--every=4", "--timeout=15"), 15),
+        (("--each=1", "--every=4"), 15),
         pytest.param(("--each=14",), 1000, marks=pytest.mark.slow),
     ],
     ids=["some", "all"],
