@@ -38,21 +38,24 @@ class Sleeper:
         self.random = np.random.default_rng(0)
 
     def app(self) -> FastAPI:
-        api, nets = FastAPI(), asyncio.Lock()
+        api, nets, rewards = FastAPI(), asyncio.Lock(), [{"name": name} for name in NAMES]
 
         @api.get("/info")
         async def info() -> dict:
-            return {"rewards": [{"name": name} for name in NAMES]}
+            return {"rewards": rewards}
 
         @api.post("/score")
         async def score(request: Request) -> dict:
-            asked = wire.decode(await request.body())
+            body = await request.body()
+            asked = wire.decode(body)
             async with nets:
                 step = min(self.seen // self.videos, len(self.seconds) - 1)
                 self.seen += len(asked.videos)
                 await asyncio.sleep(self.seconds[step] * len(asked.videos) / self.videos)
             values = self.random.random(len(asked.videos)).tolist()
-            return {"scores": {name: {"raw": values, "score": values} for name in asked.rewards}}
+            scores = {name: {"raw": values, "score": values} for name in asked.rewards}
+            bound = {"digest": wire.digest(body), "ids": asked.ids, "rewards": rewards}
+            return {"scores": scores} | bound
 
         return api
 

@@ -341,6 +341,12 @@ class Reward:
         one_of("stop", "go_on"),
         free=True,
     )
+    versions: str = setting(
+        "same",
+        "of the sidecars' rewards when a run goes on: the same as before, or any",
+        one_of("same", "any"),
+        free=True,
+    )
     idle_steps: int = setting(
         5,
         "steps in a row without any video to learn from that end the run; 0: none do",

@@ -120,6 +120,41 @@ def read(workdir: str | Path) -> dict | None:
     return made
 
 
+def check_versions(
+    workdir: str | Path, table: Iterable, sidecars: Iterable[tuple[str, Mapping]]
+) -> None:
+    """Raise a ValueError where rewards have other versions than when the run last started.
+
+    Args:
+      workdir: of the run; one that holds no run.json fits all.
+      table, sidecars: as of `collect`.
+    """
+    made, sidecars = read(workdir), list(sidecars)
+    before = made["starts"][-1].get("rewards", []) if made and made["starts"] else []
+    was = {row["name"]: _versions(row.get("sources", [])) for row in before}
+    changed = []
+    for row in table:
+        now = _versions(_reward(row.name, row.group, row.prior, sidecars)["sources"])
+        if was.get(row.name) and now and was[row.name] != now:
+            changed.append(f"{row.name} was {_told(was[row.name])}, is {_told(now)}")
+    if changed:
+        raise ValueError(
+            f"the sidecars have other versions than when the run in {workdir} last started, and "
+            f"rewards would not compare: {'; '.join(changed)}. Start them as they were, take "
+            "another --workdir, or go on all the same: --config.reward.versions=any"
+        )
+
+
+def _versions(sources: Sequence[Mapping]) -> set[tuple[str, str]]:
+    return {(str(one.get("version") or ""), str(one.get("sha256") or "")) for one in sources}
+
+
+def _told(versions: set[tuple[str, str]]) -> str:
+    """Return versions in words, with as much of their digests as tells them apart."""
+    words = (f"{version or 'without one'} ({sha256[:12]})" for version, sha256 in sorted(versions))
+    return " and ".join(word.removesuffix(" ()") for word in words)
+
+
 def command(argv: Sequence[str]) -> str:
     """Return argv as the command that was typed: a module of this package by its name."""
     program = Path(argv[0])

@@ -37,7 +37,7 @@ from evoid_jax import (
 from evoid_jax.data import pairs
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
-from evoid_jax.rewards import faceless, servers
+from evoid_jax.rewards import faceless, servers, tryout
 from evoid_jax.rewards.blend import Fused
 from evoid_jax.rewards.panel import Panel, Request
 
@@ -114,6 +114,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
     distributed.say(f"rewards: starting, logs in {logs}")
     with Panel(cfg.reward, mesh, cfg.video.fps, logs) as panel:
         faceless.refuse(cfg, splits, panel.urls, panel.infos)
+        tryout.check(cfg, workdir, splits.evolution, panel)
         distributed.say(f"model: loading {cfg.model}")
         frozen = load_frozen(cfg, opened, mesh)
         solver = flow.schedule(cfg.rollout.scheduler, cfg.rollout.steps, cfg.rollout.shift)

@@ -18,14 +18,14 @@ class Fake:
 
     before: of each request, first to last: seconds to sleep, or (status, text[, headers]) to answer
     with instead, or None. hung: nothing is answered while it is true. info: more of /info.
-    bound: replies repeat digest and ids.
+    bound: replies repeat digest, ids and rewards, as they must.
     """
 
     def __init__(self, names=SEVEN, before=(), change=lambda reply: reply, monitors=("truth",)):
         self.names, self.before, self.change = list(names), list(before), change
         self.batches, self.posts, self.monitors = [], 0, list(monitors)
         self.column = {name: column for column, name in enumerate(NAMES)}
-        self.hung, self.bound, self.info, self.version = False, False, {}, "1"
+        self.hung, self.bound, self.info, self.version = False, True, {}, "1"
 
     def app(self):
         api = FastAPI()
@@ -33,9 +33,8 @@ class Fake:
         @api.get("/info")
         async def info():
             await self.answers()
-            about = {"version": self.version, "sha256": "", "about": ""}
-            rewards = [{"name": name} | about for name in self.names]
-            return {"preset": "fake", "rewards": rewards, "monitors": self.monitors} | self.info
+            about = {"preset": "fake", "rewards": self.rewards(), "monitors": self.monitors}
+            return about | self.info
 
         @api.post("/score")
         async def score(request: Request):
@@ -50,7 +49,8 @@ class Fake:
             self.batches.append(wire.decode(body))
             reply = self.reply(self.batches[-1])
             if self.bound:
-                reply |= {"digest": wire.digest(body), "ids": self.batches[-1].ids}
+                ids = self.batches[-1].ids
+                reply |= {"digest": wire.digest(body), "ids": ids, "rewards": self.rewards()}
             return Response(json.dumps(self.change(reply)))
 
         return api
@@ -59,6 +59,10 @@ class Fake:
         """Return when it answers again."""
         while self.hung:
             await asyncio.sleep(0.01)
+
+    def rewards(self):
+        about = {"version": self.version, "sha256": "", "about": ""}
+        return [{"name": name} | about for name in self.names]
 
     def reply(self, batch):
         values = [float(v[0, 0, 0, 0]) for v in batch.videos]

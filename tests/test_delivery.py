@@ -8,41 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_sidecar import NAMES, SEVEN, Fake
+from pixel_videos import QUICK, batch, check, port, until
 from servers import serve
 
 from evoid_jax.rewards import client, delivery, replica, sharing, transport
-
-QUICK = client.Options(timeout=60.0, attempts=3, backoff=0.01, probe=0.2, batch=2)
-
-
-def batch(count: int) -> dict:
-    """Return `client.score`'s arguments for videos whose pixels are 1, 2, ..."""
-    pixel_B = np.arange(1, count + 1, dtype=np.uint8).reshape(-1, 1, 1, 1, 1)
-    photo = np.full((8, 8, 3), 7, np.uint8)
-    return {
-        "video_BFHWC": np.broadcast_to(pixel_B, (count, 3, 16, 16, 3)).copy(),
-        "references": [[photo]] * count,
-        "prompts": [f"video {b}" for b in range(count)],
-    }
-
-
-def check(scores, count: int):
-    """Every video has its own scores, in the columns of their rewards."""
-    want_BM = 1.0 + np.arange(count)[:, None] + np.arange(7)
-    np.testing.assert_array_equal(scores.table.raw_BM[:, :7], want_BM)
-    assert scores.failed == 0
-
-
-def port(url: str) -> int:
-    return int(url.rsplit(":", 1)[1])
-
-
-def until(true, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.01)
-
 
 # --- one dies, hangs, comes back
 
@@ -123,12 +92,69 @@ def test_versions_that_differ_are_no_team():
     assert sharing.unasked(["a", "c"], [infos["a"], infos["c"]], ("gme",)) == []
 
 
+def test_one_that_was_too_late_is_asked_after_the_others():
+    """It says what it is and scores nothing: each request there costs half of the time."""
+    stuck, good = Fake(before=[600.0] * 9), Fake()
+    options = QUICK._replace(timeout=4.0, batch=1)
+    with serve(stuck.app()) as one, serve(good.app()) as other:
+        check(client.score([one, other], NAMES, **batch(1), options=options), 1)
+        for _ in range(3):
+            check(client.score([one, other], NAMES, **batch(1), options=options), 1)
+        assert stuck.posts == 1
+        good.hung = True  # but if there is nobody else ...
+        scores = client.score([one], NAMES, **batch(1), options=options._replace(timeout=1.0))
+        good.hung = False
+    assert stuck.posts == 2 and not np.any(scores.table.valid_BM)
+
+
+def test_one_that_is_started_again_is_waited_for():
+    """It is away for longer than its tries would last, were they not spared for when it is back."""
+    again = Fake()
+    with serve(again.app()) as url:
+        client.info(url)
+    back = threading.Event()
+
+    def come_back():
+        time.sleep(1.5)
+        with serve(again.app(), port(url)):
+            back.wait(60)
+
+    thread = threading.Thread(target=come_back, daemon=True)
+    thread.start()
+    check(client.score([url], NAMES, **batch(2), options=QUICK._replace(patience=60.0)), 2)
+    back.set()
+    thread.join(60)
+
+
+def test_one_that_is_not_there_yet_is_waited_for_at_the_start():
+    late = Fake()
+    with serve(late.app()) as url:
+        pass
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.info, url, QUICK._replace(patience=60.0))
+        time.sleep(1.0)
+        with serve(late.app(), port(url)):
+            assert asked.result(60)["names"] == list(SEVEN)
+
+
+def test_one_that_silently_became_another_is_seen_by_its_reply():
+    changes = Fake()
+    with serve(changes.app()) as url:
+        check(client.score([url], NAMES, **batch(2), options=QUICK), 2)
+        changes.version = "2"
+        began = time.monotonic()
+        scores = client.score([url], NAMES, **batch(2), options=QUICK._replace(patience=600.0))
+        assert time.monotonic() - began < 600  # it is not waited for: it is there
+    assert not np.any(scores.table.valid_BM)
+    why = scores.reasons[0]["gme"]
+    assert "was [" in why and "('gme', '1', '')" in why and "('gme', '2', '')" in why
+
+
 # --- deadlines
 
 
 def test_at_the_deadline_the_columns_that_are_there_are_kept():
     here, never = Fake(SEVEN[:2]), Fake(SEVEN[2:])
-    never.hung = False
     with serve(here.app()) as one, serve(never.app()) as other:
         client.info(one), client.info(other)
         never.hung = True
@@ -182,7 +208,18 @@ def test_pauses_grow_where_a_refusal_names_none(clock):
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [(None, None), ("3", 3.0), (" 12 ", 12.0), ("soon", None), ("-1", None)],
+    [
+        (None, None),
+        ("3", 3.0),
+        (" 12 ", 12.0),
+        ("soon", None),
+        ("-1", None),
+        ("nan", None),
+        ("\xb2", None),  # which Python calls a digit
+        ("9" * 400, transport.LONGEST_REST),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", transport.LONGEST_REST),
+        ("Fri, 99 Dec 99999 23:59:59 GMT", None),
+    ],
 )
 def test_retry_after_is_read(header, seconds):
     assert transport._seconds(header) == seconds
@@ -279,41 +316,6 @@ def test_an_address_with_several_servers_gets_the_share_of_each():
         assert several.takes(1)
         several.began(1)
     assert not several.takes(1)
-
-
-# --- whose reply it is
-
-
-def other_ids(reply):
-    return reply | {"ids": [str(int(name) + 1) for name in reply["ids"]]}
-
-
-WRONG = {
-    "digest": lambda reply: reply | {"digest": "0" * 64},
-    "no text": lambda reply: reply | {"digest": 7},
-    "ids": other_ids,
-    "order": lambda reply: reply | {"ids": reply["ids"][::-1]},
-}
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_the_reply_to_another_request_is_not_taken(kind):
-    fake = Fake(change=WRONG[kind])
-    fake.bound = True
-    with serve(fake.app()) as url:
-        scores = client.score([url], NAMES, **batch(2), options=QUICK)
-    assert fake.posts == 3 and not np.any(scores.table.valid_BM)
-    words = "another request" if kind in ("digest", "no text") else "about other videos"
-    assert words in scores.reasons[0]["gme"]
-
-
-def test_a_right_reply_after_a_wrong_one_counts():
-    wrong = [WRONG["digest"]]
-    fake = Fake(change=lambda reply: wrong.pop()(reply) if wrong else reply)
-    fake.bound = True
-    with serve(fake.app()) as url:
-        check(client.score([url], NAMES, **batch(2), options=QUICK, first=30), 2)
-    assert [b.ids for b in fake.batches] == [["30", "31"]] * 2
 
 
 # --- what travels

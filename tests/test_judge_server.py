@@ -1,6 +1,7 @@
 """Sending a request: keys, addresses, proxies, time, and what failures mean."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import openai
@@ -65,6 +66,29 @@ def test_the_key_is_the_environments(monkeypatch):
     assert fake.keys == ["Bearer EMPTY", f"Bearer {KEY}", f"Bearer {KEY}-mine", "Bearer EMPTY"]
 
 
+def test_nothing_else_of_the_environment_is_sent(monkeypatch):
+    """An account's names and headers for one service are none of another judge's business."""
+    seen = []
+
+    async def look(request, call_next):
+        seen.append(dict(request.headers))
+        return await call_next(request)
+
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "hunter2")
+    headers = "X-Mine: hunter2\nAuthorization: Bearer hunter2"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", headers)
+    app = FakeJudge("yes").app()
+    app.middleware("http")(look)
+    with serve(app) as url:
+        post(url + "/v1")
+        wire = Wire(Server(url + "/v1"), Usage())
+        assert wire.models() == ["fake"]
+        wire.close()
+    assert len(seen) == 2 and "hunter2" not in str(seen)
+    assert {headers["authorization"] for headers in seen} == {"Bearer EMPTY"}
+
+
 def test_a_key_that_cannot_be_is_refused_and_not_shown(monkeypatch):
     assert judge_server.read_key("") == judge_server.read_key(judge_server.USUAL_KEY) == ""
     with pytest.raises(ValueError, match="judge_key_env names an environment variable") as error:
@@ -102,7 +126,7 @@ def test_proxies_of_the_environment_are_used_but_not_for_this_machine(monkeypatc
         monkeypatch.setenv("HTTP_PROXY", dead_url())
         post(url + "/v1")
         post(url.replace("127.0.0.1", "localhost") + "/v1")
-        with pytest.raises(JudgeError, match="refused"):
+        with pytest.raises(JudgeError, match="connection attempts failed"):
             post("http://judge.example/v1")
     assert len(fake.asked) == 3
 
@@ -153,8 +177,31 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(slow):
     assert len(fake.asked) <= 1  # and not once more
 
 
+def test_a_server_that_is_started_again_is_waited_for():
+    fake = FakeJudge("yes")
+    with serve(fake.app()) as url:
+        port = int(url.rsplit(":", 1)[1])
+    with ThreadPoolExecutor(1) as pool:
+        wire = Wire(Server(url + "/v1", retries=0, patience=60.0), Usage())
+        models = pool.submit(wire.models)
+        reply = pool.submit(post, url + "/v1", retries=0, timeout=60.0, patience=60.0)
+        time.sleep(1.0)
+        with serve(fake.app(), port):
+            assert models.result(60) == ["fake"] and reply.result(60)
+        wire.close()
+
+
+def test_a_reply_is_not_read_without_end(monkeypatch):
+    monkeypatch.setattr(judge_server, "ANY_REPLY", 1000)
+    for status in (200, 400, 500):
+        long = FakeJudge(Status(status, "x" * 5000))
+        words = pytest.raises(JudgeError, match="a reply of more than 1128 bytes")
+        with serve(long.app()) as url, words:
+            post(url + "/v1", tokens=1)
+
+
 def test_a_server_that_is_not_there():
-    with pytest.raises(JudgeError, match="refused"):
+    with pytest.raises(JudgeError, match="connection attempts failed"):
         post(dead_url() + "/v1")
 
 

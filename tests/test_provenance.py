@@ -45,6 +45,31 @@ def test_replicas_that_answer_alike_are_one_source():
     assert (count(one, one), count(one, other)) == (1, 2)
 
 
+TABLE = [made_up.Metric("a", "text", 1.0), made_up.Metric("b", "text", 1.0)]
+
+
+def offered(**versions):
+    rewards = [
+        {"name": name, "version": version, "sha256": "0123456789abcdef"}
+        for name, version in versions.items()
+    ]
+    return [("local", {"preset": "p", "rewards": rewards})]
+
+
+def test_a_run_goes_on_with_the_versions_that_it_began_with(tmp_path):
+    provenance.check_versions(tmp_path, TABLE, offered(a="1"))  # there is no run yet
+    start = provenance.collect(["x"], [], table=TABLE, sidecars=offered(a="1", b="1"))
+    provenance.write(tmp_path, start)
+    provenance.check_versions(tmp_path, TABLE, offered(a="1", b="1"))
+    provenance.check_versions(tmp_path, TABLE, offered(a="1"))  # who is there is checked elsewhere
+    twice = [*offered(a="1", b="1"), *offered(a="2")]
+    words = r"a was 1 \(0123456789ab\), is 1 .* and 2 .*reward.versions=any"
+    with pytest.raises(ValueError, match=words):
+        provenance.check_versions(tmp_path, TABLE, twice)
+    with pytest.raises(ValueError, match=r"rewards would not compare: b was 1 .*, is without one"):
+        provenance.check_versions(tmp_path, TABLE, offered(a="1", b=""))
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [

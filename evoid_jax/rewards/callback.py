@@ -16,7 +16,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ from jax.experimental import io_callback
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from evoid_jax.rewards import threads
+
 log = logging.getLogger(__name__)
 # Bytes. JAX's CPU client copies up to 100 KiB at once, larger arrays in its threads: see `_pieces`.
 INLINE = 2**16
@@ -36,10 +38,12 @@ ScoreFn = Callable[[np.ndarray, np.ndarray], Tables]  # of (video_bFHWC, index_b
 
 
 class Callback(NamedTuple):
-    """The pair, and the end.
+    """The pair, what comes between, and the end.
 
     submit(video_BFHWC, index_B int32) -> ticket_B int32, at once. index_B, or (B, any) of numbers,
     tells the score function what the rows are: which request they are of, and which of its rows.
+    wait(ticket_B) returns once this process's scores are there, or too late. To be called before
+    collect, which waits too, but where no signal reaches it: Ctrl-C would have no effect.
     collect(ticket_B) -> raw_BM, score_BM float32 and valid_BM bool, once they are there. Tickets
     are per video and may be sliced, joined and reordered in between (within a process); each can be
     collected once. raw and score are NaN where not valid.
@@ -47,6 +51,7 @@ class Callback(NamedTuple):
     """
 
     submit: Callable[[jax.Array, jax.Array], jax.Array]
+    wait: Callable[[jax.Array], None]
     collect: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]]
     close: Callable[[], None]
 
@@ -92,9 +97,15 @@ def make(
     out = NamedSharding(mesh, rows)
     return Callback(
         submit=jax.jit(submit_all, out_shardings=out),
+        wait=lambda ticket_B: desk.wait(_own_numbers(ticket_B)),
         collect=jax.jit(checked, out_shardings=(out, out, out)),
         close=desk.close,
     )
+
+
+def _own_numbers(ticket_B: jax.Array) -> list[int]:
+    """Return the tickets that are on this process's devices."""
+    return [number for shard in ticket_B.addressable_shards for number in shard.data.tolist()]
 
 
 def _shard_functions(desk: _Desk, mesh: Mesh, axes: tuple[str, ...]) -> tuple[Callable, Callable]:
@@ -145,7 +156,9 @@ class _Desk:
     def __init__(self, score_fn: ScoreFn, metrics: int, timeout: float, workers: int):
         self.metrics = metrics
         self._score_fn, self._timeout = score_fn, timeout
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="score")
+        self._room = threading.Semaphore(workers)
+        self._closed = False
+        self._late: set[Future] = set()  # those that `wait` gave up
         self._places: dict[int, tuple[Future, int]] = {}  # of a ticket: whose scores, which row
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -165,7 +178,7 @@ class _Desk:
                 return np.zeros(count, np.int32)
             # A copy: JAX takes the memory behind a callback's arguments back when it returns.
             flat = np.concatenate([np.asarray(piece).reshape(-1) for piece in pieces])
-            future = self._pool.submit(self._score, flat.reshape(shape), np.array(index_b))
+            future = threads.start(self._in_turn, flat.reshape(shape), np.array(index_b))
             with self._lock:
                 tickets = [next(self._numbers) % 2**31 for _ in range(count)]
                 self._places |= {ticket: (future, row) for row, ticket in enumerate(tickets)}
@@ -173,6 +186,12 @@ class _Desk:
         except Exception:
             log.exception("videos could not be handed over for scoring")
             return np.zeros(count, np.int32)
+
+    def wait(self, tickets: list[int]) -> None:
+        """Return once the scores of these tickets are there, or too late."""
+        with self._lock:
+            futures = {self._places[ticket][0] for ticket in tickets if ticket in self._places}
+        self._late |= wait(futures, self._timeout).not_done
 
     def collect(self, lead, ticket_b) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Wait for the scores of these tickets; raw, score, valid as float32, 0 where invalid."""
@@ -185,6 +204,7 @@ class _Desk:
             # One wait for each submit, however many of its videos are asked for.
             futures = {place[0] for place in places if place}
             scores = {future: self._result(future) for future in futures}
+            self._late -= futures
             lost = 0
             for b, place in enumerate(places):
                 tables_of_submit = scores[place[0]] if place else None
@@ -203,11 +223,18 @@ class _Desk:
 
     def close(self) -> None:
         """Take no more work; what has begun runs on in its thread and is forgotten."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+
+    def _in_turn(self, video_bFHWC: np.ndarray, index_b: np.ndarray):
+        """Score once there is room for it."""
+        with self._room:
+            if self._closed:
+                raise RuntimeError("closed before these videos were scored")
+            return self._score(video_bFHWC, index_b)
 
     def _result(self, future: Future):
         try:
-            return future.result(self._timeout)
+            return future.result(0 if future in self._late else self._timeout)
         except Exception as error:  # scoring failed (logged there), or it takes too long
             log.warning("scoring: %r", error)
             return None

@@ -12,7 +12,6 @@ import asyncio
 import functools
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,14 +21,15 @@ import numpy as np
 
 from evoid_jax import media
 from evoid_jax.groups import EVOSCORE, JUDGE
-from evoid_jax.rewards import background, judge_record, replica, sharing
+from evoid_jax.rewards import background, judge_record, replica, sharing, threads
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job
 from evoid_jax.rewards.table import ScoreTable
-from evoid_jax.rewards.transport import DEFAULTS, Options, SidecarError
+from evoid_jax.rewards.transport import DEFAULTS, Doubtful, Options, SidecarError
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
+LAST_WORDS = 2.0  # seconds: a judge gives up what is late by itself, and then says what it has
 ROUNDING = 1e-3  # a score may leave [0, 1] by this much before it is taken for a mistake
 
 
@@ -95,12 +95,12 @@ def score(
     _check(video_BFHWC, references, prompts, attributes)
     deadline = time.monotonic() + options.timeout
     graded = {
-        name: _in_thread(_grade, judge, name, video_BFHWC, references, prompts)
+        name: threads.start(_grade, judge, name, video_BFHWC, references, prompts)
         for name in (judged if judge else ())
     }
     urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
     rows = range(first, first + len(prompts))
-    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options)
+    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options, deadline)
     out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
@@ -141,7 +141,10 @@ async def _deliver_all(
     def deliver_one(job: Job):
         team = [replica.named(url) for url in job.urls]
         ids = [str(first + b) for b in range(job.start, job.stop)]
-        return deliver(team, Parcel(ids, functools.partial(pack, job, ids)), options, deadline)
+        parcel = Parcel(
+            ids, pack=functools.partial(pack, job, ids), doubt=functools.partial(_doubt, job)
+        )
+        return deliver(team, parcel, options, deadline)
 
     return await asyncio.gather(*map(deliver_one, jobs))
 
@@ -229,6 +232,26 @@ def _fill_monitors(out: Scores, job: Job, monitor) -> None:
             log.warning("%s", error)
 
 
+def _doubt(job: Job, reply: dict) -> None:
+    """Raise Doubtful where a column is malformed, or holds what cannot be."""
+    for name in job.names:
+        try:
+            column = _column(reply, name, job.stop - job.start)
+        except SidecarError as error:
+            raise Doubtful(str(error)) from error
+        entry = reply["scores"][name]
+        sent = [value for value in (*entry["raw"], *entry["score"]) if value is not None]
+        if not np.isfinite(np.array(sent, float)).all():
+            raise Doubtful(f"{name}: the sidecar sent a number that is not finite")
+        if _outside(column.score_b).any():
+            raise Doubtful(f"{name}: the sidecar sent a score outside 0..1")
+
+
+def _outside(score: np.ndarray) -> np.ndarray:
+    """Tell which scores cannot be; NaN is not told of."""
+    return (score < -ROUNDING) | (score > 1 + ROUNDING)
+
+
 class _Column(NamedTuple):
     """One reward of some videos, as it was sent; NaN for null."""
 
@@ -286,7 +309,7 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
             reason = column.reasons[i] or "the sidecar sent no number and no reason"
             out.reasons[b][name] = str(reason)
             out.table.blank_BM[b, m] = not column.excused[i]
-        elif not -ROUNDING <= value <= 1 + ROUNDING:
+        elif _outside(value):
             out.reasons[b][name] = f"the sidecar sent a score of {value:g}, outside 0..1"
         else:
             out.table.raw_BM[b, m] = raw
@@ -295,18 +318,10 @@ def _enter(out: Scores, name: str, start: int, column: _Column) -> None:
             out.reasons[b].pop(name, None)
 
 
-def _in_thread(function: Callable, *args) -> Future:
-    """Call a function that never raises in a thread that does not keep the process from ending."""
-    future: Future = Future()
-    work = lambda: future.set_result(function(*args))
-    threading.Thread(target=work, name="judge", daemon=True).start()
-    return future
-
-
 def _answer(graded: Future, deadline: float, timeout: float):
     """Return what the judge said, or that it said nothing in time."""
     try:
-        return graded.result(max(0.0, deadline - time.monotonic()))
+        return graded.result(max(0.0, deadline - time.monotonic()) + LAST_WORDS)
     except TimeoutError:
         return f"the judge gave no answer in {timeout:g} s"
 

@@ -3,22 +3,30 @@
 It goes to the replica that should be done with it first, by what is under way there and how fast it
 was. It goes on to the next one when that fails, or is silent and does not even say what it is, or
 has had half of the time; whoever answers first counts. A replica that failed is used again once it
-answers GET /info as before.
+answers GET /info as before, and one that was too late only where no other one is there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from evoid_jax.rewards import background
+from evoid_jax.rewards import background, threads
 from evoid_jax.rewards.replica import Replica
-from evoid_jax.rewards.transport import Later, Options, SidecarError, Trouble, ask
+from evoid_jax.rewards.transport import (
+    ANY_REPLY,
+    PER_VIDEO,
+    Doubtful,
+    Later,
+    Options,
+    SidecarError,
+    Trouble,
+    ask,
+)
 from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
@@ -27,10 +35,15 @@ TICK = 1.0  # seconds after which a delivery looks at the clock, whatever else h
 
 
 class Parcel(NamedTuple):
-    """What is sent: `ids` name the videos; `pack` writes the body, in a thread."""
+    """What is sent: `ids` name the videos; `pack` writes the body, in a thread.
+
+    doubt: raises Doubtful for a reply that is to be asked for again; where no better one comes, the
+    last of them is the reply.
+    """
 
     ids: list[str]
     pack: Callable[[], wire.Pieces]
+    doubt: Callable[[dict], None] = lambda reply: None
 
 
 async def deliver(
@@ -45,45 +58,49 @@ async def deliver(
       deadline: by `time.monotonic`, for all tries together.
     """
     errand = _Errand(team, parcel, options, deadline)
-    for replica in team:
-        replica.hold(options)
+    for one in team:
+        one.hold(options)
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await errand.run()
     except TimeoutError:
         last = f"; {errand.why}" if errand.why else ""
-        return SidecarError(f"no reply from {_addresses(team)} in {options.timeout:g} s{last}")
+        late = SidecarError(f"no reply from {_addresses(team)} in {options.timeout:g} s{last}")
+        return late if errand.doubtful is None else errand.doubtful
     except SidecarError as error:
-        return error
+        return error if errand.doubtful is None else errand.doubtful
+    except Exception as error:  # no server's doing, and no reason to lose the scores of the others
+        log.exception("a request could not be sent")
+        return SidecarError(f"{_addresses(team)}: {type(error).__name__}: {error}")
     finally:
-        for replica in team:
-            replica.release()
+        for one in team:
+            one.release()
 
 
 class _Errand:
-    """One request's tries. why: what went wrong last."""
+    """One request's tries. why: what went wrong last. doubtful: the last reply of that kind."""
 
     def __init__(self, team: list[Replica], parcel: Parcel, options: Options, deadline: float):
-        self.why = ""
+        self.why, self.doubtful = "", None
         self._team, self._parcel, self._options = team, parcel, options
         self._start = time.monotonic()
         self._half = (self._start + deadline) / 2
         self._tries: dict[asyncio.Task, Replica] = {}
         self._failed: Counter[str] = Counter()  # how often, by url
-        self._body: asyncio.Task[tuple[wire.Pieces, str]] | None = None
+        self._body: asyncio.Future[tuple[wire.Pieces, str]] | None = None
 
     async def run(self) -> dict:
         """Try until a reply has come.
 
         Raises:
-          SidecarError: another try cannot help, or every replica has failed often enough.
+          SidecarError: every replica has failed often enough, or will not take the request.
         """
         with background.changed() as event:
             try:
                 while True:
                     event.clear()
-                    if replica := self._next():
-                        self._send(replica)
+                    if free := self._next():
+                        self._send(free)
                     elif not self._tries and all(map(self._hopeless, self._team)):
                         raise SidecarError(self.why or self._team[0].down)
                     reply = await self._heard(event)
@@ -100,51 +117,70 @@ class _Errand:
         if trusted and (time.monotonic() < self._half or len(self._tries) > 1):
             return None
         count, busy = len(self._parcel.ids), set(self._tries.values())
-        free = [r for r in self._team if r not in busy and not self._spent(r) and r.takes(count)]
+        there = [r for r in self._team if not r.down and not self._spent(r)]
+        # One that let requests wait in vain gets none while there is another one.
+        there = [r for r in there if not r.slack()] or there
+        free = [r for r in there if r not in busy and r.takes(count)]
         known = [r.pace for r in self._team if r.pace is not None]
         usual = sum(known) / len(known) if known else 1.0
 
-        def until_done(replica: Replica) -> float:
-            pace = usual if replica.pace is None else replica.pace
-            return (replica.videos + count) * pace
+        def until_done(one: Replica) -> float:
+            pace = usual if one.pace is None else one.pace
+            return (one.videos + count) * pace
 
         return min(free, key=until_done, default=None)  # the first of equals
 
-    def _spent(self, replica: Replica) -> bool:
-        return self._failed[replica.url] >= self._options.attempts
+    def _spent(self, one: Replica) -> bool:
+        return self._failed[one.url] >= self._options.attempts
 
-    def _hopeless(self, replica: Replica) -> bool:
+    def _hopeless(self, one: Replica) -> bool:
         """Tell whether to wait for a replica no longer: it was down for long, and still is."""
-        long = replica.failures >= self._options.attempts
-        return self._spent(replica) or (bool(replica.down) and long and self._checked(replica))
+        gone = one.changed or one.away() >= self._options.patience
+        return self._spent(one) or (bool(one.down) and gone and one.checked >= self._start)
 
-    def _checked(self, replica: Replica) -> bool:
-        return replica.checked >= self._start
+    def _send(self, one: Replica) -> None:
+        began = one.began(len(self._parcel.ids))
+        self._tries[asyncio.create_task(self._try(one, began))] = one
 
-    def _send(self, replica: Replica) -> None:
-        began = replica.began(len(self._parcel.ids))
-        self._tries[asyncio.create_task(self._try(replica, began))] = replica
-
-    async def _try(self, replica: Replica, began: float) -> dict:
+    async def _try(self, one: Replica, began: float) -> dict:
         """Send the request to one replica, whose state learns how it went."""
         count, options = len(self._parcel.ids), self._options
         try:
             if self._body is None:  # packed when the first replica is free, and then kept
-                self._body = asyncio.create_task(asyncio.to_thread(self._pack))
+                self._body = asyncio.wrap_future(threads.start(self._pack))
             body, digest = await asyncio.shield(self._body)
-            reply = await ask("POST", f"{replica.url}/score", options.timeout, body)
-            _check_bound(replica.url, reply, digest, self._parcel.ids)
-            replica.served(count, began)
+            most = ANY_REPLY + PER_VIDEO * count
+            reply = await ask("POST", f"{one.url}/score", options.timeout, body, most)
+            _check_bound(one.url, reply, digest, self._parcel.ids)
+            one.check_kind(reply)
+            self._check(reply)
+            one.served(count, began)
             return reply
         except Later as error:
-            replica.put_off(error.seconds, options)
+            one.put_off(error.seconds, options)
             raise
         except Trouble as error:
-            self._failed[replica.url] += 1
-            replica.failed(str(error), options)
+            # Scores take long, and doubtful ones are mostly the same the next time.
+            often = isinstance(error, Doubtful)
+            self._failed[one.url] += max(1, options.attempts // 2) if often else 1
+            one.failed(error, options)
+            raise
+        except SidecarError:  # it would not take this request the next time either
+            self._failed[one.url] = options.attempts
+            raise
+        except asyncio.CancelledError:  # another one was faster, or the time is over
+            if time.monotonic() - began >= options.timeout / 2:
+                one.late(options)
             raise
         finally:
-            replica.ended(count)
+            one.ended(count)
+
+    def _check(self, reply: dict) -> None:
+        try:
+            self._parcel.doubt(reply)
+        except Doubtful:
+            self.doubtful = reply
+            raise
 
     def _pack(self) -> tuple[wire.Pieces, str]:
         body = self._parcel.pack()
@@ -165,20 +201,27 @@ class _Errand:
             del self._tries[task]
             try:
                 return task.result()
-            except Trouble as error:
+            except SidecarError as error:
                 self.why = str(error)
         return None
 
 
 def _check_bound(url: str, reply: dict, digest: str, ids: list[str]) -> None:
-    """Raise Trouble where a reply says that it belongs to another request, or to other videos.
+    """Raise where a reply does not say that it belongs to this request, and to its videos.
 
-    One that says nothing is believed: repeating both is optional in the protocol.
+    Raises:
+      Trouble: it belongs to others.
+      SidecarError: it says nothing of it, and would not the next time.
     """
-    said = reply.get("digest", digest)
-    if not isinstance(said, str) or not hmac.compare_digest(said.lower(), digest):
+    if lacking := [key for key in ("digest", "ids", "rewards") if key not in reply]:
+        raise SidecarError(
+            f"{url}: the reply does not repeat {', '.join(lacking)}: it might belong to another "
+            "request, or to another version; see docs/sidecar_protocol.md"
+        )
+    said = reply["digest"]
+    if not isinstance(said, str) or not said.isascii() or said.lower() != digest:
         raise Trouble(f"{url}: the reply belongs to another request (digest {said!r:.80})")
-    if reply.get("ids", ids) != ids:
+    if reply["ids"] != ids:
         raise Trouble(
             f"{url}: the reply is about other videos: expected ids {ids!r:.80}, got "
             f"{reply['ids']!r:.80}"
@@ -186,4 +229,4 @@ def _check_bound(url: str, reply: dict, digest: str, ids: list[str]) -> None:
 
 
 def _addresses(team: list[Replica]) -> str:
-    return " or ".join(replica.url for replica in team)
+    return " or ".join(one.url for one in team)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from evoid_jax import canvas, config, distributed, media
 from evoid_jax.data import pairs
-from evoid_jax.rewards import transport
+from evoid_jax.rewards import background
+from evoid_jax.rewards.transport import SidecarError, ask
 from evoid_jax.sidecars import wire
 
 LARGEST = 2048  # pixels of a photo's longer side on its way; a face that is lost by it is tiny
@@ -74,15 +74,14 @@ def _problems(cfg: config.Config, origins: dict[str, str], asked: dict[str, str]
     """Yield one sentence for each photo and sidecar that will not take it."""
     files = list(origins)
     look = {"desc": "photos", "dynamic_ncols": True, "leave": False}
-    # trust_env: a proxy of the environment must not catch our own machines' addresses.
-    with httpx2.Client(trust_env=False, timeout=cfg.reward.timeout) as http:
-        for start in tqdm(range(0, len(files), TOGETHER), **look):
-            some = files[start : start + TOGETHER]
-            body = wire.encode_photos([_sent(cfg, file) for file in some])
-            for preset, url in asked.items():
-                for file, problem in zip(some, _ask(http, url, body, len(some)), strict=True):
-                    if problem:
-                        yield f"{origins[file]}: {file}: {problem} (says {preset})"
+    for start in tqdm(range(0, len(files), TOGETHER), **look):
+        some = files[start : start + TOGETHER]
+        body = wire.encode_photos([_sent(cfg, file) for file in some])
+        for preset, url in asked.items():
+            problems = _ask(url, body, len(some), cfg.reward.timeout)
+            for file, problem in zip(some, problems, strict=True):
+                if problem:
+                    yield f"{origins[file]}: {file}: {problem} (says {preset})"
 
 
 def _sent(cfg: config.Config, file: str) -> np.ndarray:
@@ -98,7 +97,7 @@ def _sent(cfg: config.Config, file: str) -> np.ndarray:
     return np.asarray(Image.fromarray(image_HWC).resize(size, Image.Resampling.BOX))
 
 
-def _ask(http: httpx2.Client, url: str, body: bytes, count: int) -> list[str | None]:
+def _ask(url: str, body: bytes, count: int, timeout: float) -> list[str | None]:
     """Return what a sidecar finds wrong with each photo, None for nothing.
 
     Raises:
@@ -106,11 +105,10 @@ def _ask(http: httpx2.Client, url: str, body: bytes, count: int) -> list[str | N
     """
     address = f"{url.rstrip('/')}/photos"
     try:
-        reply = http.post(address, content=body, headers=transport.credentials())
-        reply.raise_for_status()
-        problems = reply.json().get("problems")
-    except (httpx2.HTTPError, ValueError, AttributeError) as error:
-        raise ConnectionError(f"config.reward.sidecars: {address}: {error}") from error
+        reply = background.run(ask("POST", address, timeout, [body]))
+    except SidecarError as error:
+        raise ConnectionError(f"config.reward.sidecars: {error}") from error
+    problems = reply.get("problems")
     good = isinstance(problems, list) and len(problems) == count
     if not good or not all(isinstance(one, str | None) for one in problems):
         raise ConnectionError(

@@ -12,7 +12,6 @@ import io
 import json
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +19,12 @@ import numpy as np
 from PIL import Image
 
 from evoid_jax.groups import GROUPS, Reward
-from evoid_jax.rewards import evoscore, rubrics
+from evoid_jax.rewards import evoscore, rubrics, threads
 from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import JudgeError, Server
 from evoid_jax.sidecars.wire import Photos, shared
+
+AWAY = 120.0  # seconds that a judge may be away, as one that is started again is
 
 
 class Judge:
@@ -97,7 +98,7 @@ class Judge:
 
         Args: as `vqscore`.
         """
-        photos, until = self._photos(references), self.chat.deadline()
+        until, photos = self.chat.deadline(), self._photos(references)
 
         def ask(b: int) -> list[float] | None:
             parts = photos[b] + shown(video_BFHWC[b], self.frames, self.side, self.fps)
@@ -128,9 +129,9 @@ class Judge:
           attention_G float32 in 0..10, the mean over the pairs that were answered, and how many
           were. If none, attention is zeros: blend with gamma = 0 then, which is the prior.
         """
-        ends = _best_and_worst(group_B, reward_B, valid_B)
+        until, ends = self.chat.deadline(), _best_and_worst(group_B, reward_B, valid_B)
         photos = self._photos([references[best] for best, _ in ends])
-        count, until = max(1, self.frames // 2), self.chat.deadline()
+        count = max(1, self.frames // 2)
         show = partial(shown, count=count, side=self.side, fps=self.fps)
 
         def ask(i: int) -> list[float] | None:
@@ -194,6 +195,7 @@ def open_judge(
         expected=cfg.judge_expected,
         name=cfg.judge,  # our own server has another port each time
         setting=setting,
+        patience=min(cfg.patience, cfg.timeout, AWAY),
     )
     questions = rubrics.questions(cfg.judge_rubric)
     judge = Judge(
@@ -332,5 +334,4 @@ def _best_and_worst(
 
 def _each(function: Callable, count: int, chat: Chat) -> list:
     """Call function(0) to function(count - 1), as many at once as the chat takes; in order."""
-    with ThreadPoolExecutor(max(1, min(chat.server.workers, count))) as pool:
-        return list(pool.map(function, range(count)))
+    return threads.each(function, count, chat.server.workers)

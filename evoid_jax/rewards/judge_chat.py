@@ -41,6 +41,7 @@ class Chat:
         self._wire = Wire(server, self.usage)
         self._cache = judge_cache.Cache(folder / judge_cache.FILE if folder else None)
         self._replies = judge_record.Replies(folder)
+        self.why = ""  # the last question that has no answer has none
         self._lock = threading.Lock()
         self._dropped: set[str] = set()  # fields that the server refused
         self._told: set[str] = set()  # of what a warning has told
@@ -125,6 +126,7 @@ class Chat:
             self.usage.add(failures=1)
             why = self._wire.words(error)
             log.info("judge, %s: %s", question.name, why)  # whoever asks tells it
+            self.why = why
             raise JudgeError(why) from None
         self._cache.put(name, read)
         return read

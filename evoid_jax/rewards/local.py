@@ -1,4 +1,8 @@
-"""Servers of our own on this machine: started as processes, waited for, and stopped again."""
+"""Servers of our own on this machine: started as processes, waited for, and stopped again.
+
+One that is kept (`Local.keep`) is started again where it ends or hangs, at the address that it had,
+so that whoever asks it only has to wait.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,17 +21,38 @@ import httpx2
 
 log = logging.getLogger(__name__)
 
+HOUR = 3600.0
 LAUNCHER = "evoid_jax.rewards.launch_server"  # runs a module and ends it with its parent
 
 
 class Local:
-    """A running server: `url`, `log_file`, `pid`; stops at exit, at `stop()`, or after `with`."""
+    """A running server: `url`, `log_file`, `pid`; stops at exit, at `stop()`, or after `with`.
 
-    def __init__(self, process: subprocess.Popen, name: str, log_file: Path):
-        self.process, self.name, self.log_file = process, name, log_file
-        self.pid = process.pid
-        self.url = ""
+    command: that starts it, without the options of its port.
+    """
+
+    def __init__(self, command: list[str], name: str, log_dir: Path):
+        self.name, self.url = name, ""
+        self.log_file, self.port_file = log_dir / f"{name}.log", log_dir / f"{name}.port"
+        self._command, self._lock, self._stopped = command, threading.Lock(), False
+        self._start("0", "w")
         atexit.register(self.stop)
+
+    def _start(self, port: str, mode: str) -> None:
+        """Start the process. mode: in which its log is opened."""
+        self.port_file.unlink(missing_ok=True)  # of an earlier one: its port may be anyone's by now
+        options = ["--port", port, "--port-file", str(self.port_file)]
+        with open(self.log_file, mode) as sink:
+            self.process = subprocess.Popen(
+                [*self._command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                # A process group of its own: Ctrl-C reaches the training process alone, which stops
+                # it.
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
 
     def alive(self) -> bool:
         """Tell whether the process still runs."""
@@ -35,6 +61,47 @@ class Local:
     def stop(self, patience: float = 5.0) -> None:
         """End the process and all that it started; does nothing the second time."""
         atexit.unregister(self.stop)
+        with self._lock:
+            self._stopped = True
+            self._end(patience)
+
+    def restart(self, timeout: float) -> None:
+        """End the process and start it again, with the port that it had; nothing after `stop`.
+
+        Raises:
+          ConnectionError: it ended, or was not ready in `timeout` seconds.
+        """
+        with self._lock:
+            if self._stopped:
+                return
+            self._end(patience=1.0)
+            self._start(self.url.rsplit(":", 1)[1], "a")
+        _await(self, timeout)
+
+    def keep(self, most: int = 5, silence: float = 120.0, timeout: float = 180.0) -> None:
+        """Start the server again whenever it has ended or hangs, until `stop`; in a thread.
+
+        Args:
+          most: times in an hour; after that it is left as it is.
+          silence: seconds without an answer to /health, after which it counts as hung.
+          timeout: seconds until it must be ready again.
+        """
+        work = threading.Thread(target=_keep, args=(self, most, silence, timeout), daemon=True)
+        work.start()
+
+    def trouble(self, heard: float, silence: float) -> str:
+        """Say why it must be started again, or return "". heard: when it last answered."""
+        if not self.alive():
+            return f"ended with status {self.process.returncode}"
+        if time.monotonic() - heard > silence:
+            return f"has said nothing for {silence:g} s"
+        return ""
+
+    def stopped(self) -> bool:
+        """Tell whether `stop` was called."""
+        return self._stopped
+
+    def _end(self, patience: float) -> None:
         # Ask first, then insist. The group holds what the server started too, such as workers.
         for kind, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             if not self.alive():
@@ -72,28 +139,15 @@ def start_local(
     """
     log_dir = Path(log_dir).resolve()
     log_dir.mkdir(parents=True, exist_ok=True)
-    name = name or module.rsplit(".", 1)[-1]
-    port_file = log_dir / f"{name}.port"
-    port_file.unlink(missing_ok=True)  # of an earlier run: its port may be anyone's by now
     command = [sys.executable, "-m", LAUNCHER, str(os.getpid()), module, *map(str, args)]
-    command += ["--port", "0", "--port-file", str(port_file)]
-    log_file = log_dir / f"{name}.log"
-    with open(log_file, "w") as sink:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            # A process group of its own: Ctrl-C reaches the training process alone, which stops it.
-            start_new_session=True,
-        )
-    server = Local(process, name, log_file)
+    server = Local(command, name or module.rsplit(".", 1)[-1], log_dir)
     try:
-        _await(server, port_file, timeout)
+        _await(server, timeout)
     except BaseException:  # Ctrl-C while waiting included: leave no server behind
         server.stop()
         raise
-    log.info("%s runs at %s (process %d, log %s)", name, server.url, server.pid, log_file)
+    about = server.name, server.url, server.pid, server.log_file
+    log.info("%s runs at %s (process %d, log %s)", *about)
     return server
 
 
@@ -108,10 +162,37 @@ def start_judge(log_dir: str | Path, timeout: float = 180.0) -> Local:
     return start_local("evoid_jax.sidecars.tiny.judge", [], log_dir, timeout, "judge")
 
 
-def _await(server: Local, port_file: Path, timeout: float) -> None:
+def _keep(server: Local, most: int, silence: float, timeout: float) -> None:
+    """See after a server until it is stopped."""
+    heard, times = time.monotonic(), []
+    while not server.stopped():
+        if _healthy(server.url):
+            heard = time.monotonic()
+        why = server.trouble(heard, silence)
+        if not why or server.stopped():
+            time.sleep(min(1.0, silence / 4))
+            continue
+        now = time.monotonic()
+        times = [one for one in times if now - one < HOUR] + [now]
+        told = f"{server.name} {why} (log {server.log_file})"
+        if len(times) > most:
+            log.error("%s; it was started again %d times in an hour, and is left now", told, most)
+            return
+        log.warning("%s; it is started again, %d of %d", told, len(times), most)
+        try:
+            server.restart(timeout)
+            log.warning("%s runs again (process %d)", server.name, server.pid)
+        except ConnectionError as error:
+            log.warning("%s", error)
+        heard = time.monotonic()
+
+
+def _await(server: Local, timeout: float) -> None:
     """Return once the server answers; raise ConnectionError if it ends or takes too long."""
     end = time.monotonic() + timeout
-    while not _ready(server, port_file):
+    while not _ready(server):
+        if server.stopped():
+            return
         if not server.alive():
             why = f"ended with status {server.process.returncode}"
         elif time.monotonic() > end:
@@ -124,13 +205,17 @@ def _await(server: Local, port_file: Path, timeout: float) -> None:
         )
 
 
-def _ready(server: Local, port_file: Path) -> bool:
-    if not port_file.exists():
+def _ready(server: Local) -> bool:
+    if not server.port_file.exists():
         return False
-    server.url = f"http://127.0.0.1:{port_file.read_text().strip()}"
+    server.url = f"http://127.0.0.1:{server.port_file.read_text().strip()}"
+    return _healthy(server.url)
+
+
+def _healthy(url: str) -> bool:
     try:
         # trust_env: a proxy of the environment must not catch this machine's own addresses.
         with httpx2.Client(trust_env=False, timeout=5.0) as http:
-            return http.get(server.url + "/health").status_code == 200
+            return http.get(url + "/health").status_code == 200
     except httpx2.TransportError:
         return False

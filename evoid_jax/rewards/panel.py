@@ -117,7 +117,7 @@ class Panel:
         try:
             self.urls = [self._address(url, cfg.preset, log_dir) for url in cfg.sidecars]
             self.judge = self._open_judge(cfg, fps, log_dir)
-            self._options = client.Options(timeout=cfg.timeout, fps=fps, encoding=cfg.encoding)
+            self._options = servers.options(cfg, fps)
             self.infos = [servers.info(url, self._options) for url in self.urls]
             servers.check_offered(cfg, self.infos)
             sharing.check_encoding(cfg.encoding, self.urls, self.infos)
@@ -143,16 +143,20 @@ class Panel:
     def _address(self, url: str, preset: str, log_dir) -> str:
         if url != "local":
             return url
-        self._servers.append(local.start_sidecar(preset, log_dir))
-        return self._servers[-1].url
+        return self._kept(local.start_sidecar(preset, log_dir)).url
+
+    def _kept(self, server: local.Local) -> local.Local:
+        """Start a server again where it ends, and stop it with this panel."""
+        self._servers.append(server)
+        server.keep()
+        return server
 
     def _open_judge(self, cfg: Reward, fps: int, log_dir) -> Judge | None:
         url = cfg.judge
         if not url:
             return None
         if url == "local":
-            self._servers.append(local.start_judge(log_dir))
-            url = self._servers[-1].url + "/v1"
+            url = self._kept(local.start_judge(log_dir)).url + "/v1"
         return open_judge(cfg, url, fps, log_dir)
 
     def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:
@@ -230,6 +234,8 @@ class Panel:
         Raises:
           MissingReward: there is still such a reward, and `config.reward.on_missing` is stop.
         """
+        for ticket_B in tickets:
+            self._callback.wait(ticket_B)
         arrays = [distributed.whole(self._callback.collect(ticket_B)) for ticket_B in tickets]
         raw_BM, score_BM, valid_BM = (np.concatenate(parts) for parts in zip(*arrays, strict=True))
         order_B = np.argsort(request.sent)
@@ -270,7 +276,7 @@ class Panel:
     def _again(self, request: Request, lost: list[str]) -> list[tuple[int, str, float, float]]:
         """Ask once more for some rewards of this process's videos; return row, name, raw, score."""
         had, rows, names = [], sorted(request.videos), tuple(lost)
-        once = self._options._replace(attempts=1)
+        once = self._options._replace(attempts=1, patience=0.0)
         for start in range(0, len(rows), ASKED_AGAIN):
             some = rows[start : start + ASKED_AGAIN]
             video_bFHWC = np.stack([request.videos[row] for row in some])

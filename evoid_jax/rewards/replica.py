@@ -12,15 +12,20 @@ import logging
 import time
 
 from evoid_jax.rewards import background
-from evoid_jax.rewards.transport import Options, SidecarError, Trouble, ask
+from evoid_jax.rewards.transport import Away, Options, SidecarError, Trouble, ask
 
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 10.0  # seconds between two looks at a replica that is down
 REQUESTS = 4  # under way at one replica that does not say how many videos it takes at once
-INTRODUCTIONS = 4  # tries to learn what a sidecar is; mostly its address is wrong
+INTRODUCTIONS = 4  # tries to learn what a server is that answers, and not as a sidecar
 PATIENCE = 30.0  # seconds for each of them
+LONGEST_SLACK = 600.0  # seconds for which one that was too late is asked after the others
 MEMORY = 0.7  # of the seconds per video: the share of what was known before
+
+
+class Changed(Trouble):
+    """A sidecar that is not what it was: its measures would not compare with what there is."""
 
 
 class Replica:
@@ -28,7 +33,7 @@ class Replica:
 
     url: its address. info: its reply to GET /info with `names`, once it has answered.
     down: why nothing is sent there; "" while it answers. failures: in a row, of requests and looks.
-    checked: when it was last found to be down; 0.0: never.
+    checked: when it was last found to be down; 0.0: never. changed: because it is another one now.
     free_at: when it wants to be asked again, after a 429.
     requests, videos: of ours, under way there. pace: seconds per video of late, or None.
     """
@@ -37,9 +42,12 @@ class Replica:
         self.url = url
         self.info: dict | None = None
         self.down, self.failures, self.checked, self.free_at = "", 0, 0.0, 0.0
+        self.changed = False
         self.requests = self.videos = 0
         self.pace: float | None = None
         self._refusals = 0  # with 429, in a row
+        self._down_since = 0.0
+        self._lates, self._slack_until = 0, 0.0  # requests in a row that were waited for in vain
         self._holders = 0  # deliveries that may go there
         self._heard = 0.0  # when it last answered anything
         self._replied = 0.0  # when it last sent scores
@@ -79,18 +87,49 @@ class Replica:
         each = (now - max(began, self._replied)) / videos
         self.pace = each if self.pace is None else MEMORY * self.pace + (1 - MEMORY) * each
         self._refusals, self._heard, self._replied = 0, now, now
+        self._lates, self._slack_until = 0, 0.0
         # Scores that were asked for before it failed say nothing of what it is now.
         if began > self.checked:
             self.down, self.failures = "", 0
 
-    def failed(self, why: str, options: Options) -> None:
+    def failed(self, error: SidecarError, options: Options) -> None:
         """Learn from a failure: it is left alone until a look at it succeeds."""
-        if not self.down:
-            log.info("sidecar %s is left alone: %s", self.url, why)
         now = time.monotonic()
+        if not self.down:
+            log.info("sidecar %s is left alone: %s", self.url, error)
+            self._down_since = now
         self._look_at(now + _pause(options, self.failures))
-        self.down, self.failures, self.checked = why, self.failures + 1, now
+        self.down, self.failures, self.checked = str(error), self.failures + 1, now
+        self.changed = isinstance(error, Changed)
         background.wake()
+
+    def away(self) -> float:
+        """Return for how many seconds it has been down."""
+        return time.monotonic() - self._down_since if self.down else 0.0
+
+    def late(self, options: Options) -> None:
+        """Learn from a request that it kept until another one answered, or till the end.
+
+        It may say what it is and still score nothing: for a while it is asked after the others.
+        """
+        self._lates += 1
+        pause = min(LONGEST_SLACK, options.timeout * 2 ** min(self._lates - 1, 10))
+        self._slack_until = time.monotonic() + pause
+
+    def slack(self) -> bool:
+        """Tell whether it was too late, not long ago."""
+        return time.monotonic() < self._slack_until
+
+    def check_kind(self, reply: dict) -> None:
+        """Raise Changed where a reply names other rewards or versions than it had before."""
+        if self.info is None:
+            return
+        was, now = set(kind(self.info)), set(kind(reply))
+        if was != now:
+            raise Changed(
+                f"{self.url} has other rewards, or versions, than it had before: (name, version, "
+                f"sha256) was {sorted(was - now)}, is {sorted(now - was)}; start it as it was"
+            )
 
     def put_off(self, seconds: float | None, options: Options) -> None:
         """Learn from a 429: nothing is sent there before it wants to be asked again."""
@@ -133,35 +172,39 @@ class Replica:
         """Ask it what it is: a request that every sidecar answers at once."""
         try:
             fresh = await fetch(self.url, min(options.probe, options.timeout))
-            if self.info is not None and kind(fresh) != kind(self.info):
-                raise SidecarError(f"{self.url} has other rewards, or versions, than it had before")
+            self.check_kind(fresh)
         except SidecarError as error:
-            self.failed(str(error), options)
+            self.failed(error, options)
             return
         if self.down:
             log.info("sidecar %s is back", self.url)
-        self.down, self._heard = "", time.monotonic()
+        self.down, self.changed, self._heard = "", False, time.monotonic()
         self._due = self._heard + options.probe
         background.wake()
 
     async def learn(self, options: Options) -> dict:
         """Ask it what it is, some times if need be; what was known of it before is forgotten.
 
+        options: one that is not there is waited for, for `patience` seconds.
+
         Raises:
           SidecarError: it does not answer, or not as it should.
         """
-        tries = min(INTRODUCTIONS, options.attempts)
-        for number in range(1, tries + 1):
+        until, number = time.monotonic() + options.patience, 0
+        while True:
+            number += 1
             try:
                 self.info = await fetch(self.url, min(PATIENCE, options.timeout))
-            except Trouble:
-                if number == tries:
+            except Trouble as error:
+                left = until - time.monotonic() if isinstance(error, Away) else 0.0
+                if number >= min(INTRODUCTIONS, options.attempts) and left <= 0:
                     raise
+                if number == INTRODUCTIONS:
+                    log.warning("%s; it is waited for, %.0f s at most", error, left)
                 await asyncio.sleep(_pause(options, number - 1))
             else:
-                self.down, self.failures, self.pace = "", 0, None
+                self.down, self.changed, self.failures, self.pace = "", False, 0, None
                 return self.info
-        raise AssertionError("the last try either returns or raises")
 
 
 async def fetch(url: str, timeout: float) -> dict:
@@ -170,16 +213,13 @@ async def fetch(url: str, timeout: float) -> dict:
     Raises:
       SidecarError: it does not answer within `timeout` seconds, or not with such an object.
     """
+    reply = await ask("GET", f"{url}/info", timeout)
     try:
-        async with asyncio.timeout(timeout):
-            reply = await ask("GET", f"{url}/info", timeout)
-    except TimeoutError:
-        raise Trouble(f"{url}/info: no answer in {timeout:g} s") from None
-    try:
-        names = [str(entry["name"]) for entry in reply["rewards"]]
-        return reply | {"names": names, "monitors": list(reply.get("monitors") or [])}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise SidecarError(f"{url}/info: expected {{'rewards': [{{'name': ..}}]}}") from error
+        names = [name for name, _, _ in kind(reply)]
+        monitors = [str(name) for name in reply.get("monitors") or []]
+    except (TypeError, SidecarError) as error:
+        raise Trouble(f"{url}/info: expected {{'rewards': [{{'name': ..}}]}}") from error
+    return reply | {"names": names, "monitors": monitors}
 
 
 @functools.cache
@@ -188,9 +228,21 @@ def named(url: str) -> Replica:
     return Replica(url)
 
 
-def kind(info: dict) -> tuple:
-    """Return what must not change while a run goes on: rewards with versions and digests."""
-    return tuple((r["name"], r.get("version"), r.get("sha256")) for r in info["rewards"])
+def kind(reply: dict) -> tuple[tuple[str, str, str], ...]:
+    """Return what must not change while a run goes on: rewards with versions and digests.
+
+    reply: to GET /info, or to a request for scores, which repeats it.
+
+    Raises:
+      Trouble: it holds no list of rewards.
+    """
+    rewards = reply.get("rewards")
+    if not isinstance(rewards, list) or not all(isinstance(row, dict) for row in rewards):
+        raise Trouble(f"expected rewards to be a list of objects, got {rewards!r:.80}")
+    rows = [[str(row.get(key) or "") for key in ("name", "version", "sha256")] for row in rewards]
+    if not all(name for name, _, _ in rows):
+        raise Trouble(f"expected a name of every reward, got {rewards!r:.80}")
+    return tuple((name, version, sha256) for name, version, sha256 in rows)
 
 
 def _pause(options: Options, failures: int) -> float:

@@ -36,9 +36,15 @@ def reach(cfg: Reward, fps: float, log_dir: str | Path) -> None:
     """
     for url in cfg.sidecars:
         if url != "local":
-            info(url, client.Options(timeout=cfg.timeout))
+            info(url, options(cfg, fps))
     if cfg.judge not in ("", "local"):
         open_judge(cfg, cfg.judge, fps, log_dir).chat.close()
+
+
+def options(cfg: Reward, fps: float) -> client.Options:
+    """Return how patient a run is with its sidecars. fps: of the videos."""
+    away = min(cfg.patience, cfg.timeout, client.DEFAULTS.patience)
+    return client.Options(timeout=cfg.timeout, fps=fps, encoding=cfg.encoding, patience=away)
 
 
 def info(url: str, options: client.Options) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import NamedTuple
 
 from evoid_jax.rewards import background, replica
@@ -26,7 +27,12 @@ class Job(NamedTuple):
 
 
 def plan(
-    urls: tuple[str, ...], wanted: tuple[str, ...], rows: range, monitors: bool, options: Options
+    urls: tuple[str, ...],
+    wanted: tuple[str, ...],
+    rows: range,
+    monitors: bool,
+    options: Options,
+    deadline: float,
 ) -> tuple[list[Job], dict[str, str], dict[str, str]]:
     """Return the requests to make, why some rewards cannot be had, and the dead sidecars.
 
@@ -35,8 +41,11 @@ def plan(
       wanted: names of rewards.
       rows: of the videos, in the batch that they are a part of.
       monitors: whether to ask for those too.
+      deadline: of the batch, by `time.monotonic`.
     """
-    infos = background.run(_known(urls, options))
+    # One that says nothing must not cost the scores of the others: half of the time is theirs.
+    seconds = (deadline - time.monotonic()) / 2
+    infos = background.run(_known(urls, options, seconds))
     alive = {url: reply for url, reply in infos.items() if isinstance(reply, dict)}
     dead = {url: str(reply) for url, reply in infos.items() if isinstance(reply, SidecarError)}
     jobs, taken, watched = [], set(), not monitors
@@ -60,16 +69,22 @@ def plan(
     return jobs, {name: why for name in wanted if name not in taken}, dead
 
 
-async def _known(urls: tuple[str, ...], options: Options) -> dict[str, dict | SidecarError]:
+async def _known(
+    urls: tuple[str, ...], options: Options, seconds: float
+) -> dict[str, dict | SidecarError]:
     """Return what all sidecars are; those that have not answered yet are asked."""
+    hasty = options._replace(patience=0.0)
 
     async def ask(url: str) -> dict | SidecarError:
         one = replica.named(url)
         try:
             # Only answers are kept: one that was not there is asked again the next time.
-            return one.info or await one.learn(options)
+            async with asyncio.timeout(seconds):
+                return one.info or await one.learn(hasty)
         except SidecarError as error:
             return error
+        except TimeoutError:
+            return SidecarError(f"{url}/info: no answer in {seconds:.3g} s")
 
     return dict(zip(urls, await asyncio.gather(*map(ask, urls)), strict=True))
 

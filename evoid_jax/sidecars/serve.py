@@ -78,6 +78,7 @@ class Desk:
         self.queue = Queue(preset, self.figures.scored)
         self._readers = anyio.CapacityLimiter(READERS)
         self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._rewards = presets.info(preset)["rewards"]
 
     async def answer(self, request: Request) -> dict:
         """Return the reply of POST /score.
@@ -130,8 +131,8 @@ class Desk:
         if await request.is_disconnected():
             raise HTTPException(GONE, "the asker hung up")
         reply = await self._waited(request, self.queue.put(asked))
-        bound = {"digest": digest} if asked.ids is None else {"digest": digest, "ids": asked.ids}
-        return reply | bound
+        bound = {"digest": digest, "rewards": self._rewards}
+        return reply | bound | ({} if asked.ids is None else {"ids": asked.ids})
 
     async def _waited(self, request: Request, future: Future[dict]) -> dict:
         """Wait for the scores for as long as the asker does."""
