@@ -15,7 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from evoid_jax import config, generate, media, metrics, proof, provenance, settings, triples
+from evoid_jax import (
+    config,
+    deployment,
+    generate,
+    media,
+    metrics,
+    proof,
+    provenance,
+    settings,
+    triples,
+)
 from evoid_jax.data import folder as data_folder
 from evoid_jax.evaluate import cases, journal, table
 from evoid_jax.fields import locate
@@ -48,6 +58,15 @@ def _dumps(value) -> bytes:
     return json.dumps(value).encode()
 
 
+def _object(data: bytes) -> dict:
+    """Return the files that an input holds by name; none where it is no such JSON."""
+    try:
+        held = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
+
+
 def _put(folder: Path, name: str, data: bytes) -> Path:
     """Write a file of a folder that held other inputs before."""
     file = folder / name
@@ -61,8 +80,7 @@ def _put_all(folder: Path, data: bytes) -> Path:
     place = folder / "input"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    held = json.loads(data)
-    for name, content in held.items() if isinstance(held, dict) else ():
+    for name, content in _object(data).items():
         if name in KNOWN:
             lines = content if name.endswith("jsonl") and isinstance(content, list) else [content]
             _put(place, name, b"\n".join(map(_dumps, lines)))
@@ -72,7 +90,9 @@ def _put_all(folder: Path, data: bytes) -> Path:
 KNOWN = ("config.json", "metrics.jsonl", "run.json", "summary.json", "scores.json")
 KNOWN += ("samples/heldout.json", "watch/pairs.json", "watch/step_000010.json")
 KNOWN += ("blind/answers.json", "a/total.json", "a/system.json", "b/total.json", "b/system.json")
-KNOWN += tuple(f"{row}/metrics/{name}.json" for row in "ab" for name in ("aesthetic", "facesim"))
+KNOWN += tuple(
+    f"{row}/metrics/{name}.json" for row in "ab" for name in ("aesthetic_score", "facesim")
+)
 KNOWN += ("a/scores.jsonl", "a/evoscore.json")
 
 # --- ways to take an input apart
@@ -191,7 +211,7 @@ def _adapters() -> list[bytes]:
 def _read_adapter(folder: Path, data: bytes) -> None:
     file = _put(folder, "input.safetensors", data)
     lora.load(file, WAN)
-    generate.deployment(weights.read_header(file)[1])
+    deployment.deployment(weights.read_header(file)[1])
 
 
 def _read_peft(folder: Path, data: bytes) -> None:
@@ -217,9 +237,7 @@ def _models() -> list[bytes]:
 
 def _read_model(folder: Path, data: bytes) -> None:
     """Read the configs of a model's folder, each as its file."""
-    held = json.loads(data)
-    held = held if isinstance(held, dict) else {}
-    place = folder / "input"
+    held, place = _object(data), folder / "input"
     readers = {"transformer": WanConfig, "vae": vae.VAEConfig, "text_encoder": umt5.UMT5Config}
     for name, kind in readers.items():
         _put(place, f"{name}/config.json", _dumps(held.get(f"{name}/config.json")))
@@ -239,7 +257,7 @@ def _read_tokenizer(folder: Path, data: bytes) -> None:
 
 def _read_evoid(folder: Path, data: bytes) -> None:
     _put(folder / "input", "evoid.json", data)
-    generate.settings(folder / "input", {})
+    deployment.settings(folder / "input", {})
 
 
 # --- data, runs, answers
@@ -271,8 +289,7 @@ def _steps() -> list[dict]:
 
 def _read_metrics(folder: Path, data: bytes) -> None:
     _put(folder / "input", metrics.FILE, data)
-    for record in metrics.read(folder / "input"):
-        metrics.line(record)
+    metrics.read(folder / "input")
 
 
 def _read_settings(folder: Path, data: bytes) -> None:
@@ -310,7 +327,7 @@ def _runs() -> list[bytes]:
     entry = {"k": 0, "prompt": "A person waves.", "identity": "0", "seed": 0}
     held |= {"samples/heldout.json": [entry], "watch/pairs.json": [entry]}
     held |= {"watch/step_000010.json": made | {"drift": 0.1}}
-    start = provenance.collect(["train.py"], [], 1, [], [], "heuristic", "local")
+    start = provenance.collect(["train.py"], [], judge_model="heuristic", judge_address="local")
     held |= {"run.json": {"schema": provenance.SCHEMA, "starts": [start]}}
     shutil.rmtree(place)
     return [_dumps(metrics.plain(held))]
@@ -330,7 +347,7 @@ def _answers() -> list[bytes]:
 
 
 def _read_reply(folder: Path, data: bytes) -> None:
-    said = judge_answers.said(json.loads(data))
+    said = judge_answers.said(_object(data))
     judge_answers.numbers(said, ("identity", "text"), 0, 10)
     judge_answers.texts(said, "prompts", 2, 100)
 
@@ -362,7 +379,7 @@ def _rows() -> list[bytes]:
     held = {"a/scores.jsonl": [{"key": "k", "of": "o", "name": "n", "by": "b", "raw": 0.5}]}
     for row in "ab":
         held |= {f"{row}/total.json": total, f"{row}/system.json": {"added": "2026"}}
-        held |= {f"{row}/metrics/aesthetic.json": {"singleface_1": {"aesthetic": 5.0}}}
+        held |= {f"{row}/metrics/aesthetic_score.json": {"singleface_1": {"aes_score": 5.0}}}
     return [_dumps(held)]
 
 

@@ -259,7 +259,7 @@ def _items(old: tuple | list, text: str, name: str) -> tuple:
     if text.strip()[:1] in ("(", "["):
         try:
             held = ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise ValueError(f"{name} must be a list, got {text!r}; {LISTS}") from None
         return tuple(held) if isinstance(held, tuple | list) else (held,)
     items = [item.strip() for item in text.split(",")]

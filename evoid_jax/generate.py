@@ -93,8 +93,8 @@ def read_noise(file: str | Path, shape_THWC: tuple[int, ...]) -> jax.Array:
     """Read latent noise in diffusers' layout (1, C, T, H, W) and return BTHWC float32."""
     file = files.require_file(file, "expected an npy file of noise")
     try:
-        noise = np.load(file)
-    except (ValueError, EOFError) as error:
+        noise = np.load(file, mmap_mode="r")  # what its header claims is not yet in memory
+    except Exception as error:  # a header is Python's text, an npz a zip archive
         raise ValueError(f"{file} is not an npy file: {error}") from error
     if not isinstance(noise, np.ndarray):
         raise ValueError(f"{file} holds several arrays (npz); expected one, as np.save writes")

@@ -181,6 +181,6 @@ def _number(entry: object) -> float | None:
         return None
     try:
         value = float(entry)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
