@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 import runpy
 import sys
@@ -85,9 +86,19 @@ def parse(argv: list[str], settings: type | None, default: str = "") -> list[str
             values, rest = configure(argv[1:], default)
             config_flags.DEFINE_config_dict("config", values.lock(), sys_argv=[])
             argv = [argv[0], *rest]
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        check_finite(flags.FLAGS)
+        return rest
     except (flags.Error, ValueError, OSError) as error:
         _fail(str(error))
+
+
+def check_finite(values: flags.FlagValues) -> None:
+    """Raise a ValueError for a flag that is NaN, which lies in absl's bounds, or infinite."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name} must be a finite number, got {value}")
 
 
 def configure(args: list[str], default: str = "") -> tuple[ml_collections.ConfigDict, list[str]]:
