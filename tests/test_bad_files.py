@@ -3,10 +3,12 @@
 import json
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ImageFile
 
 from evoid_jax import (
     config,
@@ -223,6 +225,28 @@ def test_a_schedulers_shift_may_not_be_beyond_all_floats():
     plain = json.loads((TINY / scheduler.FILE).read_text())
     with pytest.raises(ValueError, match="its file: flow_shift is 1000"):
         scheduler.solver_of(plain | {"flow_shift": 10**400}, "its file")
+
+
+# --- pictures
+
+
+def test_a_photo_of_too_many_pixels_is_refused_by_its_header_alone(tmp_path, monkeypatch):
+    """169 megapixels in a file of a kilobyte: nothing of it may be decoded."""
+    header = struct.pack(">IIBBBBB", 13000, 13000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    sums = [struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + crc
+        for (kind, data), crc in zip(chunks, sums, strict=True)
+    ]
+    file = tmp_path / "a.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
+    for read in (media.read_image, media.check_image):
+        with pytest.raises(
+            ValueError, match=r"a\.png .* 13000 x 13000 pixels, more than the limit"
+        ):
+            read(file)
 
 
 # --- videos
