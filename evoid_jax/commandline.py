@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 import runpy
 import sys
@@ -86,9 +87,19 @@ def parse(argv: list[str], settings: type | None, default: str = "") -> list[str
             values, rest = configure(argv[1:], default)
             config_flags.DEFINE_config_dict("config", values.lock(), sys_argv=[])
             argv = [argv[0], *rest]
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        check_finite(flags.FLAGS)
+        return rest
     except (flags.Error, ValueError, OSError) as error:
         _fail(str(error))
+
+
+def check_finite(values: flags.FlagValues) -> None:
+    """Raise a ValueError for a flag that is NaN, which lies in absl's bounds, or infinite."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name} must be a finite number, got {value}")
 
 
 def configure(args: list[str], default: str = "") -> tuple[ml_collections.ConfigDict, list[str]]:
@@ -260,7 +271,7 @@ def _items(old: tuple | list, text: str, name: str) -> tuple:
     if text.strip()[:1] in ("(", "["):
         try:
             held = ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             raise ValueError(f"{name} must be a list, got {text!r}; {LISTS}") from None
         return tuple(held) if isinstance(held, tuple | list) else (held,)
     items = [item.strip() for item in text.split(",")]

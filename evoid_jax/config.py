@@ -19,6 +19,7 @@ from evoid_jax import fields
 from evoid_jax.algorithm_groups import ALGORITHMS, Grpo, Imitation, Nft, Rwr
 from evoid_jax.fields import COUNT, Bounds, one_of, setting
 from evoid_jax.groups import (
+    FEW,
     FOLDER,
     JUDGE,
     PATH,
@@ -39,6 +40,9 @@ from evoid_jax.groups import NEGATIVE_PROMPT as NEGATIVE_PROMPT
 from evoid_jax.groups import Metric as Metric
 
 TINY = "evoid_jax/assets/tiny"  # the embedded model
+PROJECT = Bounds(  # as Weights & Biases has them
+    pattern=r"[^/\\#?%:]{0,128}", form="a name of at most 128 letters, none of them / \\ # ? % :"
+)
 # A user's name before a host, or a value that is called a key, in what should be an address.
 SECRET = re.compile(r"(?i)@|[?&][^=&]*(?:key|token|secret|passw|sig)[^=&]*=")
 # Fields of a request to the judge that are ours, and those that would hold a key.
@@ -80,9 +84,12 @@ class Config:
     seed: int = setting(0, "of everything that is drawn", Bounds(least=0, most=2**32 - 1))
     steps: int = setting(200, "evolution steps (paper)", COUNT, free=True)
     save_every: int = setting(10, "steps between checkpoints", COUNT, free=True)
-    keep: int = setting(2, "newest checkpoints that are kept", COUNT, free=True)
+    keep: int = setting(2, "newest checkpoints that are kept", FEW, free=True)
     keep_every: int = setting(
-        0, "steps of which every checkpoint is kept besides; 0: none", Bounds(least=0), free=True
+        0,
+        "steps of which every checkpoint is kept besides; 0: none",
+        Bounds(least=0, most=10**6),
+        free=True,
     )
     grace: float = setting(
         25.0,
@@ -92,7 +99,7 @@ class Config:
         free=True,
     )
     tensorboard: bool = setting(False, "write events for TensorBoard too", free=True)
-    wandb: str = setting("", "project name at Weights & Biases; '' is off", free=True)
+    wandb: str = setting("", "project name at Weights & Biases; '' is off", PROJECT, free=True)
     data: Data = Data()
     video: Video = Video()
     rollout: Rollout = Rollout()
@@ -225,7 +232,7 @@ def _extra_rules(text: str) -> Iterator[tuple[bool, str]]:
     """Yield the rules of config.reward.judge_extra."""
     try:
         extra = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         yield True, f"config.reward.judge_extra is not JSON: {error}"
         return
     wrong = [name for name in extra if RESERVED.fullmatch(name)]

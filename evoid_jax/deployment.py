@@ -109,7 +109,12 @@ def deployment(header: Mapping[str, str]) -> dict:
 def check_bounds(name: str, key: str, value) -> None:
     """Raise a ValueError that calls the setting by `name` unless it is within bounds."""
     if key not in BOUNDS:  # the negative prompt
-        umt5.check_text(value)
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, got {value!r:.80}")
+        try:
+            umt5.check_text(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
         return
     whole, low, high = BOUNDS[key]
     kind = "a whole number" if whole else "a number"

@@ -51,7 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("processes", None, "How many. Default: $JAX_NUM_PROCESSES.")
     flags.DEFINE_integer("process", None, "Which one this is, from 0. Default: $JAX_PROCESS_ID.")
     text = "Seconds after which a silent process counts as dead, which ends all."
-    flags.DEFINE_integer("silent", SILENT, text, lower_bound=1)
+    flags.DEFINE_integer("silent", SILENT, text, 1, 1_000_000)
 
 
 def settings(

@@ -31,12 +31,12 @@ KINDS = {
     str: "a text",
     TEXTS: "a list of texts",
 }
-INT32 = 2**31 - 1  # counts and steps are int32 on the device
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # no path, file or request can hold these
 FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Bounds(NamedTuple):
-    """What values a setting may have. Numbers are finite in float32, or in int32, besides."""
+    """What values a setting may have. Numbers have two ends, and are finite in float32 besides."""
 
     least: float | None = None  # this or more
     above: float | None = None  # more than this
@@ -52,11 +52,12 @@ class Bounds(NamedTuple):
 
 
 ANY = Bounds()
-COUNT = Bounds(least=1)
 SHARE = Bounds(least=0, most=1)
 DECAY = Bounds(least=0, below=1)
-POSITIVE = Bounds(above=0)
-NOT_NEGATIVE = Bounds(least=0)
+# Numbers end where nothing that works lies beyond: a million of anything is a slip of the finger.
+COUNT = Bounds(least=1, most=1_000_000)
+POSITIVE = Bounds(above=0, most=1e6)
+NOT_NEGATIVE = Bounds(least=0, most=1e6)
 
 
 def setting(default: Any, words: str, bounds: Bounds = ANY, *, free: bool = False) -> Any:
@@ -151,7 +152,9 @@ def build(kind: type, values: Any, path: str) -> Any:
       ValueError: an unknown or missing key, a wrong type, or a value out of bounds.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{path} is a group of settings, got {values!r}; set one of its members")
+        raise ValueError(
+            f"{path} is a group of settings, got {shown(values)}; set one of its members"
+        )
     hints, made = types(kind), {}
     for entry in dataclasses.fields(kind):
         name, hint = f"{path}.{entry.name}", hints[entry.name]
@@ -222,14 +225,15 @@ def _table(hint: Any, default: tuple, values: Any, path: str) -> tuple:
     if values is default:
         return default
     if not isinstance(values, Mapping):
-        raise ValueError(f"{path} must be a mapping from names, got {values!r}")
+        raise ValueError(f"{path} must be a mapping from names, got {shown(values)}")
     row, first = row_of(hint), [known.name for known in default]
     order = lambda name: (first.index(name), "") if name in first else (len(first), str(name))
     made = []
     for name in sorted(values, key=order):
         entries = values[name]
         if not isinstance(entries, Mapping):
-            raise ValueError(f"{path}.{name} must give {', '.join(columns(row))}, got {entries!r}")
+            wanted = ", ".join(columns(row))
+            raise ValueError(f"{path}.{name} must give {wanted}, got {shown(entries)}")
         made.append(build(row, {**entries, "name": name}, f"{path}.{name}"))
     return tuple(made)
 
@@ -241,16 +245,26 @@ def checked(kind: Any, entry: Field, value: Any, name: str) -> Any:
     """Return a setting's value in its type; raise a ValueError where it cannot be."""
     typed = _typed(kind, value)
     if typed is None:
-        came = f"{value!r} ({type(value).__name__})"
+        came = f"{shown(value)} ({type(value).__name__})"
         raise ValueError(f"{name} must be {KINDS[kind]}, got {came}")
     if isinstance(typed, float) and not math.isfinite(typed):
-        raise ValueError(f"{name} must be finite, also in float32, got {value!r}")
+        raise ValueError(f"{name} must be finite, also in float32, got {shown(value)}")
+    texts = typed if isinstance(typed, tuple) else (typed,)
+    if any(isinstance(text, str) and NO_TEXT.search(text) for text in texts):
+        raise ValueError(f"{name} must be text without NUL and half characters, got {value!a}")
     bounds = _bounds(entry)
-    if kind is int and typed > (bounds.most or INT32):
-        raise ValueError(f"{name} must be at most {bounds.most or INT32}, got {value!r}")
     if not _fits(typed, bounds):
-        raise ValueError(f"{name} must be {_range(kind, bounds)}, got {value!r}")
+        raise ValueError(f"{name} must be {_range(kind, bounds)}, got {shown(value)}")
     return locate(typed) if bounds.path else typed
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message may show it, be it too long or too deep to be written out."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes no whole number of 4300 digits
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= 1000 else f"{text[:1000]}..."
 
 
 def expected(kind: Any, bounds: Bounds) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,8 @@ KINDS = (
 )
 NAMES = {dict: "an object {...}", list: "a list [...]", str: "a string", bool: "true or false"}
 NAMES |= {int: "a number", float: "a number", type(None): "null"}
+LARGEST_JSON = 2**28  # bytes: read, it takes some ten times as much memory
+DEEPEST = 100  # objects and lists inside of each other: far from where Python gives up
 
 
 def user_path(path: str | Path) -> Path:
@@ -98,6 +100,8 @@ def read_json(file: str | Path, kind: type = dict, hint: str = ""):
     file = require_file(file, hint)
     if what := kind_of(file):
         raise ValueError(f"{file} is {what}; expected JSON")
+    if (size := file.stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"{file} has {size:,} bytes; expected JSON of at most {LARGEST_JSON:,}")
     return parse_json(file.read_bytes(), str(file), kind)
 
 
@@ -114,9 +118,38 @@ def parse_json(content: bytes, name: str, kind: type = dict):
         raise ValueError(f"{name} is not JSON that can be read: it nests too deep") from None
     except _Twice as error:
         raise ValueError(f"{name} has the key {error} twice; remove one") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{name} is not JSON that can be read: {error}") from None
+    if nests_deeper(value, DEEPEST):
+        raise ValueError(f"{name} is not JSON that can be read: it nests too deep")
+    if b"\\ud" in content.lower() and (half := half_character(value)):
+        raise ValueError(f"{name} has half a character, {half}; write the whole one, in UTF-8")
     if not isinstance(value, kind):
         raise ValueError(f"{name} holds {NAMES[type(value)]}; expected {NAMES[kind]}")
     return value
+
+
+def half_character(value) -> str:
+    """Return the first half of a character in JSON, as it is escaped there, or ""."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        return f"\\u{ord(error.object[error.start]):04x}"
+    return ""
+
+
+def nests_deeper(value, most: int) -> bool:
+    """Tell whether JSON has objects and lists inside of each other more than `most` times."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            one for inside in level if isinstance(inside, dict | list) for one in _inside(inside)
+        ]
+    return any(isinstance(inside, dict | list) for inside in level)
+
+
+def _inside(held: dict | list) -> Iterable:
+    return held.values() if isinstance(held, dict) else held
 
 
 class _Twice(Exception):

@@ -8,7 +8,6 @@ and `--latents` exchange arrays with it, in its layouts.
 
 from __future__ import annotations
 
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -93,8 +92,8 @@ def read_noise(file: str | Path, shape_THWC: tuple[int, ...]) -> jax.Array:
     """Read latent noise in diffusers' layout (1, C, T, H, W) and return BTHWC float32."""
     file = files.require_file(file, "expected an npy file of noise")
     try:
-        noise = np.load(file)
-    except (ValueError, EOFError) as error:
+        noise = np.load(file, mmap_mode="r")  # what its header claims is not yet in memory
+    except Exception as error:  # a header is Python's text, an npz a zip archive
         raise ValueError(f"{file} is not an npy file: {error}") from error
     if not isinstance(noise, np.ndarray):
         raise ValueError(f"{file} holds several arrays (npz); expected one, as np.save writes")
@@ -191,8 +190,8 @@ def check(args) -> Inputs:
         raise ValueError("--prompt is empty, or has no visible character")
     if not args.output.endswith(".mp4"):
         raise ValueError(f"--output must end in .mp4, got {args.output}")
-    if args.shift is not None and not 0 < args.shift < math.inf:
-        raise ValueError(f"--shift must be a number above 0, got {args.shift}")
+    if args.shift is not None and not 0 < args.shift <= 1000:
+        raise ValueError(f"--shift must be a number above 0, at most 1000, got {args.shift}")
     umt5.check_text(args.prompt)
     model, photos = Path(hub.pinned(files.user_path(args.model))), image_files(args.image)
     read = {}

@@ -15,8 +15,16 @@ from evoid_jax.fields import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Bounds
 JUDGE, EVOSCORE = "vqscore", "evoscore"
 GROUPS = ("identity", "text", "quality")
 
-SIXTEENS = Bounds(least=16, multiple=16)
+# A video has 1024 places along each of its axes: rows and columns of 16 pixels, latent frames of 4.
+SIXTEENS = Bounds(least=16, most=1024 * 16, multiple=16)
+FRAMES = Bounds(least=1, most=1023 * 4 + 1, multiple=4, plus=1)
 THOUSAND = Bounds(least=1, most=1000)  # Wan tells apart a thousand times, no more
+FEW = Bounds(least=1, most=1000)
+GUIDANCE = Bounds(least=0, most=1000)
+SHIFT = Bounds(above=0, most=1000)
+STEPS = Bounds(least=0, most=1_000_000)
+AXIS = Bounds(least=1, most=100_000)  # devices
+TEXT = Bounds(pattern=r".*", form="a text")
 PATH = Bounds(pattern=r".*", form="a path", path=True)
 NAME = Bounds(pattern=r".*\S.*", form="a name")
 FOLDER = Bounds(pattern=r".*\S.*", form="a folder", path=True)
@@ -36,8 +44,10 @@ class Data:
     cache: str = setting(
         "~/.cache/evoid_jax", "where prepared data sets are kept", FOLDER, free=True
     )
-    pairs: int = setting(4, "pairs of a step (paper)", COUNT)
-    seeds: int = setting(8, "videos of a pair, which are compared (paper)", Bounds(least=2))
+    pairs: int = setting(4, "pairs of a step (paper)", FEW)
+    seeds: int = setting(
+        8, "videos of a pair, which are compared (paper)", Bounds(least=2, most=1000)
+    )
     validation: float = setting(
         0.0,
         "share of a folder's people kept for the watch; 0: the pairs trained on, with new seeds",
@@ -49,17 +59,17 @@ class Data:
         Bounds(least=0, below=1),
     )
     heldout_identities: int = setting(32, "faces for the proof at the end", COUNT)
-    heldout_seeds: int = setting(2, "videos of each held-out face", COUNT)
+    heldout_seeds: int = setting(2, "videos of each held-out face", FEW)
 
 
 @dataclass(frozen=True)
 class Video:
     """Size of the generated videos."""
 
-    frames: int = setting(81, "4 k + 1, as Wan2.1 needs", Bounds(least=1, multiple=4, plus=1))
+    frames: int = setting(81, "4 k + 1, as Wan2.1 needs", FRAMES)
     height: int = setting(480, "pixels", SIXTEENS)
     width: int = setting(832, "pixels", SIXTEENS)
-    fps: int = setting(16, "frames per second", COUNT)
+    fps: int = setting(16, "frames per second", Bounds(least=1, most=240))
 
 
 @dataclass(frozen=True)
@@ -69,12 +79,12 @@ class Rollout:
     scheduler: str = setting("unipc", "solver; unipc is Wan2.1's own", one_of("unipc", "euler"))
     steps: int = setting(20, "denoising steps (paper)", THOUSAND)
     shift: float = setting(
-        16.0, "time shift; official VACE command line, diffusers writes 3", POSITIVE
+        16.0, "time shift; official VACE command line, diffusers writes 3", SHIFT
     )
     reference_order: str = setting(
         "diffusers", "of several faces; diffusers takes the last first", one_of("diffusers", "vace")
     )
-    videos_per_device: int = setting(1, "generated at once", COUNT, free=True)
+    videos_per_device: int = setting(1, "generated at once", FEW, free=True)
     split: bool = setting(
         False, "the guidance's two prompts one after the other, in half the memory", free=True
     )
@@ -95,16 +105,18 @@ class Guidance:
     The paper has one number, 5, and says that inference uses it.
     """
 
-    rollout: float = setting(1.0, "of the videos that are scored and learned from", NOT_NEGATIVE)
-    train: float = setting(1.0, "of every velocity in the loss", NOT_NEGATIVE)
+    rollout: float = setting(1.0, "of the videos that are scored and learned from", GUIDANCE)
+    train: float = setting(1.0, "of every velocity in the loss", GUIDANCE)
     proof: float = setting(
         1.0,
         "of both arms of the proof and of the watch; a finished run may be proved again",
-        NOT_NEGATIVE,
+        GUIDANCE,
         free=True,
     )
-    deploy: float = setting(1.0, "written into the export, for whoever generates", NOT_NEGATIVE)
-    negative_prompt: str = setting(NEGATIVE_PROMPT, "what guidance steers away from; Wan2.1's own")
+    deploy: float = setting(1.0, "written into the export, for whoever generates", GUIDANCE)
+    negative_prompt: str = setting(
+        NEGATIVE_PROMPT, "what guidance steers away from; Wan2.1's own", TEXT
+    )
     null: str = setting(
         "adapter",
         "the negative prompt's velocity is taken with the adapter, as diffusers does, or of the "
@@ -125,7 +137,7 @@ class Guidance:
 class Lora:
     """The adapter that evolves."""
 
-    rank: int = setting(32, "rank (paper)", COUNT)
+    rank: int = setting(32, "rank (paper)", Bounds(least=1, most=8192))
     alpha: float = setting(32.0, "scale is alpha / rank (paper, in its Chinese notes)", POSITIVE)
     targets: str = setting(
         "main", "blocks; main lets all roles share the hints", one_of("main", "main+vace")
@@ -161,7 +173,10 @@ class Train:
     """The evolutionary update."""
 
     lr: float = setting(
-        1e-4, "learning rate of AdamW (paper); a run may go on with another", POSITIVE, free=True
+        1e-4,
+        "learning rate of AdamW (paper); a run may go on with another",
+        Bounds(above=0, most=1),
+        free=True,
     )
     lr_end: float = setting(
         1.0, "share of lr that is left after lr_steps, falling linearly; 1 is constant", SHARE
@@ -170,8 +185,10 @@ class Train:
     lr_steps: int = setting(200, "steps over which lr falls", COUNT)
     b1: float = setting(0.9, "AdamW's first decay (NFT, identity-grpo)", DECAY)
     b2: float = setting(0.999, "AdamW's second decay (NFT, identity-grpo)", DECAY)
-    eps: float = setting(1e-8, "AdamW's epsilon (NFT, identity-grpo)", POSITIVE)
-    weight_decay: float = setting(1e-4, "AdamW's decay (NFT, identity-grpo)", NOT_NEGATIVE)
+    eps: float = setting(1e-8, "AdamW's epsilon (NFT, identity-grpo)", Bounds(above=0, most=1))
+    weight_decay: float = setting(
+        1e-4, "AdamW's decay (NFT, identity-grpo)", Bounds(least=0, most=100)
+    )
     # On the embedded model's run one gradient of 66 was longer than twice the median, by a quarter;
     # a fixed norm of 1.0 (NFT, identity-grpo) never acted.
     clip_factor: float = setting(
@@ -196,13 +213,13 @@ class Train:
         0.9, "slow EMA (paper); 0.9 keeps stable about 9 updates behind", SHARE
     )
     timesteps: int = setting(
-        4, "K times per video and step; not in the paper: Flow-Factory's Wan2.1 recipe", COUNT
+        4, "K times per video and step; not in the paper: Flow-Factory's Wan2.1 recipe", THOUSAND
     )
     grid: int = setting(20, "times that the K are drawn from, stratified; the rollout's", THOUSAND)
     shift: float = setting(
-        5.0, "time shift of the grid; 16 would never train t < 0.46 (our choice)", POSITIVE
+        5.0, "time shift of the grid; 16 would never train t < 0.46 (our choice)", SHIFT
     )
-    videos_per_device: int = setting(1, "in one forward; the rest is accumulated", COUNT, free=True)
+    videos_per_device: int = setting(1, "in one forward; the rest is accumulated", FEW, free=True)
     remat: str = setting(
         "full",
         "recomputed going backward: whole blocks, all but attention, or nothing",
@@ -262,7 +279,7 @@ class Reward:
         Bounds(pattern=f"local|{URL}", form="local, or an address such as http://host:8100"),
         free=True,
     )
-    preset: str = setting("tiny", "reward set of the local sidecar")
+    preset: str = setting("tiny", "reward set of the local sidecar", NAME)
     judge: str = setting(
         "local",
         "local starts the heuristic, '' is none, else the base URL of an OpenAI API",
@@ -278,10 +295,13 @@ class Reward:
     judge_key_env: str = setting(
         "OPENAI_API_KEY",
         "name of the environment variable with the judge's key; '' sends none",
+        Bounds(pattern=r"([A-Za-z_]\w*)?", form="'' or the name of an environment variable"),
         free=True,
     )
-    judge_frames: int = setting(8, "frames of a video that the judge sees", COUNT)
-    judge_side: int = setting(512, "longest side of a picture that it sees", Bounds(least=16))
+    judge_frames: int = setting(8, "frames of a video that the judge sees", FEW)
+    judge_side: int = setting(
+        512, "longest side of a picture that it sees", Bounds(least=16, most=16384)
+    )
     judge_rubric: str = setting("", "TOML file with questions in place of ours", PATH)
     judge_extra: str = setting(
         "",
@@ -292,7 +312,7 @@ class Reward:
     judge_tokens: int = setting(
         4096, "longest answer in tokens; a model that thinks needs them", COUNT, free=True
     )
-    judge_workers: int = setting(8, "questions under way at once, per process", COUNT, free=True)
+    judge_workers: int = setting(8, "questions under way at once, per process", FEW, free=True)
     judge_expected: bool = setting(
         False, "grades as expected values over the answer's logprobs, where the server gives them"
     )
@@ -350,7 +370,7 @@ class Reward:
     idle_steps: int = setting(
         5,
         "steps in a row without any video to learn from that end the run; 0: none do",
-        NOT_NEGATIVE,
+        STEPS,
         free=True,
     )
     stop_on_hacking: bool = setting(
@@ -367,15 +387,15 @@ class Watch:
     every: int = setting(
         10,
         "steps between two of them, each about half a step long; 0 is off",
-        NOT_NEGATIVE,
+        STEPS,
         free=True,
     )
     identities: int = setting(16, "faces, of which 8 are the least for any verdict", COUNT)
-    seeds: int = setting(2, "videos of each face", COUNT)
+    seeds: int = setting(2, "videos of each face", FEW)
     patience: int = setting(
         0,
         "comparisons without a better total that end the run; 0: none do",
-        NOT_NEGATIVE,
+        STEPS,
         free=True,
     )
     drift: float = setting(
@@ -390,13 +410,13 @@ class Watch:
 class Mesh:
     """Devices along each axis; -1 for data or fsdp takes what is left."""
 
-    data: int = setting(-1, "copies of the model", Bounds(least=1, also=-1), free=True)
+    data: int = setting(-1, "copies of the model", AXIS._replace(also=-1), free=True)
     fsdp: int = setting(
-        1, "pieces of the model, gathered layer by layer", Bounds(least=1, also=-1), free=True
+        1, "pieces of the model, gathered layer by layer", AXIS._replace(also=-1), free=True
     )
     context: int = setting(
         1,
         "pieces of a video's tokens; fastest where it divides the heads (12 or 40)",
-        COUNT,
+        AXIS,
         free=True,
     )

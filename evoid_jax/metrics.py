@@ -143,6 +143,8 @@ def read(workdir: str | Path) -> list[dict]:
     file = Path(workdir) / FILE
     if not file.exists():
         return []
+    if not file.is_file():  # a folder, or a pipe, which would be waited for
+        raise ValueError(f"{file} is not a regular file")
     lines = file.read_bytes().split(b"\n")
     records = {}
     for number, text in enumerate(lines, 1):

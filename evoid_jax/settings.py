@@ -166,7 +166,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(old, dict) and isinstance(new, dict):  # a table: only the rows that differ
             rows = [row for row in {**old, **new} if old.get(row) != new.get(row)]
             said += [f"{name}.{row} was {old.get(row)}, now {new.get(row)}" for row in rows]
-        elif not (notes["bounds"].path and same_place(old, new)):
+        elif not (notes["bounds"].path and isinstance(old, str) and same_place(old, new)):
             said.append(f"{name} was {old!r}, now {new!r}")
     return said
 
@@ -180,11 +180,14 @@ def same_place(one: str, other: str) -> bool:
         return False
     if hub.same(one, other):
         return True
-    first, second = Path(fields.locate(one)), Path(fields.locate(other))
-    if first.resolve() == second.resolve():
-        return True
-    held = _contents(first)
-    return held is not None and held == _contents(second)
+    try:
+        first, second = Path(fields.locate(one)), Path(fields.locate(other))
+        if first.resolve() == second.resolve():
+            return True
+        held = _contents(first)
+        return held is not None and held == _contents(second)
+    except (OSError, ValueError, RuntimeError):  # no path of this system, or links in a circle
+        return False
 
 
 def _contents(place: Path) -> Any:

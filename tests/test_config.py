@@ -36,17 +36,23 @@ def beyond(leaf: fields.Leaf) -> list:
     """Return values just outside of a number's bounds."""
     bounds, wrong = leaf.entry.metadata["bounds"], []
     step = 1 if leaf.kind is int else 0.001
-    if bounds.least is not None:
-        wrong.append(bounds.least - step)
-    if bounds.above is not None:
-        wrong += [bounds.above, bounds.above - step]
-    if bounds.below is not None:
-        wrong += [bounds.below, bounds.below + step]
-    top = 2**31 - 1 if leaf.kind is int else 3.5e38
-    wrong.append(top + step if bounds.most is None else bounds.most + step)
+    for end, way in ((bounds.least, -1), (bounds.above, 0), (bounds.most, 1), (bounds.below, 0)):
+        wrong += [] if end is None else [end + way * step]
     if bounds.multiple > 1:
         wrong.append(bounds.least + 1)
     return [leaf.kind(value) for value in wrong]
+
+
+def bounded(leaf: fields.Leaf) -> bool:
+    """Tell whether a setting's field says from where to where, or which texts."""
+    bounds = leaf.entry.metadata["bounds"]
+    if leaf.kind in (int, float):
+        ends = bounds.least, bounds.above, bounds.most, bounds.below
+        # Without both ends a slip such as lr=1e30 would train, and would end as a success.
+        return ends[:2] != (None, None) and ends[2:] != (None, None)
+    if leaf.kind in (str, fields.TEXTS):
+        return bool(bounds.choices or bounds.pattern)
+    return leaf.kind is bool or fields.row_of(leaf.kind) is not None
 
 
 def test_defaults_are_the_papers():
@@ -69,24 +75,57 @@ def test_every_default_is_in_its_bounds_and_has_words():
     assert all(len(leaf.entry.metadata["words"]) > 3 for leaf in EVERY.values())
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_every_setting_has_bounds(name):
+    assert bounded(EVERY[name])
+
+
+def test_a_setting_without_bounds_is_noticed():
+    for kind, bounds in ((int, fields.Bounds(least=1)), (float, fields.ANY), (str, fields.ANY)):
+        assert not bounded(fields.Leaf(kind, fields.setting(1, "words", bounds)))
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_out_of_bounds_is_refused_by_its_dotted_name(name):
-    assert NUMBERS[name].entry.metadata["bounds"].least is not None or (
-        NUMBERS[name].entry.metadata["bounds"].above is not None
-    ), "nothing here may be as negative as it likes"
-    wrong = [math.nan, math.inf, -math.inf, -1e30, 1e39, 10**400, True, "1", None]
-    for value in [*wrong, *beyond(NUMBERS[name])]:
+    wrong = [math.nan, math.inf, -math.inf, -1e30, 1e30, 1e39, 10**400, 2**31, True, "1", None]
+    if NUMBERS[name].entry.metadata["bounds"].also != -1:
+        wrong.append(NUMBERS[name].kind(-1))
+    if NUMBERS[name].entry.metadata["bounds"].most == 2**32 - 1:  # of a seed
+        wrong.remove(2**31)
+    for value in [*wrong, *beyond(NUMBERS[name]), [], {}]:
         with pytest.raises(ValueError) as error:
             config.from_dict(changed(name, value))
         assert str(error.value).startswith(f"{name} must be "), value
         assert f"got {value!r}" in str(error.value)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_what_cannot_even_be_written_out_is_refused_by_its_dotted_name(name):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (10**5000, deep):
+        with pytest.raises(
+            ValueError, match=rf"^{name} .* got a \w+ that is too large to be shown"
+        ):
+            config.from_dict(changed(name, value))
+    while deep:  # freed from inside: from outside it would go as deep
+        deep = deep.pop()
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if EVERY[n].kind in (str, fields.TEXTS)])
+def test_a_text_that_no_file_can_hold_is_refused_by_its_dotted_name(name):
+    for value in ("a\0b", "half \ud83d"):
+        held = [value] if EVERY[name].kind == fields.TEXTS else value
+        with pytest.raises(ValueError, match=f"^{name} (must be text without NUL|is no name of)"):
+            config.from_dict(changed(name, held))
+
+
 @pytest.mark.parametrize("name", [n for n in EVERY if EVERY[n].kind in (str, fields.TEXTS, bool)])
 def test_a_text_of_another_kind_is_refused_by_its_dotted_name(name):
     leaf, wrong = EVERY[name], [1, None, math.nan, {"a": 1}]
     bounds = leaf.entry.metadata["bounds"]
-    if leaf.kind is fields.TEXTS:
+    if leaf.kind == fields.TEXTS:
         wrong += [(), ("",), ("nonsense",), (1,), leaf.entry.default * 2, "to_q"]
     elif bounds.choices:
         wrong += ["nonsense", f"{bounds.choices[-1]} "]

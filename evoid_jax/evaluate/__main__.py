@@ -83,11 +83,11 @@ def define_flags(values: flags.FlagValues):
     string("against", None, "Row that the others are compared with; default: the oldest one.")
     truth("score", True, "Score the videos; --noscore only makes them.")
     truth("evoscore", True, "Ask the judge for EvoScore too, where there is one.")
-    whole("workers", 4, "Videos that are scored at once.", lower_bound=1)
+    whole("workers", 4, "Videos that are scored at once.", 1, 1000)
     deployment.define_flags(values)
-    whole("videos_per_device", 1, "Made at once.", lower_bound=1)
-    whole("fsdp", 1, "Pieces of the model; -1: as many as devices are left.")
-    whole("context", 1, "Pieces of a video's tokens.", lower_bound=1)
+    whole("videos_per_device", 1, "Made at once.", 1, 1000)
+    whole("fsdp", 1, "Pieces of the model; -1: as many as devices are left.", -1, 100_000)
+    whole("context", 1, "Pieces of a video's tokens.", 1, 100_000)
     _define_reward_flags(values)
 
 
@@ -115,6 +115,8 @@ def check(args: flags.FlagValues) -> Asked:
     files.check_writable(out / table.TEXT)
     if args.lora and not args.model:
         raise ValueError("--lora is an adapter for --model, which is missing")
+    if args.fsdp == 0:
+        raise ValueError("--fsdp must be -1 or at least 1, got 0")
     listed = cases.read(args.data, args.images)
     asked = {name: args[f"reward.{name}"].value for name in REWARD}
     reward = fields.build(Reward, asked, "--reward")

@@ -62,7 +62,10 @@ def _case(where: str, key: str, entry: object, folder: Path) -> Case:
         raise ValueError(f'{where}: expected "img_paths" with one path, got {paths!r:.80}')
     if not (isinstance(prompt, str) and visible(prompt)):
         raise ValueError(f'{where}: expected a text as "prompt", got {prompt!r:.80}')
-    umt5.check_text(prompt)
+    try:
+        umt5.check_text(prompt)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     photo = folder / paths[0]
     try:
         media.check_image(photo)

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evoid_jax import files
+
 FILE = "scores.jsonl"
 
 
@@ -42,14 +44,15 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._file, self._lock = folder / FILE, threading.Lock()
         self._held: dict[tuple[str, str, str, str], Entry] = {}
-        text = self._file.read_bytes() if self._file.exists() else b""
+        there = os.path.lexists(self._file)
+        text = files.require_file(self._file).read_bytes() if there else b""
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):  # the process ended while it wrote
             os.truncate(self._file, len(whole))
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                self._keep(Entry(**json.loads(line)))
-            except (ValueError, TypeError) as error:
+                self._keep(_entry(line))
+            except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"{self._file}, line {number}: {error}; remove it") from None
 
     def had(self, key: str, of: str, name: str, by: str) -> Entry | None:
@@ -69,3 +72,13 @@ class Journal:
 
     def _keep(self, entry: Entry) -> None:
         self._held[(entry.key, entry.of, entry.name, entry.by)] = entry
+
+
+def _entry(line: bytes) -> Entry:
+    """Read one line; raise a ValueError or TypeError where its values are of other kinds."""
+    entry = Entry(**json.loads(line))
+    texts = all(isinstance(text, str) for text in entry[:4])
+    numbers = all(type(x) in (int, float, type(None)) for x in (entry.raw, entry.score))
+    if not (texts and numbers and isinstance(entry.more, dict | None)):
+        raise ValueError("expected four texts and a number or null")
+    return entry

@@ -32,6 +32,12 @@ HEADS = {
 }
 
 
+# What total.json must have for the table.
+KINDS = {"metrics": str, "people": dict, "measured_by": dict, "sources": dict, "videos": int}
+KINDS |= {"videos_with_metric": dict, "not_comparable_because": list, "missing": list}
+KINDS |= {"comparable_with_the_leaderboard": bool, "evoscore": dict | None}
+
+
 class Row(NamedTuple):
     """A system's total.json, and its videos' parts in it."""
 
@@ -106,13 +112,43 @@ def _row(folder: Path) -> Row:
     total = files.read_json(folder / rows.TOTAL)
     try:
         return _read(folder, total)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{folder / rows.TOTAL} is not as this program writes it ({error!r}); run its row again"
         ) from None
 
 
+def _check(total: dict) -> None:
+    """Raise a TypeError or KeyError for a part of a total.json that the table cannot use."""
+    for key, kind in KINDS.items():
+        _need(key, isinstance(total[key], kind))
+    _need("metrics", total["metrics"] in (rows.METRICS, rows.APART))
+    for name in ("total_score", *(metric.name for metric in upstream.METRICS)):
+        _need(name, _is_number(total[name]) or total[name] is None)
+    for key in ("people", "not_comparable_because", "files_left_alone", "videos_left_out"):
+        held = total.get(key) or ()
+        texts = held.values() if isinstance(held, dict) else held
+        _need(key, all(isinstance(text, str) for text in texts))
+    for fault in total["missing"]:
+        _need("missing", isinstance(fault["metric"], str) and isinstance(fault["reason"], str))
+    digests = [total["measured_by"][metric.name] for metric in upstream.METRICS]
+    _need("measured_by", all(isinstance(digest, str | None) for digest in digests))
+    _need("videos_with_metric", all(map(_is_number, total["videos_with_metric"].values())))
+    if graded := total["evoscore"]:
+        _need("evoscore", _is_number(graded["evoscore"]) and _is_number(graded["videos"]))
+
+
+def _need(part: str, sound: bool) -> None:
+    if not sound:
+        raise TypeError(part)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
 def _read(folder: Path, total: dict) -> Row:
+    _check(total)
     metrics = folder / total["metrics"]
     values = upstream.read(metrics).values if any(metrics.glob("*.json")) else {}
     people = total["people"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -123,7 +124,7 @@ def read(folder: str | Path) -> Read:
     found = Read({}, [], sorted(present - set(file_names())))
     for metric in METRICS[:-1]:
         file = folder / f"{metric.file}.json"
-        held = files.read_json(file) if file.exists() else {}
+        held = files.read_json(file) if os.path.lexists(file) else {}
         entries = {key: _entry(entry, metric.entry) for key, entry in held.items()}
         _take(found, metric, entries)
     _take_natural(found, folder)
@@ -163,7 +164,7 @@ def _take_natural(found: Read, folder: Path) -> None:
     """Take the mean of the grades that a video has; one that failed is told of."""
     grades: dict[str, list[float]] = {}
     for name in file_names()[-ASKS:]:
-        held = files.read_json(folder / name) if (folder / name).exists() else {}
+        held = files.read_json(folder / name) if os.path.lexists(folder / name) else {}
         for key, entry in held.items():
             value = _number(entry)
             if value is None:
@@ -181,6 +182,6 @@ def _number(entry: object) -> float | None:
         return None
     try:
         value = float(entry)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None

@@ -13,11 +13,12 @@ a statement that some tools apply and others do not is refused: it is not ours t
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+from evoid_jax import files
 
 CONFIG = "adapter_config.json"
 PEFT_FILE = "adapter_model.safetensors"
@@ -176,7 +177,7 @@ def _of_settings(settings: dict, layers: dict[str, Stated], strict: bool) -> dic
         if stated.rank not in ranks:
             raise ValueError(f"{name} has rank {stated.rank}, the configuration says {ranks[0]!r}")
         alphas = _by_pattern(alpha_patterns, stated.written, settings["lora_alpha"])
-        if len(set(alphas)) > 1:
+        if any(alpha != alphas[0] for alpha in alphas):
             # The first one counts, but PEFT sorts them when it saves: training had another first.
             raise ValueError(f"{name} fits alpha_patterns of different values, {alphas}; leave one")
         divisor = stated.rank**0.5 if settings.get("use_rslora") else stated.rank
@@ -215,26 +216,20 @@ def _matches(pattern: str, name: str) -> bool:
     """Tell whether a pattern fits a module, as PEFT's get_pattern_key does."""
     try:
         return re.match(rf"(.*\.)?({pattern})$", name) is not None
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from None
 
 
 def _parse(text: str, what: str) -> dict:
-    try:
-        settings = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{what} is not JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise ValueError(f"{what} is {type(settings).__name__}; expected a JSON object")
-    return settings
+    return files.parse_json(text.encode(errors="surrogatepass"), what)
 
 
 def number(value, what: str) -> float:
     """Return a positive finite number; alpha 0 would switch the adapter off."""
     try:
         real = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} is {value!r}; expected a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{what} is {value!r:.80}; expected a number") from None
     if not (math.isfinite(real) and real > 0):
         raise ValueError(f"{what} is {value!r}; expected a positive number")
     return real

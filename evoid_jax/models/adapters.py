@@ -111,10 +111,22 @@ def read(path: str | Path) -> Adapter:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     layers = {
-        module: layer._replace(b_OR=layer.b_OR * np.float32(scales[module]))
+        module: layer._replace(b_OR=_scaled(layer.b_OR, scales[module], modules[module]["B"]))
         for module, layer in halves.items()
     }
     return Adapter(layers, _deltas(modules, scales), header)
+
+
+def _scaled(x: np.ndarray, scale: float, tensor: Tensor) -> np.ndarray:
+    """Return an array times a scale; raise where float32 makes nothing or infinity of them."""
+    with np.errstate(over="ignore"):
+        times = np.float32(scale)
+        scaled = x * times
+    label = f"{tensor.label}, times its scale {scale:g},"
+    if not times:
+        raise ValueError(f"{label} is nothing in float32")
+    weights.check_finite(scaled, label)
+    return scaled
 
 
 def _check_file(file: Path) -> None:
@@ -196,7 +208,7 @@ def _deltas(modules: dict[str, dict[str, Tensor]], scales: dict[str, float]):
             if part in parts:
                 deltas[adapter_names.tensor_key(module, part)] = _floats(parts[part])
         if "B bias" in parts:
-            bias = _floats(parts["B bias"]) * np.float32(scales[module])
+            bias = _scaled(_floats(parts["B bias"]), scales[module], parts["B bias"])
             deltas[adapter_names.tensor_key(module, "bias")] = bias
     return deltas
 

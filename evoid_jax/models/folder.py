@@ -132,7 +132,7 @@ def check_tokenizer(tokenizer, folder: Path, text_config: dict) -> None:
       folder: of the tokenizer, for messages.
       text_config: content of text_encoder/config.json.
     """
-    rows, ids = text_config["vocab_size"], max(tokenizer.get_vocab().values()) + 1
+    rows, ids = text_config["vocab_size"], max(tokenizer.get_vocab().values(), default=-1) + 1
     if not rows - SPARE < ids <= rows:
         raise ValueError(
             f"{folder} has {ids} token ids, the text encoder's vocab_size is {rows}: this "

@@ -7,12 +7,17 @@ is null: an option that is off.
 from __future__ import annotations
 
 import math
+import sys
 from typing import NamedTuple
 
 # What diffusers and transformers write about a file rather than about the model.
 BOOKKEEPING = ("_class_name", "_diffusers_version", "_name_or_path", "_commit_hash")
 BOOKKEEPING += ("_use_default_values", "transformers_version", "dtype", "torch_dtype")
 BOOKKEEPING += ("_attn_implementation_autoset",)
+
+
+# Beyond these no model lies: only the description of one, which would take all memory.
+LARGEST, MOST_LAYERS, LONGEST = 2**20, 1000, 1024
 
 
 class Keys(NamedTuple):
@@ -53,18 +58,22 @@ def check(config: dict, keys: Keys, file: str) -> None:
 
 
 def _check_value(value, key: str, keys: Keys, file: str) -> None:
-    if key in keys.whole and not (type(value) is int and value > 0):
-        raise ValueError(f"{file}: {key} is {value!r}; expected a whole number from 1")
+    most = MOST_LAYERS if key == "num_layers" else LARGEST
+    if key in keys.whole and not (type(value) is int and 0 < value <= most):
+        raise ValueError(f"{file}: {key} is {value!r}; expected a whole number from 1 to {most}")
     if key in keys.real and not (is_number(value) and value > 0):
         raise ValueError(f"{file}: {key} is {value!r}; expected a number above 0")
     if key in keys.lists:
         kind = keys.lists[key]
         sound = is_number if kind is float else lambda x: type(x) is kind
-        if not isinstance(value, (list, tuple)) or not all(map(sound, value)):
+        listed = isinstance(value, (list, tuple)) and len(value) <= LONGEST
+        if not listed or not all(sound(one) and abs(one) <= LARGEST for one in value):
             names = {int: "whole numbers", float: "numbers", bool: "true and false"}
             raise ValueError(f"{file}: {key} is {value!r}; expected a list of {names[kind]}")
 
 
 def is_number(value) -> bool:
     """Tell whether a value of a JSON file is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
+    if type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is float and math.isfinite(value)

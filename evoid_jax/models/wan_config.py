@@ -61,6 +61,8 @@ class WanConfig:
             raise ValueError(f"patch_size {self.patch_size}: expected three numbers from 1")
         if self.patch_size[1] != self.patch_size[2]:
             raise ValueError(f"patch_size {self.patch_size}: expected square patches")
+        if self.dim > keys.LARGEST:
+            raise ValueError(f"num_attention_heads and attention_head_dim give a width {self.dim}")
         if self.attention_head_dim % 2:  # rotary embedding turns pairs
             raise ValueError(f"attention_head_dim {self.attention_head_dim}: expected an even one")
         if self.freq_dim % 2:  # half cosines, half sines

@@ -9,6 +9,7 @@ A `Tensor` is read when it is used, as a memory map: a pass over a model holds o
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -29,6 +30,7 @@ from evoid_jax import files
 # safetensors' names, in the order in which it lays tensors out.
 DTYPES = {"I64": "i8", "F64": "f8", "F32": "f4", "I32": "i4", "BF16": "bfloat16", "F16": "f2"}
 DTYPES = {name: np.dtype(dtype) for name, dtype in DTYPES.items()}
+AXES = 32  # of a tensor, at most
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = r"(?:-\d{5}-of-\d{5})?"
 VARIANT = re.compile(rf"(?:diffusion_pytorch_model|model){SHARD}\.(.+?){SHARD}\.safetensors")
@@ -189,12 +191,17 @@ def read_header(file: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata, start = header.pop("__metadata__", {}), 8 + length
     if not isinstance(metadata, dict):
         raise ValueError(f"{file} is no safetensors file: its __metadata__ is not an object")
+    if wrong := [key for key, text in metadata.items() if not isinstance(text, str)]:
+        raise ValueError(f"{file} is no safetensors file: {wrong[0]} in its header is no text")
     tensors = {key: _stored(file, size, start, key, entry) for key, entry in header.items()}
     end = start + sum(tensor.nbytes for tensor in tensors.values())
     if end != size:
         raise ValueError(
             f"{file} has {size} bytes; its header describes {end}. It is damaged, download it again"
         )
+    spans = sorted(entry["data_offsets"] for entry in header.values())
+    if any(before[1] != after[0] for before, after in itertools.pairwise(spans)):
+        raise ValueError(f"{file}: two tensors share bytes, it is damaged; download it again")
     return tensors, metadata
 
 
@@ -204,6 +211,7 @@ def _stored(file: Path, size: int, start: int, key: str, entry: dict) -> Tensor:
     try:
         name, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (*shape, first, last))
+        whole = whole and isinstance(name, str) and len(shape) <= AXES
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole:

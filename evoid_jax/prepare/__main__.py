@@ -38,17 +38,18 @@ def define_flags(values: flags.FlagValues):
     string("judge", None, "Address of a judge that proposes prompts for each photo; it sees them.")
     string("judge_model", "", "Name of the judge's model; default the only one that it has.")
     string("judge_key_env", "OPENAI_API_KEY", "Environment variable with the judge's key, if any.")
-    whole("per_face", usual.per_face, "Prompts of each photo.", lower_bound=1)
+    whole("per_face", usual.per_face, "Prompts of each photo.", 1, 100_000)
     string("weights", None, "Folder of preset open's weights; default where fetch puts them.")
     string("people", None, 'JSON file of names, {"a/1.jpg": "anna"}, over what faces look like.')
     truth("folders", False, "Each folder in --photos holds one person, of its name.")
     number("heldout", usual.heldout, "Share of the people for the proof.", 0, 0.9)
     number("validation", usual.validation, "Share of the people for the watch.", 0, 0.9)
-    whole("height", usual.canvas[0], "Of the videos, pixels.", lower_bound=16)
-    whole("width", usual.canvas[1], "Of the videos, pixels.", lower_bound=16)
+    whole("height", usual.canvas[0], "Of the videos, pixels.", 16, 16384)
+    whole("width", usual.canvas[1], "Of the videos, pixels.", 16, 16384)
     number("crop", usual.crop, "Side of what is cut out, in faces; 0: the whole photo.", 0, 100)
-    number("min_face", limits.side, "Pixels of a face's shorter side, at least.", 16)
-    number("min_sharpness", limits.sharpness, "Of a face, at least; docs/data.md has numbers.", 0)
+    number("min_face", limits.side, "Pixels of a face's shorter side, at least.", 16, 16384)
+    sharp = "Of a face, at least; docs/data.md has numbers."
+    number("min_sharpness", limits.sharpness, sharp, 0, 1e6)
     number("alike", usual.alike, "Cosine from which faces are one person's.", 0.05, 0.95)
 
 

@@ -104,17 +104,17 @@ def look_at_all(folder: Path, cache: Path, finder: Finder) -> tuple[list[Photo],
 def recall(cache: Path, finder: str) -> dict[str, Look]:
     """Return by digest what was seen with a finder; lines that a crash cut off are passed over."""
     file, known = cache / LOOKS, {}
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
             values = json.loads(line)
-        except ValueError:
+            if values.keys() != {"finder", *Look._fields}:  # of another version
+                continue
+            if values.pop("finder") == finder and _thumb(cache, values["digest"]).exists():
+                values["boxes"] = tuple(tuple(box) for box in values["boxes"])
+                values["embedding"] = tuple(values["embedding"])
+                known[values["digest"]] = Look(**values)
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-        if values.keys() != {"finder", *Look._fields}:  # of another version
-            continue
-        if values.pop("finder") == finder and _thumb(cache, values["digest"]).exists():
-            values["boxes"] = tuple(tuple(box) for box in values["boxes"])
-            values["embedding"] = tuple(values["embedding"])
-            known[values["digest"]] = Look(**values)
     return known
 
 

@@ -78,10 +78,10 @@ def of_pictures(
 
 def _recall(cache: Path) -> dict[str, list[str]]:
     file, known = cache / FILE, {}
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
             values = json.loads(line)
-        except ValueError:
+            known[values["key"]] = [str(prompt) for prompt in values["prompts"]]
+        except (ValueError, TypeError, KeyError, RecursionError):  # a crash cut it off
             continue
-        known[values["key"]] = values["prompts"]
     return known

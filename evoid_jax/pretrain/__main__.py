@@ -14,13 +14,14 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 from absl import app, flags
 
-from evoid_jax import commandline
+from evoid_jax import commandline, fields
 from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
 from evoid_jax.pretrain import coder, footage, kept, latents, stages
@@ -28,6 +29,11 @@ from evoid_jax.pretrain import tokenizer as tokenizers
 from evoid_jax.pretrain.coder import Coder
 from evoid_jax.pretrain.latents import TextEncoder
 
+# Of what is no count: shares, rates and their like.
+BOUNDS = dict.fromkeys(("faulty", "posed", "drift", "text_dropout"), fields.SHARE)
+BOUNDS |= {"lr": fields.Bounds(above=0, most=1), "muon_lr": fields.Bounds(above=0, most=1)}
+BOUNDS |= {"ema": fields.DECAY, "kl": fields.NOT_NEGATIVE, "shift": fields.POSITIVE}
+BOUNDS |= {"seed": fields.NOT_NEGATIVE, "warmup": fields.NOT_NEGATIVE}
 STAGES = ("stills", "vae", "text", "latents", "t2v", "vace")
 FILMED = ("seed", "frames", "size")
 STILLS = (*FILMED, "vae_videos", "vae", "kl", "stills_train")
@@ -140,10 +146,26 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     shutil.copytree(workdir / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
 
 
+def check(values: Mapping, name: str = "config") -> None:
+    """Raise a ValueError, which names it, for a number that no pretraining can have.
+
+    values: the settings, groups in groups.
+    """
+    for key, value in values.items():
+        at, held = f"{name}.{key}", value if isinstance(value, tuple | list) else (value,)
+        if isinstance(value, Mapping):
+            check(value, at)
+        elif key != "vace_layers":
+            bounds = BOUNDS.get(key, fields.COUNT)
+            for one in held:
+                fields.checked(type(held[0]), fields.setting(one, at, bounds), one, at)
+
+
 def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
+    check(values.config.to_dict())
     run(values.config, Path(values.out), Path(values.workdir), values.until)
 
 

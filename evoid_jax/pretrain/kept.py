@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from evoid_jax import files
+
 SETTINGS = "settings"  # the name of their JSON among a file's arrays
 
 
@@ -48,11 +50,17 @@ def read(path: Path, settings: dict) -> dict[str, np.ndarray]:
     """Read what `write` wrote.
 
     Raises:
-      ValueError: it was made with other settings; the message names them.
+      ValueError: it was made with other settings, which the message names; or it is damaged.
     """
-    with np.load(path) as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    made_with = json.loads(str(arrays.pop(SETTINGS)))
+    files.require_file(path)
+    try:
+        with np.load(path) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        made_with = json.loads(str(arrays.pop(SETTINGS)))
+    except Exception as error:  # of zip, zlib, numpy and json
+        raise ValueError(
+            f"{path} is damaged ({error!r}); delete it to make this stage anew"
+        ) from None
     then, now = (traverse_util.flatten_dict(x, sep=".") for x in (made_with, settings))
     other = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
     if other:

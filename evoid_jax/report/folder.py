@@ -21,6 +21,8 @@ OF_RUNS += ("samples", "export", "logs", WATCH, triples.FILE)
 ALL = sys.maxsize  # videos: every triple that is kept
 FLOAT = sys.float_info.max
 GROUPS_OF_STEP = ("loss", "reward", "weights", "attention", "missing", "drift", "seconds", "judge")
+FLAT = ("loss", "weights", "attention", "drift", "seconds")  # of them these hold numbers alone
+BY_REWARD = ("score", "raw", "spread", "saturated")  # in the group reward: a number of each
 
 
 class HeldoutSample(NamedTuple):
@@ -251,6 +253,8 @@ def _check_summary(file: Path, summary: dict) -> None:
     for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities"):
         _check_number(file, part, summary.get(part))
     _check_interval(file, "delta_total_ci95", summary.get("delta_total_ci95"))
+    if not all(isinstance(name, str) for name in _list(file, "rewarded", summary.get("rewarded"))):
+        raise ValueError(f"{file}: expected rewarded to be a list of names")
     for part in ("base", "evolved", "prior", "seconds"):
         _check_numbers(file, part, summary.get(part))
     for part in ("monitor", "failures"):
@@ -268,8 +272,16 @@ def _check_summary(file: Path, summary: dict) -> None:
 def _check_step(file: Path, record: dict) -> None:
     """Raise a ValueError where one of the record's own groups holds other things than numbers."""
     line = f"{file}, step {record['step']}"
+    if half := files.half_character(record):
+        raise ValueError(f"{line} has half a character, {half}")
+    for name in ("grad_norm", "valid_fraction"):
+        _check_number(line, name, record.get(name))
+    for name in BY_REWARD:
+        _check_dict(line, f"reward/{name}", metrics.get(record, "reward", name))
     for group in GROUPS_OF_STEP:
         for name, value in _check_dict(line, group, record.get(group)).items():
+            if group in FLAT or (group, name) == ("reward", "unified"):
+                _check_number(line, f"{group}/{name}", value)
             inner = value if isinstance(value, dict) else {"": value}
             for key, number in inner.items():
                 _check_number(line, f"{group}/{name}/{key}".rstrip("/"), number)
@@ -279,6 +291,12 @@ def _check_dict(file, part: str, value) -> dict:
     if not isinstance(value, dict | None):
         raise ValueError(f"{file}: expected {part} to be an object, got {value!r:.60}")
     return value or {}
+
+
+def _list(file, part: str, value) -> list:
+    if not isinstance(value, list | None):
+        raise ValueError(f"{file}: expected {part} to be a list, got {value!r:.60}")
+    return value or []
 
 
 def _check_numbers(file, part: str, table) -> None:

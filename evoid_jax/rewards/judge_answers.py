@@ -94,7 +94,7 @@ def _tokens(logprobs: object) -> tuple[Token, ...]:
     rows = logprobs.get("content") if isinstance(logprobs, Mapping) else None
     try:
         return tuple(_token(row) for row in rows or ())
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return ()
 
 

@@ -169,7 +169,7 @@ def _texts(file: Path, keys: dict[str, tuple[str, ...]]) -> dict[str, str]:
     file = files.require_file(file, hint="config.reward.judge_rubric names it")
     try:
         texts = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: of a number too long as well
         raise ValueError(f"{file} is not TOML in UTF-8: {error}") from None
     for name, text in texts.items():
         if name not in keys:
