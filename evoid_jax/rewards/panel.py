@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 import weakref
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from evoid_jax import distributed, sharding
+from evoid_jax import distributed, interruption, sharding
 from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
 from evoid_jax.rewards import (
     absent,
@@ -265,7 +264,7 @@ class Panel:
                 f"({absent.because(request.why)}); the next try is in {pause:g} s, and {left:g} s "
                 "of patience are left then"
             )
-            time.sleep(pause)
+            interruption.pause(pause)
             scores = self._shared(request, scores, counts_M, again=self._again(request, lost))
             lost = absent.nobody_has(self._names, counts_M, scores.valid_BM)
         if lost and self._cfg.on_missing == "stop":
