@@ -8,14 +8,22 @@ import time
 import uvicorn
 
 
+def plain(app) -> uvicorn.Server:
+    """Return a server without the limits of ours."""
+    return uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+
+
 @contextlib.contextmanager
-def serve(app, port=0):
-    """Run an ASGI app on a port of this machine, 0 for a free one; yields its URL."""
+def serve(app, port=0, make=plain):
+    """Run an ASGI app on a port of this machine, 0 for a free one; yields its URL.
+
+    make: of an app its uvicorn.Server.
+    """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(64)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    server = make(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started:

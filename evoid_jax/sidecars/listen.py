@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from evoid_jax.sidecars import door
 
 HEAD_SECONDS = 20.0  # for a request's head, from the connection or from the reply before
-REPLY_SECONDS = 60.0  # for a peer to take some of a reply that does not fit into the buffers
+REPLY_SECONDS = 60.0  # for a peer to take a reply that does not fit into the buffers
 CONNECTIONS = 512  # a run has some tens; more than that would use up the process's files
 HEAD_BYTES = 2**16
 GRACE = 10  # seconds for requests under way when the server is told to end
@@ -145,6 +145,7 @@ def server(app: ASGIApp) -> uvicorn.Server:
         app,
         http=Protocol,
         ws="none",
+        lifespan="off",  # our apps have nothing to do before and after
         log_level="warning",
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=GRACE,
