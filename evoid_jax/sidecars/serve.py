@@ -228,6 +228,8 @@ def main() -> None:
         preset = load(args.preset, args.weights, paper.from_arguments(args))
     except (OSError, ValueError, RuntimeError) as error:
         sys.exit(f"preset {args.preset}: {error}")
+    except Exception as error:  # whatever a damaged file leads a loader into
+        sys.exit(f"preset {args.preset}: {type(error).__name__}: {error}")
     made = app(preset, args.queue, request_gib=args.request, token=token)
     print(listen.announce(listener, args), flush=True)
     listen.server(made).run(sockets=[listener])

@@ -49,10 +49,15 @@ def read_pickle(file: Path) -> dict[str, torch.Tensor]:
       ValueError: it holds something else.
     """
     try:
-        # mmap: shards of ten gigabytes are read when they are copied, not twice.
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # the format of before PyTorch 1.6 cannot be mapped
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            # mmap: shards of ten gigabytes are read when they are copied, not twice.
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format of before PyTorch 1.6 cannot be mapped
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a file leads torch into, its refusal of programs too
+        raise ValueError(f"{file} holds no state dict: {error!s:.200}") from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"{file} holds no state dict; expected names and tensors")
     return state
