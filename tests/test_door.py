@@ -7,12 +7,13 @@ import time
 from urllib.parse import urlsplit
 
 import httpx2
+import numpy as np
 import pytest
 from fastapi import FastAPI, Request, Response
 from servers import serve
 
-from evoid_jax.rewards import transport
-from evoid_jax.sidecars import door, limits, listen, preset
+from evoid_jax.rewards import background, faceless, transport
+from evoid_jax.sidecars import door, limits, listen, preset, wire
 from evoid_jax.sidecars import serve as sidecar
 from evoid_jax.sidecars.tiny import judge
 
@@ -39,7 +40,7 @@ def echo(**options) -> FastAPI:
 
     @api.get("/large")
     async def large():
-        return Response(bytes(2**26))
+        return Response(bytes(2**25))
 
     return api
 
@@ -59,11 +60,11 @@ def connected(url: str, first: bytes = b""):
 
 def until_closed(peer: socket.socket) -> bytes:
     """Return what a server still says before it ends the connection."""
-    said = b""
+    said = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while some := peer.recv(2**16):
             said += some
-    return said
+    return bytes(said)
 
 
 # --- the token
@@ -103,11 +104,22 @@ def test_without_a_token_nobody_is_asked(name):
         assert get(url, path).status_code == 200
 
 
-def test_the_client_sends_what_its_environment_says(monkeypatch):
-    monkeypatch.delenv(transport.TOKEN, raising=False)
-    assert transport.credentials() == {}
-    monkeypatch.setenv(transport.TOKEN, TOKEN)
-    assert transport.credentials() == {"Authorization": f"Bearer {TOKEN}"}
+def test_a_run_sends_what_its_environment_says(monkeypatch):
+    """Wherever it speaks to a sidecar: for what that is, for scores, for a look at photos."""
+    seeing = NOTHING._replace(check_photo=lambda photo_HWC: "no face")
+    photos = wire.encode_photos([np.zeros((2, 2, 3), np.uint8)])
+    with serve(sidecar.app(seeing, token=TOKEN)) as url, httpx2.Client(trust_env=False) as http:
+        monkeypatch.delenv(transport.TOKEN, raising=False)
+        with pytest.raises(transport.SidecarError, match="401"):
+            background.run(transport.ask("GET", f"{url}/info", 60.0))
+        with pytest.raises(ConnectionError, match="401"):
+            faceless._ask(http, url, photos, 1)
+        monkeypatch.setenv(transport.TOKEN, TOKEN)
+        told = background.run(transport.ask("GET", f"{url}/info", 60.0))
+        assert told["preset"] == "nothing"
+        looked = background.run(transport.ask("POST", f"{url}/photos", 60.0, [photos]))
+        assert looked == {"problems": ["no face"]}
+        assert faceless._ask(http, url, photos, 1) == ["no face"]
 
 
 def test_a_page_in_a_browser_is_refused():
@@ -297,7 +309,7 @@ def test_a_reply_that_nobody_takes_is_given_up(monkeypatch):
             while running[0].server_state.connections and time.monotonic() < end:
                 time.sleep(0.01)
             assert not running[0].server_state.connections
-            assert len(until_closed(peer)) < 2**26
+            assert len(until_closed(peer)) < 2**25
         monkeypatch.setattr(listen, "REPLY_SECONDS", 60.0)
         with connected(url, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as peer:
-            assert len(until_closed(peer)) > 2**26
+            assert len(until_closed(peer)) > 2**25
