@@ -187,7 +187,7 @@ def framed(header: bytes, payload: bytes = b"") -> bytes:
         ({"photos": [[3, 4, 3], [2**14, 2**14, 3]]}, "at most 134,217,728 pixels of a photo"),
         ({"photos": [[3, 4, 3], [10**400, 2, 3]]}, "any size of photo 1 of photos, got far more"),
         ({"references": [[0], [1], [1] * 65]}, "at most 64 photos of a video, got 65"),
-        ({"shape": [3, 5000, 2, 2, 3]}, "at most 4,096 frames of a video, got 5,000"),
+        ({"shape": [3, 5000, 2, 2, 3]}, "at most 2,048 frames of a video, got 5,000"),
         ({"shape": [3, 1, 4096, 4096, 3]}, "at most 8,388,608 pixels of a frame, got 16,777,216"),
         ({"shape": [3, 10**400, 2, 2, 3]}, "any size of shape, got far more"),
         ({"prompts": ["a" * 20_001, "b", "c"]}, "at most 20,000 letters of a prompt"),
