@@ -256,7 +256,7 @@ PROPOSE = {"json_schema": {"schema": {"properties": {"prompts": {"minItems": "ma
     ("sent", "status", "said"),
     [
         (b"[" * 90_000, 400, "lists in each other"),
-        (b"[" * 200_000, 413, "lists, objects and commas"),
+        (b"[" * 300_000, 413, "lists, objects and commas"),
         (b'{"a":' * 40_000, 400, "lists in each other"),
         (b"9" * 5000, 400, "4300 digits"),
         (b"\xff\xfe\x00", 400, ""),
