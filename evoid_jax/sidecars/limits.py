@@ -27,7 +27,7 @@ PROMPT = 20_000  # letters
 REWARDS = 256  # names
 ATTRIBUTES = 1024  # numbers about a video
 PICTURES = 64  # shown to the heuristic judge; a model is shown 40
-PICTURE_PIXELS = 2**24  # of one of them: clients send at most 2048 x 2048
+PICTURE_PIXELS = 2**22  # of one of them, 2048 x 2048: clients send 512 or 768 a side
 
 
 class TooMuch(ValueError):
