@@ -92,7 +92,7 @@ def chat_cases() -> list[Case]:
     return [
         Case(path, json.dumps(asked).encode(), 200),
         Case(path, json.dumps(asked | {"messages": []}).encode(), 400),
-        Case(path, b"[" * 2 * limits.CHAT_PARTS, 413),
+        Case(path, b"[" * 2 * limits.PARTS, 413),
         Case("/v1/models", b"", 200),
     ]
 

@@ -241,12 +241,12 @@ def asked():
 
 
 def test_pictures_too_large_to_be_shown_are_refused_before_they_are_decoded(asked, monkeypatch):
-    assert asked(json.dumps(chat([GOOD, png(4096, 4096)]))).status_code == 200
+    assert asked(json.dumps(chat([GOOD, png(2048, 2048)]))).status_code == 200
     monkeypatch.setattr(judge.cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
-    for side in (4097, 20_000):
+    for side in (2049, 20_000):
         reply = asked(json.dumps(chat([png(side, side)])))
         assert reply.status_code == 413
-        assert "16,777,216 pixels of a picture" in reply.json()["error"]["message"]
+        assert "4,194,304 pixels of a picture" in reply.json()["error"]["message"]
 
 
 PROPOSE = {"json_schema": {"schema": {"properties": {"prompts": {"minItems": "many"}}}}}
@@ -256,7 +256,7 @@ PROPOSE = {"json_schema": {"schema": {"properties": {"prompts": {"minItems": "ma
     ("sent", "status", "said"),
     [
         (b"[" * 90_000, 400, "lists in each other"),
-        (b"[" * 200_000, 413, "lists, objects and commas"),
+        (b"[" * 300_000, 413, "lists, objects and commas"),
         (b'{"a":' * 40_000, 400, "lists in each other"),
         (b"9" * 5000, 400, "4300 digits"),
         (b"\xff\xfe\x00", 400, ""),

@@ -195,6 +195,7 @@ def framed(header: bytes, payload: bytes = b"") -> bytes:
         ({"rewards": ["a"] * 257}, "at most 256 rewards"),
         ({"attributes": [[0.0] * 1025, None, None]}, "at most 1,024 attributes of a video"),
         ({"more": [[[[[[[[[]]]]]]]]]}, "at most 8 lists in each other, got 10"),
+        ({"more": [[]] * 100_000}, "at most 200,000 lists, objects and commas"),
         ({"more": "x" * 2**22}, "at most 4,194,304 bytes of a header"),
     ],
 )

@@ -13,6 +13,7 @@ UNTOLD = 2**28  # bytes of a body that comes without its length, so that no room
 PHOTOS_BODY = 2**28  # bytes of POST /photos: four photos of 2048 x 2048 are 50 million
 CHAT_BODY = 2**26  # bytes of a question to the heuristic judge: 40 pictures of 1280 x 720 are 37
 HEADER = 2**22  # bytes of JSON; a thousand prompts of 4,000 letters
+PARTS = 200_000  # lists, objects and commas of JSON: two bytes become a list of 56
 NESTING = 8  # lists and objects in each other; the protocol needs three
 VIDEOS = 1024
 FRAMES = 2048  # of a video: more than a minute at 30 per second
@@ -25,9 +26,8 @@ PHOTO_PIXELS = 2**27  # as many as a run reads, see media.py
 PROMPT = 20_000  # letters
 REWARDS = 256  # names
 ATTRIBUTES = 1024  # numbers about a video
-CHAT_PARTS = 100_000  # lists, objects and commas of that: a list of nothing takes 56 bytes
 PICTURES = 64  # shown to the heuristic judge; a model is shown 40
-PICTURE_PIXELS = 2**24  # of one of them: clients send at most 2048 x 2048
+PICTURE_PIXELS = 2**22  # of one of them, 2048 x 2048: clients send 512 or 768 a side
 
 
 class TooMuch(ValueError):
@@ -40,6 +40,14 @@ def check(what: str, count: int, most: int) -> None:
         # A number of a thousand digits is no use to anybody, and Python refuses to write it out.
         shown = f"{count:,}" if count < 10**18 else "far more"
         raise TooMuch(f"expected at most {most:,} {what}, got {shown}")
+
+
+def check_parts(text: bytes | bytearray) -> None:
+    """Raise a TooMuch where JSON has more parts than may be, without reading it.
+
+    A reader of millions of empty lists holds everybody up, for seconds.
+    """
+    check("lists, objects and commas", sum(text.count(sign) for sign in (b"[", b"{", b",")), PARTS)
 
 
 def nesting(text: bytes) -> int:

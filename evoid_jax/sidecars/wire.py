@@ -218,6 +218,7 @@ def _header(body: bytes | bytearray) -> tuple[dict, memoryview]:
         raise ValueError(f"the header should be {size} bytes, but {len(body) - 4} bytes follow")
     limits.check("bytes of a header", size, limits.HEADER)
     text = bytes(body[4 : 4 + size])
+    limits.check_parts(text)
     limits.check("lists in each other", limits.nesting(text), limits.NESTING)
     try:
         header = json.loads(text, parse_constant=_no_constant)
