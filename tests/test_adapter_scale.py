@@ -217,7 +217,7 @@ AMBIGUOUS = [
     ("PEFT", {}, settings(use_dora=True), r"adapter_config\.json: is DoRA"),
     ("PEFT", {}, settings(peft_type="LOKR"), r"peft_type LOKR; only plain LoRA"),
     ("PEFT", {}, settings(init_lora_weights="pissa_niter_4"), r"init_lora_weights 'pissa_niter_4'"),
-    ("PEFT", {}, "[1]", r"is list; expected a JSON object"),
+    ("PEFT", {}, "[1]", r"the file holds a list"),
     ("PEFT", {}, "{", r"adapter_config\.json: the file is not JSON"),
     ("PEFT", {"lora_config": json.dumps(settings(lora_alpha=4))}, settings(), "has scale 1.5 by"),
     (

@@ -173,7 +173,9 @@ def test_help_shows_flags_and_every_setting_with_its_words():
     for name, leaf in fields.leaves(config.Config, "config").items():
         assert f"--{name}" in shown and leaf.entry.metadata["words"] in shown, name
     assert "--config.reward.clip (default 2.0) in standard deviations" in shown
-    assert re.search(r"--config.reward.table.ROW.prior weight; .* \[a number, at least 0\]", shown)
+    assert re.search(
+        r"--config.reward.table.ROW.prior weight; .* \[a number, from 0 to 1000000\]", shown
+    )
     assert "--alsologtostderr" not in shown
 
 

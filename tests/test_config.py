@@ -152,22 +152,22 @@ def test_bounds_hold_in_float32():
         ({"steps": 1.5}, "config.steps must be a whole number, got 1.5"),
         ({"steps": True}, "config.steps must be a whole number"),
         ({"video": {"frames": 80}}, r"config.video.frames must be 4 k \+ 1 and .*, got 80"),
-        ({"video": {"frames": -3}}, r"config.video.frames must be 4 k \+ 1 and at least 1, got -3"),
+        ({"video": {"frames": -3}}, r"must be 4 k \+ 1 and from 1 to 4093, got -3"),
         ({"video": {"width": 100}}, "config.video.width must be a multiple of 16 .*, got 100"),
         ({"rollout": {"scheduler": "ddim"}}, "one of unipc, euler, got 'ddim'"),
-        ({"rollout": {"shift": 0}}, "config.rollout.shift must be above 0, got 0"),
-        ({"train": {"shift": 0}}, "config.train.shift must be above 0, got 0"),
-        ({"lora": {"alpha": 0}}, "config.lora.alpha must be above 0, got 0"),
+        ({"rollout": {"shift": 0}}, "config.rollout.shift must be above 0 and .*, got 0"),
+        ({"train": {"shift": 0}}, "config.train.shift must be above 0 and at most 1000, got 0"),
+        ({"lora": {"alpha": 0}}, "config.lora.alpha must be above 0 and .*, got 0"),
         ({"lora": {"modules": ["to_z"]}}, r"config.lora.modules must be some of to_q.*\['to_z'\]"),
-        ({"reward": {"clip": -1}}, "^config.reward.clip must be above 0, got -1$"),
+        ({"reward": {"clip": -1}}, "^config.reward.clip must be above 0 and .* 1000000, got -1$"),
         ({"reward": {"timeout": -1}}, "config.reward.timeout must be above 0 and .*, got -1"),
         ({"reward": {"gamma": 1.5}}, "config.reward.gamma must be from 0 to 1, got 1.5"),
         ({"reward": {"sidecars": [1]}}, "config.reward.sidecars must be"),
         ({"reward": {"sidecars": ["host:80"]}}, "config.reward.sidecars must be .* http://host:81"),
         ({"reward": {"judge": "vllm"}}, "config.reward.judge must be local, '' or an address"),
-        ({"data": {"heldout_seeds": 0}}, "config.data.heldout_seeds must be at least 1, got 0"),
-        ({"data": {"seeds": 1}}, "config.data.seeds must be at least 2, got 1"),
-        ({"mesh": {"fsdp": 0}}, "config.mesh.fsdp must be -1 or at least 1, got 0"),
+        ({"data": {"heldout_seeds": 0}}, "config.data.heldout_seeds must be from 1 to 1000, got 0"),
+        ({"data": {"seeds": 1}}, "config.data.seeds must be from 2 to 1000, got 1"),
+        ({"mesh": {"fsdp": 0}}, "config.mesh.fsdp must be -1 or from 1 to 100000, got 0"),
         ({"mesh": {"fsdp": -1}}, "one of config.mesh.data and config.mesh.fsdp may be -1"),
         ({"residual": "bfloat16"}, "config.residual must be one of model, float32"),
         ({"attention": "flash"}, "config.attention must be one of auto, exact, cudnn, splash"),
@@ -258,10 +258,10 @@ def test_settings_survive_json_and_configdict_in_order_and_can_be_hashed():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"group": "quality"}, "table.sharp.prior is missing; give a number, at least 0"),
+        ({"group": "quality"}, "table.sharp.prior is missing; give a number, from 0 to 1000000"),
         ({"prior": 1.0}, "table.sharp.group is missing; give one of identity, text, quality"),
         ({"group": "sound", "prior": 1.0}, "table.sharp.group must be one of identity, text"),
-        ({"group": "text", "prior": -1}, "table.sharp.prior must be at least 0, got -1"),
+        ({"group": "text", "prior": -1}, "table.sharp.prior must be from 0 to 1000000, got -1"),
         ({"group": "text", "prior": 1, "flor": 0}, "table.sharp.flor does not .*sharp.floor"),
         (0.5, "table.sharp must give group, prior, floor, got 0.5"),
     ],
@@ -344,7 +344,7 @@ def test_only_the_embedded_model_trains_on_portraits_unasked():
 
 def test_a_config_made_by_hand_is_checked_and_settled():
     by_hand = config.Config(train=config.Train(lr=-1.0))
-    with pytest.raises(ValueError, match="config.train.lr must be above 0, got -1"):
+    with pytest.raises(ValueError, match="config.train.lr must be above 0 and at most 1, got -1"):
         config.checked(by_hand)
     c = config.checked(dataclasses.replace(by_hand, train=config.Train()))
     assert c == config.from_dict({}) == config.checked(c)
