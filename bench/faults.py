@@ -26,7 +26,7 @@ from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import Server
 
 VIDEOS = 3
-MORE = 5.0  # seconds beyond its deadline that a call may take on a busy machine
+MORE = 15.0  # seconds beyond its deadline that a call may take on a busy machine
 PASSES = ("alone", "beside a sound one", "judge")
 DIES = "dies and comes back"
 REFUSES = "refuses connections"
@@ -57,7 +57,7 @@ def videos(seed: int) -> dict:
 
 def patient(timeout: float) -> client.Options:
     return client.Options(
-        timeout=timeout, attempts=4, backoff=0.02, batch=2, probe=0.5, patience=timeout / 2
+        timeout=timeout, attempts=4, backoff=0.02, batch=2, probe=2.0, patience=timeout
     )
 
 

@@ -73,14 +73,15 @@ def test_who_is_not_there_is_named_by_its_flag(tmp_path):
     data, folder = benchmark(tmp_path / "benchmark"), clips(tmp_path / "mine", (50,) * 3)
     command = data, tmp_path / "out", f"--videos={folder}"
     with pytest.raises(ConnectionError, match="^--reward.sidecars: .*start a reward sidecar"):
-        run(*command, f"--reward.sidecars={dead_url()}")
+        run(*command, f"--reward.sidecars={dead_url()}", "--reward.timeout=3")
     with pytest.raises(ValueError, match="preset must be one of open, paper, tiny, got 'opne'"):
         run(*command, "--reward.preset=opne")
     with serve(Fake(names=["sharpness"]).app()) as url:
         with pytest.raises(ValueError, match="nobody there offers any of arcface"):
             run(*command, f"--reward.sidecars={url}")
         with pytest.raises(ConnectionError, match="^--reward.judge: no judge at"):
-            run(*command, f"--reward.sidecars={url}", f"--reward.judge={dead_url()}/v1")
+            more = f"--reward.judge={dead_url()}/v1", "--reward.timeout=3"
+            run(*command, f"--reward.sidecars={url}", *more)
 
 
 def test_a_row_is_not_gone_on_with_by_other_videos(tmp_path):

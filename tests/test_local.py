@@ -6,10 +6,15 @@ import signal
 import time
 
 import httpx2
+import jax
+import numpy as np
 import programs
 import pytest
+import replica_checks
 
+from evoid_jax import config, sharding
 from evoid_jax.rewards import local
+from evoid_jax.rewards.panel import Panel, Request
 
 
 @pytest.fixture
@@ -69,3 +74,23 @@ def test_a_server_that_cannot_start_again_is_left_with_words(started, caplog):
     until(lambda: "is left now" in caplog.text)
     assert "not again" in caplog.text  # the end of its log
     assert caplog.text.count("it is started again") == 2 and not server.alive()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGSTOP], ids=["end", "hang"])
+def test_a_run_goes_on_when_its_own_servers_end_or_hang(tmp_path, monkeypatch, signal_number):
+    """Its sidecar and its judge; what is asked meanwhile waits for them."""
+    keep = local.Local.keep
+    monkeypatch.setattr(local.Local, "keep", lambda server: keep(server, silence=5.0))
+    made = replica_checks.clips(2)
+    cfg = config.Reward(timeout=600.0)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    with Panel(cfg, mesh, 8, tmp_path) as panel:
+        for _ in range(2):
+            for server in panel._servers:
+                os.killpg(server.pid, signal_number)
+            asked = Request(made.references, made.prompts)
+            rows = np.arange(2, dtype=np.int32)
+            scores = panel.collect([panel.submit(made.video_BFHWC, asked, rows)], asked)
+            assert scores.valid_BM.all(), asked.why
+            np.testing.assert_allclose(scores.score_BM[:, :7], made.score_BM, atol=1e-4)

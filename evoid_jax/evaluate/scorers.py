@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evoid_jax.groups import Reward
-from evoid_jax.rewards import client, local, rubrics
+from evoid_jax.rewards import client, local, rubrics, servers
 from evoid_jax.rewards.judge import Judge, open_judge
 from evoid_jax.settings import check_reward_preset
 
@@ -65,7 +65,7 @@ def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Sco
     """
     if "local" in cfg.sidecars:
         check_reward_preset(cfg.preset)
-    options = client.Options(timeout=cfg.timeout)
+    options = servers.options(cfg, fps=16)
     with contextlib.ExitStack() as stack:
         start = lambda url: stack.enter_context(_started(cfg.preset, logs)).url
         urls = tuple(start(url) if url == "local" else url for url in cfg.sidecars)
