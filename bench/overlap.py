@@ -24,7 +24,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from evoid_jax import commandline, config, metrics, session, train
-from evoid_jax.groups import JUDGE, METRICS
+from evoid_jax.reward_groups import JUDGE, METRICS
 from evoid_jax.sidecars import wire
 
 NAMES = [row.name for row in METRICS if row.name != JUDGE]

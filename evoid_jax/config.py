@@ -1,7 +1,7 @@
-"""All settings of a run, and the rules between them; the groups themselves are in groups.py.
+"""All settings of a run, and the rules between them; the groups are in groups.py, reward_groups.py.
 
 `configs/*.py` give an ml_collections ConfigDict; `from_dict` turns it into the frozen dataclasses
-of groups.py and refuses a key that does not exist or a value that cannot be.
+of these files and refuses a key that does not exist or a value that cannot be.
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from evoid_jax.fields import COUNT, Bounds, one_of, setting
 from evoid_jax.groups import (
     FEW,
     FOLDER,
-    JUDGE,
     PATH,
     Data,
     Guidance,
     Lora,
     Loss,
     Mesh,
-    Reward,
     Rollout,
     Train,
     Video,
     Watch,
 )
-from evoid_jax.groups import GROUPS as GROUPS
-from evoid_jax.groups import METRICS as METRICS
 from evoid_jax.groups import NEGATIVE_PROMPT as NEGATIVE_PROMPT
-from evoid_jax.groups import Metric as Metric
+from evoid_jax.reward_groups import GROUPS as GROUPS
+from evoid_jax.reward_groups import JUDGE, Reward
+from evoid_jax.reward_groups import METRICS as METRICS
+from evoid_jax.reward_groups import Metric as Metric
 
 TINY = "evoid_jax/assets/tiny"  # the embedded model
 PROJECT = Bounds(  # as Weights & Biases has them

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files, hub
 from evoid_jax.config import Config
-from evoid_jax.groups import EVOSCORE
 from evoid_jax.provenance import HEURISTIC
+from evoid_jax.reward_groups import EVOSCORE
 
 FILE = "config.json"
 NAMED = ("config.model", "config.teacher")  # which may be names on the Hugging Face hub

@@ -113,13 +113,13 @@ def test_a_run_sends_what_its_environment_says(monkeypatch):
         with pytest.raises(transport.SidecarError, match="401"):
             background.run(transport.ask("GET", f"{url}/info", 60.0))
         with pytest.raises(ConnectionError, match="401"):
-            faceless._ask(http, url, photos, 1)
+            faceless._ask(url, photos, 1, timeout=30.0)
         monkeypatch.setenv(transport.TOKEN, TOKEN)
         told = background.run(transport.ask("GET", f"{url}/info", 60.0))
         assert told["preset"] == "nothing"
         looked = background.run(transport.ask("POST", f"{url}/photos", 60.0, [photos]))
         assert looked == {"problems": ["no face"]}
-        assert faceless._ask(http, url, photos, 1) == ["no face"]
+        assert faceless._ask(url, photos, 1, timeout=30.0) == ["no face"]
 
 
 def test_a_page_in_a_browser_is_refused():

@@ -15,6 +15,7 @@ FLOORS = (
         "mirrors",
         "groups",
         "algorithm_groups",
+        "reward_groups",
         "config",
         "kinds",
         "media",

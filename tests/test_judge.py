@@ -11,7 +11,7 @@ from fake_judge import FakeJudge, Slow, Status, chat
 from servers import dead_url, serve
 
 from evoid_jax import config
-from evoid_jax.groups import GROUPS
+from evoid_jax.reward_groups import GROUPS
 from evoid_jax.rewards import evoscore, judge, judge_cache, judge_record, rubrics
 from evoid_jax.rewards.judge import Judge
 from evoid_jax.rewards.judge_server import JudgeError

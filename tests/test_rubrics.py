@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from evoid_jax.groups import GROUPS
+from evoid_jax.reward_groups import GROUPS
 from evoid_jax.rewards import evoscore, judge_answers, rubrics
 
 

@@ -25,8 +25,8 @@ from evoid_jax import commandline, deployment, distributed, fields, files, hub
 from evoid_jax.evaluate import cases, making, rows, scorers, scoring, table, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Journal
-from evoid_jax.groups import Reward
 from evoid_jax.models import adapters
+from evoid_jax.reward_groups import Reward
 
 NAME = re.compile(r"[\w+-][\w.+-]*")  # of a row, and its folder's
 LOGS = "logs"  # a folder beside those of the rows

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax.groups import Reward
+from evoid_jax.reward_groups import Reward
 from evoid_jax.rewards import client, local, rubrics, servers
 from evoid_jax.rewards.judge import Judge, open_judge
 from evoid_jax.settings import check_reward_preset

@@ -16,9 +16,9 @@ import math
 from typing import NamedTuple
 
 from evoid_jax.config import Config
-from evoid_jax.groups import EVOSCORE
 from evoid_jax.plan.chips import CHIPS, Target
 from evoid_jax.plan.flops import PETA
+from evoid_jax.reward_groups import EVOSCORE
 
 FRAMES = 32  # that faces, text and looks are measured on; motion takes all
 WINDOW = 3  # frames of a window of qalign, of which there is one for every frame

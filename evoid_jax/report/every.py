@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from evoid_jax import triples
-from evoid_jax.groups import JUDGE
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
+from evoid_jax.reward_groups import JUDGE
 from evoid_jax.triples import Scores, WinRate
 
 WIDTH, HEIGHT, SIDE = 1120, 190, 40  # of the picture in user units; SIDE for the numbers

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evoid_jax import proof, provenance
-from evoid_jax.groups import EVOSCORE, JUDGE
 from evoid_jax.metrics import get
 from evoid_jax.report import folder
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RewardRow, RunFolder
+from evoid_jax.reward_groups import EVOSCORE, JUDGE
 from evoid_jax.rewards import judge_record
 
 UNKNOWN = "unknown"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
+from evoid_jax.reward_groups import EVOSCORE, GROUPS, JUDGE, Reward
 from evoid_jax.rewards import fuse, table
 from evoid_jax.rewards.table import ScoreTable
 

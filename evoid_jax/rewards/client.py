@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from evoid_jax import media
-from evoid_jax.groups import EVOSCORE, JUDGE
+from evoid_jax.reward_groups import EVOSCORE, JUDGE
 from evoid_jax.rewards import background, judge_record, replica, sharing, threads
 from evoid_jax.rewards.delivery import Parcel, deliver
 from evoid_jax.rewards.sharing import Job

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evoid_jax.groups import GROUPS, Reward
+from evoid_jax.reward_groups import GROUPS, Reward
 from evoid_jax.rewards import evoscore, rubrics, threads
 from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import JudgeError, Server

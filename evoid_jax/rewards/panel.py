@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evoid_jax import distributed, interruption, sharding
-from evoid_jax.groups import EVOSCORE, GROUPS, JUDGE, Reward
+from evoid_jax.reward_groups import EVOSCORE, GROUPS, JUDGE, Reward
 from evoid_jax.rewards import (
     absent,
     blend,

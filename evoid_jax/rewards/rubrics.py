@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evoid_jax import files
-from evoid_jax.groups import GROUPS
+from evoid_jax.reward_groups import GROUPS
 from evoid_jax.rewards import evoscore, judge_answers
 from evoid_jax.rewards.judge_answers import Said
 

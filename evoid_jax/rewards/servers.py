@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evoid_jax.groups import EVOSCORE, JUDGE, Reward
+from evoid_jax.reward_groups import EVOSCORE, JUDGE, Reward
 from evoid_jax.rewards import client
 from evoid_jax.rewards.judge import open_judge
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evoid_jax.groups import GROUPS, Metric
+from evoid_jax.reward_groups import GROUPS, Metric
 
 
 class ScoreTable(NamedTuple):
