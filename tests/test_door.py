@@ -108,7 +108,7 @@ def test_a_run_sends_what_its_environment_says(monkeypatch):
     """Wherever it speaks to a sidecar: for what that is, for scores, for a look at photos."""
     seeing = NOTHING._replace(check_photo=lambda photo_HWC: "no face")
     photos = wire.encode_photos([np.zeros((2, 2, 3), np.uint8)])
-    with serve(sidecar.app(seeing, token=TOKEN)) as url, httpx2.Client(trust_env=False) as http:
+    with serve(sidecar.app(seeing, token=TOKEN)) as url:
         monkeypatch.delenv(transport.TOKEN, raising=False)
         with pytest.raises(transport.SidecarError, match="401"):
             background.run(transport.ask("GET", f"{url}/info", 60.0))

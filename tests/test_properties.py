@@ -159,7 +159,9 @@ def test_a_schedule_falls_from_noise_to_video(kind, steps, shift):
         assert str(steps) in str(error)
         return
     times, sigmas = np.asarray(table.timesteps_N), np.asarray(table.sigmas_N)
-    assert len(times) == steps and (np.diff(times) < 0).all() and (np.diff(sigmas) < 0).all()
+    assert len(times) == steps and (np.diff(sigmas) < 0).all()
+    # UniPC's times are whole numbers: at a large shift the first ones round to the same.
+    assert (np.diff(times) <= 0).all()
     assert sigmas[-1] > 0 and sigmas[0] <= 1 and times[0] <= 1000
     for part in (table.corrector_N5, table.predictor_N3):
         assert np.isfinite(np.asarray(part)).all()
