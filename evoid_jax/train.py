@@ -285,6 +285,7 @@ def run_whole(cfg: config.Config, workdir: Path) -> Path:
         if distributed.leads():
             export.write(workdir / export.FILE, state.evolving, cfg, step=int(state.step))
         heldout.prove(run, state, began - earlier)
+    run_lock.check(workdir)
     if distributed.leads():
         provenance.finish(workdir)
         page.write(workdir)

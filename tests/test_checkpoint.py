@@ -137,7 +137,9 @@ def test_every_file_cut_or_gone_or_changed_is_noticed_or_harmless(two_steps, tmp
     assert seen == {(2, 2.5), (1, 1.5)}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(k, marks=pytest.mark.slow) for k in range(4, 20))]
+)
 def test_random_flips_never_change_what_is_read(two_steps, tmp_path, seed):
     numbers = np.random.default_rng(seed)
     every = [file for file in files_of(two_steps / "2") if file.stat().st_size]
