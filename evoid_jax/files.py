@@ -86,12 +86,13 @@ def require_file(file: str | Path, hint: str = "") -> Path:
     raise FileNotFoundError(f"{file} is missing{more}")
 
 
-def read_json(file: str | Path, kind: type = dict, hint: str = ""):
+def read_json(file: str | Path, kind: type = dict, hint: str = "", halves: bool = False):
     """Read a JSON file.
 
     Args:
       kind: what the whole must be, such as dict or list.
       hint: what to do where the file is missing, or what was expected.
+      halves: let halves of characters stand, as Python writes names of files that are no text.
 
     Raises:
       FileNotFoundError, IsADirectoryError, PermissionError: it cannot be opened.
@@ -102,11 +103,14 @@ def read_json(file: str | Path, kind: type = dict, hint: str = ""):
         raise ValueError(f"{file} is {what}; expected JSON")
     if (size := file.stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{file} has {size:,} bytes; expected JSON of at most {LARGEST_JSON:,}")
-    return parse_json(file.read_bytes(), str(file), kind)
+    return parse_json(file.read_bytes(), str(file), kind, halves)
 
 
-def parse_json(content: bytes, name: str, kind: type = dict):
-    """Return what JSON text holds. name: of the text, for messages. Raises: as `read_json`."""
+def parse_json(content: bytes, name: str, kind: type = dict, halves: bool = False):
+    """Return what JSON text holds.
+
+    name: of the text, for messages. kind, halves, errors: as of `read_json`.
+    """
     try:
         value = json.loads(content.decode(), object_pairs_hook=_once)
     except UnicodeDecodeError as error:
@@ -122,7 +126,7 @@ def parse_json(content: bytes, name: str, kind: type = dict):
         raise ValueError(f"{name} is not JSON that can be read: {error}") from None
     if nests_deeper(value, DEEPEST):
         raise ValueError(f"{name} is not JSON that can be read: it nests too deep")
-    if b"\\ud" in content.lower() and (half := half_character(value)):
+    if not halves and b"\\ud" in content.lower() and (half := half_character(value)):
         raise ValueError(f"{name} has half a character, {half}; write the whole one, in UTF-8")
     if not isinstance(value, kind):
         raise ValueError(f"{name} holds {NAMES[type(value)]}; expected {NAMES[kind]}")

@@ -92,7 +92,9 @@ def listening(grace: float) -> Iterator[None]:
         yield
         return
     _listener = _Listener(grace)
-    before = {number: signal.signal(number, _listener.hear) for number in SIGNALS}
+    # What the process was told to ignore stays ignored: nohup's SIGHUP, a background job's Ctrl-C.
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _listener.hear) for number in heard}
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 python tests/hanging_run.py SIDECAR JUDGE FOLDER
 """
 
+import signal
 import sys
 
 import jax
@@ -13,6 +14,8 @@ from evoid_jax.rewards.panel import Panel, Request
 
 
 def main(sidecar: str, judge: str, folder: str) -> None:
+    # A shell starts background jobs deaf to Ctrl-C, and what they start in turn.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cfg = config.Reward(sidecars=(sidecar,), judge=judge, judge_model="fake", timeout=900.0)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with Panel(cfg, mesh, 8, folder) as panel:

@@ -3,6 +3,7 @@
 It prints "ready" when signals are heard, and what it saves.
 """
 
+import signal
 import sys
 import threading
 import time
@@ -23,6 +24,12 @@ def plain() -> None:
         except interruption.Interrupted as stop:
             print("saved", flush=True)
             raise interruption.Interrupted("7 steps are saved", *interruption.told(stop)) from None
+
+
+def ignoring() -> None:
+    """Do as `plain` under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    plain()
 
 
 def shielded() -> None:
@@ -57,5 +64,7 @@ def afterwards() -> None:
 
 
 if __name__ == "__main__":
-    doing = {f.__name__: f for f in (plain, shielded, stuck, held_up, afterwards)}[sys.argv.pop(1)]
+    doing = {f.__name__: f for f in (plain, ignoring, shielded, stuck, held_up, afterwards)}[
+        sys.argv.pop(1)
+    ]
     commandline.run(lambda argv: doing())

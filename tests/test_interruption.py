@@ -28,6 +28,8 @@ def stopped(doing: str, *numbers: int) -> tuple[int, list[str], str]:
         assert process.stdout.readline() == "ready\n"
         for number in numbers[:-1]:
             process.send_signal(number)
+            if doing == "ignoring":
+                continue
             assert process.stderr.readline() == "\n"
             assert "saving what is done" in process.stderr.readline()
         process.send_signal(numbers[-1])
@@ -43,6 +45,11 @@ def test_what_is_done_is_saved_and_the_code_tells(number, code):
     assert (came, out) == (code, ["saved"])
     assert f"{signal.Signals(number).name}: saving what is done" in errors
     assert errors.rstrip().endswith("7 steps are saved") and "Traceback" not in errors
+
+
+def test_what_the_process_ignores_stays_ignored():
+    """As under nohup, whose runs go on when their user leaves."""
+    assert stopped("ignoring", HUP, TERM)[:2] == (75, ["saved"])
 
 
 def test_what_must_be_whole_is_brought_to_its_end():

@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import time
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -135,19 +134,19 @@ def collected(fake, log_dir, *, count=1, proof=False, **changes):
 def waits(monkeypatch):
     """The seconds that would have been waited."""
     seconds = []
-    monkeypatch.setattr(panel_module, "time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr(panel_module.interruption, "pause", seconds.append)
     return seconds
 
 
 def test_a_reward_that_nobody_has_is_asked_for_again(fake, tmp_path, waits, capsys):
-    fake.change = lacking("gme", "flow", calls=3)
+    fake.change = lacking("gme", "flow", calls=4)  # the first request is tried twice
     scores, asked = collected(fake, tmp_path)
     assert waits == [2, 4, 8] and asked.why == {}
     # videos 10.. went to rows 3..0, and the second half of them came with the second try
     np.testing.assert_array_equal(scores.raw_BM[:, 2], [15, 14, 13, 12])
     np.testing.assert_allclose(scores.score_BM[:, 6], np.array([13, 12, 11, 10]) / 255, rtol=1e-6)
     assert np.all(scores.valid_BM[:, :7]) and not np.any(scores.blank_BM)
-    assert [set(batch.rewards) for batch in fake.batches[1:]] == [{"gme", "flow"}] * 3
+    assert [set(batch.rewards) for batch in fake.batches[2:]] == [{"gme", "flow"}] * 3
     said = capsys.readouterr().out
     assert "waiting for gme, flow, which no video of this step has" in said
     assert "the reply has no scores for gme" in said and "and 594 s of patience" in said

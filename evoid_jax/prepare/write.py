@@ -41,7 +41,7 @@ def known(out: Path, shares: dict[str, float]) -> Known:
                 f"{lines} is not from this program, which would replace it; give another --out"
             )
         return NOBODY
-    held = files.read_json(prepared)
+    held = files.read_json(prepared, halves=True)
     if lines.exists() and hashlib.sha256(lines.read_bytes()).hexdigest() != held.get(
         "prompts_sha256"
     ):
