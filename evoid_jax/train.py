@@ -23,7 +23,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from absl import app, flags, logging
-from flax import traverse_util
 from tqdm import tqdm
 
 from evoid_jax import (
@@ -37,6 +36,7 @@ from evoid_jax import (
     heldout,
     interruption,
     metrics,
+    progress,
     provenance,
     run_lock,
     session,
@@ -50,8 +50,7 @@ from evoid_jax.data import pairs
 from evoid_jax.interruption import Interrupted
 from evoid_jax.models import lora, platform
 from evoid_jax.report import folder, page, terminal
-from evoid_jax.rewards import absent, blend, fuse, table
-from evoid_jax.rewards.absent import MissingReward
+from evoid_jax.rewards import blend, fuse, table
 from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
 from evoid_jax.session import Run
@@ -59,42 +58,48 @@ from evoid_jax.session import Run
 
 def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer) -> evolve.State:
     """Generate, score, weigh, evolve, follow: the paper's figure 2, `cfg.steps` times."""
-    cfg, first = run.cfg, int(state.step)
+    reached = progress.Reached(saved, int(state.step), state, memory)
+    with reached.kept():
+        evolve_on(run, reached, writer)
+    return reached.state
+
+
+def evolve_on(run: Run, reached: progress.Reached, writer: metrics.Writer | None) -> None:
+    """Make the steps that are left; `reached` follows."""
+    cfg, first = run.cfg, reached.step
     look = {"desc": "evolution", "disable": not distributed.leads()}
-    watching, health = watch.Watching(run, first), Health(cfg)
-    with kept(saved, first, state, memory):
-        watching.catch_up(state, writer)
+    watching, health = watch.Watching(run, first), progress.Health(cfg)
+    watching.catch_up(reached.state, writer)
     for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
         if watching.stop:
             break
+        run_lock.check(run.workdir)
         clock = session.Clock()
-        with kept(saved, step, state, memory):
-            run_lock.check(run.workdir)
-            lesson, now = gather(run, state, memory, step, clock)
+        lesson, memory = gather(run, reached, clock)
 
         # The evolving transformer takes one step; the stable one follows it inside.
         setup = evolve.Setup(cfg, run.frozen.wan, run.mesh, lesson.batch.references)
         with interruption.shielded():  # the old state is given away, and the new one not there yet
             with jax.transfer_guard("disallow"):  # a hidden copy to or from the host is a bug
                 state, terms = evolve.train_step(
-                    state, run.frozen.wan_params, lesson.scored, run.teacher, setup=setup
+                    reached.state, run.frozen.wan_params, lesson.scored, run.teacher, setup=setup
                 )
             terms = jax.tree.map(float, jax.device_get(terms))
             terms["drift"] |= watch.guided_drift(run, state, lesson.scored, setup)
             clock.lap("train")
-            memory, seconds = now, clock.stop()
+            seconds = clock.stop()
             if writer:
                 writer.write(step, record(cfg, terms, lesson, memory, seconds))
-            sound = health.after(step, terms, lesson, saved)
-            if sound and due(cfg, step + 1, seconds["total"]):
-                checkpoint.save(saved, step + 1, state, memory._asdict())
-        with kept(saved, step + 1, state, memory):
-            health.check_idle()
-            watching.after(state, terms, writer)
+            learned, why = bool(lesson.fused.valid_B.any()), lesson.batch.request.why
+            sound = health.after(reached, terms, learned, why)
+            reached.follow(step + 1, state, memory, sound)
+            if progress.due(cfg, step + 1, seconds["total"]):
+                reached.save()
+        health.check_idle()
+        watching.after(reached.state, terms, writer)
     if watching.stop:
-        checkpoint.save(saved, int(state.step), state, memory._asdict())
-        distributed.say(f"watch: stopped after step {int(state.step)}, {watching.stop}")
-    return state
+        reached.save()
+        distributed.say(f"watch: stopped after step {reached.step}, {watching.stop}")
 
 
 class Lesson(NamedTuple):
@@ -108,16 +113,16 @@ class Lesson(NamedTuple):
 
 
 def gather(
-    run: Run, state: evolve.State, memory: RewardMemory, step: int, clock: session.Clock
+    run: Run, reached: progress.Reached, clock: session.Clock
 ) -> tuple[Lesson, RewardMemory]:
-    """Generate the videos of a step, score them, and weigh the scores."""
-    cfg = run.cfg
+    """Generate the videos of the next step, score them, and weigh the scores."""
+    cfg, step = run.cfg, reached.step
     drawn = pairs.batch(run.data, step, cfg.data.pairs)
     batch = session.prepare(run, drawn, session.seeds(cfg, step))
 
     # The stable transformer generates; what is decoded is scored while the rest is generated.
     tickets, made = [], []
-    for part in sources.videos(run, state.stable, batch, step, clock):
+    for part in sources.videos(run, reached.state.stable, batch, step, clock):
         tickets.append(run.panel.submit(part.video_BFHWC, batch.request, part.rows))
         made.append(part._replace(video_BFHWC=None))  # pixels are large, and only scored
         interruption.point()
@@ -125,87 +130,10 @@ def gather(
 
     # Many scores become one reward in [0, 1]; the judge moves the weights.
     judge = partial(run.panel.attention, batch.request, batch.pair_B)
-    memory, fused = blend.blend(cfg.reward, memory, scores, batch.pair_B, judge)
+    memory, fused = blend.blend(cfg.reward, reached.memory, scores, batch.pair_B, judge)
     usage = run.panel.judge_usage()
     clock.lap("score")
     return Lesson(batch, sources.scored(run, batch, made, fused), scores, fused, usage), memory
-
-
-def due(cfg: config.Config, step: int, seconds: float) -> bool:
-    """Say whether a checkpoint is saved after so many steps, of which the last took `seconds`.
-
-    One that takes longer than the grace of a signal could not be made again in it, so that it is
-    saved as soon as it is done.
-    """
-    regular = step % cfg.save_every == 0 or step == cfg.steps
-    slow = distributed.exchange(seconds > cfg.grace)[0]  # clocks differ, and all must save
-    return regular or slow
-
-
-@contextmanager
-def kept(
-    saved: checkpoint.Checkpoints, step: int, state: evolve.State, memory: RewardMemory
-) -> Iterator[None]:
-    """Save what was reached before `step` where a signal or a missing reward ends the block."""
-    try:
-        yield
-    except (MissingReward, Interrupted):
-        with interruption.shielded():
-            if step > 0:
-                checkpoint.save(saved, step, state, memory._asdict())
-        raise
-
-
-class Health:
-    """Whether a run still learns: how many steps in a row were refused, or had nothing to learn.
-
-    Every process comes to the same answers.
-    """
-
-    def __init__(self, cfg: config.Config):
-        self._cfg, self._idle, self._refused, self._why = cfg, 0, 0, {}
-
-    def after(self, step: int, terms: dict, lesson: Lesson, saved: checkpoint.Checkpoints) -> bool:
-        """Look at a step that was made; returns whether what came of it may be saved.
-
-        Raises:
-          FloatingPointError: too many in a row were refused. The newest checkpoint is of before.
-        """
-        self._idle = 0 if lesson.fused.valid_B.any() else self._idle + 1
-        self._why = lesson.batch.request.why
-        if not terms["refused"]:
-            self._refused = 0
-            return True
-        self._refused += 1
-        why = refusal(self._cfg, terms)
-        if distributed.leads():
-            logging.warning("step %d: the update was not applied: %s", step, why)
-        if self._refused >= self._cfg.train.refused:
-            # A checkpoint may be of the very adapter that was found to be no good any more.
-            checkpoint.settle(saved)
-            checkpoint.set_aside(saved, after=step - self._refused)
-            raise FloatingPointError(
-                f"step {step}: {self._refused} updates in a row were not applied ({why}). The "
-                "newest checkpoint is of before; go on from it with a smaller "
-                "--config.train.lr, or start again with config.dtype=float32"
-            )
-        return False
-
-    def check_idle(self) -> None:
-        """Raise MissingReward where too many steps in a row had nothing to learn from."""
-        absent.check_idle(self._cfg.reward.idle_steps, self._idle, self._why)
-
-
-def refusal(cfg: config.Config, terms: dict) -> str:
-    """Say why an update was refused; see `clipping.sound`."""
-    flat = traverse_util.flatten_dict(terms, sep="/")
-    bad = [name for name, value in flat.items() if not np.isfinite(value)]
-    if bad:
-        return f"{', '.join(bad)} is not finite"
-    drift = terms["drift"]["evo_init"]
-    if cfg.train.drift and drift > cfg.train.drift:
-        return f"drift/evo_init is {drift:.3g}, more than config.train.drift={cfg.train.drift:g}"
-    return "it is not finite, or longer than the adapter itself"
 
 
 def record(

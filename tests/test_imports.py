@@ -48,7 +48,7 @@ FLOORS = (
         "triples",
         "sidecars",
     ),
-    ("session", "work_folder", "run_lock"),
+    ("session", "work_folder", "run_lock", "progress"),
     ("arms", "stopping", "sources"),
     ("proof_parts",),
     ("heldout", "watch", "report"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from evoid_jax import checkpoint, config, interruption, train
+from evoid_jax import checkpoint, config, interruption, progress, train
 from evoid_jax.rewards import absent, blend
 from evoid_jax.rewards.table import ScoreTable
 
@@ -36,14 +36,24 @@ def test_the_record_shows_what_was_missing_and_the_weights_as_they_were_used():
     assert fused.valid_B.tolist() == [True, True, False, True]
 
 
-def test_a_run_that_stops_for_a_reward_keeps_what_it_reached(monkeypatch):
+@pytest.mark.parametrize("stop", [absent.stopped(["gme"], 600.0, {}), interruption.Interrupted()])
+def test_a_run_that_stops_keeps_what_it_reached(monkeypatch, stop):
     kept = []
     monkeypatch.setattr(checkpoint, "save", lambda *values: kept.append(values))
-    for step in (0, 7):
-        for stop in (absent.stopped(["gme"], 600.0, {}), interruption.Interrupted()):
-            with pytest.raises(type(stop)), train.kept("saved", step, "state", blend.FORGOTTEN):
-                raise stop
-    assert kept == [("saved", 7, "state", blend.FORGOTTEN._asdict())] * 2
+    reached = progress.Reached("saved", 0, "state", blend.FORGOTTEN)
+
+    def stopped():
+        with pytest.raises(type(stop)), reached.kept():
+            raise stop
+
+    stopped()
+    assert kept == []  # nothing has been made yet
+    reached.follow(7, "newer", blend.FORGOTTEN, sound=True)
+    stopped()
+    assert kept == [("saved", 7, "newer", blend.FORGOTTEN._asdict())]
+    reached.follow(8, "refused", blend.FORGOTTEN, sound=False)
+    stopped()
+    assert len(kept) == 1
 
 
 # --- updates that were refused
@@ -56,14 +66,15 @@ def made(refused: float, loss: float = 0.3, drift: float = 0.01) -> dict:
 @pytest.fixture
 def health(monkeypatch):
     """A run's health, fed with terms: returns whether each step may be saved."""
-    health = train.Health(config.Config(train=config.Train(refused=3, drift=1.0)))
-    fused = SimpleNamespace(valid_B=np.ones(2, bool))
-    batch = SimpleNamespace(request=SimpleNamespace(why={}))
-    lesson = train.Lesson(batch, None, None, fused, None)
+    health = progress.Health(config.Config(train=config.Train(refused=3, drift=1.0)))
     aside = []
     monkeypatch.setattr(checkpoint, "settle", lambda saved: None)
     monkeypatch.setattr(checkpoint, "set_aside", lambda saved, after: aside.append(after))
-    feed = lambda step, terms: health.after(step, terms, lesson, "saved")
+
+    def feed(step, terms):
+        reached = progress.Reached("saved", step, "state", blend.FORGOTTEN)
+        return health.after(reached, terms, learned=True, why={})
+
     return SimpleNamespace(feed=feed, aside=aside)
 
 
@@ -90,7 +101,7 @@ def test_refused_updates_are_not_saved_and_end_the_run_when_they_go_on(health):
     ],
 )
 def test_a_refusal_says_why(terms, why):
-    assert why in train.refusal(config.Config(), terms)
+    assert why in progress.refusal(config.Config(), terms)
 
 
 # --- when a checkpoint is due
@@ -101,4 +112,4 @@ def test_a_refusal_says_why(terms, why):
     [(9, 1.0, False), (10, 1.0, True), (199, 1.0, False), (200, 1.0, True), (3, 26.0, True)],
 )
 def test_a_step_that_takes_longer_than_the_grace_is_saved_at_once(step, seconds, expected):
-    assert train.due(config.Config(grace=25.0), step, seconds) == expected
+    assert progress.due(config.Config(grace=25.0), step, seconds) == expected
