@@ -56,6 +56,12 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
       ValueError: no data, no such reward set, no judge, or an address that cannot be.
       FileNotFoundError: a file or folder that a setting names is not there.
     """
+    # First: a model that is not there is no embedded one either, which has data of its own.
+    needed = {"config.model": cfg.model, "config.teacher": cfg.teacher}
+    needed |= {"config.data.dir": cfg.data.dir}
+    for name, path in needed.items():
+        if path and not Path(path).is_dir() and not (name in NAMED and hub.is_id(path)):
+            raise FileNotFoundError(f"{name}: there is no folder {Path(path).absolute()}")
     if not cfg.data.dir and not cfg.data.source:
         raise ValueError(
             "config.data.dir is missing: give a folder with photos and prompts.jsonl. This makes "
@@ -84,11 +90,6 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
     for url in cfg.reward.sidecars:
         check_address("config.reward.sidecars", url)
     check_address("config.reward.judge", cfg.reward.judge)
-    needed = {"config.model": cfg.model, "config.teacher": cfg.teacher}
-    needed |= {"config.data.dir": cfg.data.dir}
-    for name, path in needed.items():
-        if path and not Path(path).is_dir() and not (name in NAMED and hub.is_id(path)):
-            raise FileNotFoundError(f"{name}: there is no folder {Path(path).absolute()}")
     if cfg.reward.judge_rubric:
         files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():

@@ -110,8 +110,8 @@ def parse(text: str) -> tuple[str, int]:
     return preset, int(count or 1)
 
 
-def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the program where flags do not fit the sets."""
+def settle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Set `args.preset`, whose flags they are; end the program where they do not fit the sets."""
     names = [name for name, _ in args.sets]
     if args.weights and len(names) > 1:
         parser.error(f"--weights is the folder of one set, and there are {len(names)}: {names}")
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the folder of a set's weights")
     paper.add_arguments(parser)
     args = parser.parse_args()
-    check(parser, args)
+    settle(parser, args)
     ray.init(address=args.address, include_dashboard=False)
     serve.start(http_options={"host": args.host, "port": args.port})
     for preset, replicas in args.sets:

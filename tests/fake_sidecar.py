@@ -18,12 +18,14 @@ class Fake:
 
     before: of each request, first to last: seconds to sleep, or (status, text[, headers]) to answer
     with instead, or None. hung: nothing is answered while it is true. info: more of /info.
-    bound: replies repeat digest, ids and rewards, as they must.
+    bound: replies repeat digest, ids and rewards, as they must. lengths: of each request, what it
+    said of its body's bytes, and how many they were.
     """
 
     def __init__(self, names=SEVEN, before=(), change=lambda reply: reply, monitors=("truth",)):
         self.names, self.before, self.change = list(names), list(before), change
         self.batches, self.posts, self.monitors = [], 0, list(monitors)
+        self.lengths = []
         self.column = {name: column for column, name in enumerate(NAMES)}
         self.hung, self.bound, self.info, self.version = False, True, {}, "1"
 
@@ -40,6 +42,7 @@ class Fake:
         async def score(request: Request):
             body = await request.body()
             self.posts += 1
+            self.lengths.append((request.headers.get("content-length"), str(len(body))))
             await self.answers()
             early = self.before.pop(0) if self.before else None
             if isinstance(early, float):

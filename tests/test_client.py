@@ -53,6 +53,18 @@ def check_all_invalid(scores, words):
         assert words in reasons["arcface"]
 
 
+def test_every_try_is_a_whole_body_that_says_its_length():
+    """Servers take room for a body by it; videos of any layout in memory, of more than a chunk."""
+    fake = Fake(before=[(500, "once more")])
+    asked = batch() | {"video_BFHWC": np.zeros((4, 3, 16 * 32, 16 * 32, 3), np.uint8)}
+    asked["video_BFHWC"][:] = batch()["video_BFHWC"][:, :1, :1, :1]
+    asked["video_BFHWC"] = np.asfortranarray(asked["video_BFHWC"])
+    with running(fake) as urls:
+        check_all_valid(client.score(urls, NAMES, **asked, options=QUICK))
+    assert len(fake.lengths) == 2 and all(said == came for said, came in fake.lengths)
+    assert int(fake.lengths[0][1]) > asked["video_BFHWC"].nbytes > 2**20
+
+
 def test_scores_stand_in_the_columns_of_the_table():
     fake = Fake(names=reversed(SEVEN))
     truth = [[0.5, 1.0], None, [0.1, 0.2], None]

@@ -61,6 +61,12 @@ def test_a_folder_that_is_missing_is_named_with_its_setting(name, tmp_path):
         settings.check_start(preset(**(changes or {"data": {"dir": gone}})))
 
 
+def test_a_model_that_is_not_there_is_named_before_the_data_that_it_would_need(tmp_path):
+    """With another model than the embedded one there are no drawn faces to fall back on."""
+    with pytest.raises(FileNotFoundError, match="config.model: there is no folder .*typo"):
+        settings.check_start(preset(model=str(tmp_path / "typo")))
+
+
 def test_the_start_file_is_needed_only_before_the_first_checkpoint(tmp_path):
     cfg = preset(lora={"init": str(tmp_path / "a.safetensors")})
     with pytest.raises(FileNotFoundError, match="config.lora.init: there is no"):

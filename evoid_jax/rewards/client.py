@@ -105,13 +105,8 @@ def score(
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
-    def pack(job: Job, ids: list[str]) -> wire.Pieces:
-        cut = slice(job.start, job.stop)
-        truth = None if attributes is None else list(attributes[cut])
-        return _pack(
-            job, ids, video_BFHWC[cut], references[cut], list(prompts[cut]), truth, options.fps
-        )
-
+    about = {"references": references, "prompts": prompts, "attributes": attributes}
+    pack = functools.partial(_pack, video_BFHWC=video_BFHWC, fps=options.fps, **about)
     replies = background.run(_deliver_all(jobs, pack, first, options, deadline))
     for job, reply in zip(jobs, replies, strict=True):
         if isinstance(reply, SidecarError):
@@ -152,20 +147,23 @@ async def _deliver_all(
 def _pack(
     job: Job,
     ids: list[str],
-    video_bFHWC: np.ndarray,
+    video_BFHWC: np.ndarray,
     references: wire.Photos,
     prompts: list[str],
     attributes: list | None,
     fps: float,
 ) -> wire.Pieces:
-    """Write the body of a request."""
-    about = {"attributes": attributes, "rewards": list(job.names), "monitors": job.monitors}
+    """Write the body of a request, which is about some of a batch's videos."""
+    cut = slice(job.start, job.stop)
+    video_bFHWC, photos, words = video_BFHWC[cut], references[cut], list(prompts[cut])
+    truth = None if attributes is None else list(attributes[cut])
+    about = {"attributes": truth, "rewards": list(job.names), "monitors": job.monitors}
     about |= {"fps": fps, "ids": ids}
     if job.encoding == "raw":
-        return wire.pieces(video_bFHWC, references, prompts, **about)
+        return wire.pieces(video_bFHWC, photos, words, **about)
     lossless = job.encoding == "lossless"
     files = [media.encode(video_FHWC, fps, lossless) for video_FHWC in video_bFHWC]
-    return wire.pieces_mp4(files, references, prompts, **about)
+    return wire.pieces_mp4(files, photos, words, **about)
 
 
 def _check(video_BFHWC, references, prompts, attributes) -> None:
