@@ -182,6 +182,7 @@ def bodies() -> list[bytes]:
     videos_BFHWC = np.zeros((1, 1, 2, 2, 3), np.uint8)
     more = {"references": [[np.zeros((2, 2, 3), np.uint8)]], "prompts": ["x"], "ids": ["a"]}
     more |= {"attributes": [[1.0, 2.0]], "rewards": ["arcface"], "monitors": True}
+    more |= {"others": [[np.ones((1, 1, 3), np.uint8)]]}
     return [wire.encode(videos_BFHWC, **more), wire.encode_mp4(videos()[:1], **more)]
 
 

@@ -36,7 +36,8 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     start = time.perf_counter()
     data, each = run.heldout, run.cfg.data.heldout_seeds
     rows = pairs.spread(data.identities, run.cfg.data.heldout_identities)
-    trial = Trial([data[row] for row in rows], each, seed=SEED, shown=SHOWN, name="held-out")
+    chosen = [data.with_others(row) for row in rows]
+    trial = Trial(chosen, each, seed=SEED, shown=SHOWN, name="held-out")
     start_adapter = arms.start(state.initial, state.evolving)
     keepers = Parts(run, "base", start_adapter), Parts(run, "evolved", state.evolving)
     base = arms.play(run, trial, start_adapter, keepers[0])

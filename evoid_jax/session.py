@@ -296,16 +296,19 @@ def request(
     batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool, proof: bool
 ) -> Request:
     """Return what the scorers are told of each video: its person's photos, and its prompt."""
-    photos, v = batch.images, cfg.video
-    if cfg.reward.photos == "canvas":
-        photos = [[canvas.seen(image, v.height, v.width) for image in own] for own in photos]
+    photos, others = batch.images, batch.others or []
     truth = batch.attributes
+    if cfg.reward.photos == "canvas":
+        seen = partial(canvas.seen, height=cfg.video.height, width=cfg.video.width)
+        all_seen = lambda of_pairs: [[seen(image) for image in own] for own in of_pairs]
+        photos, others = all_seen(photos), all_seen(others or [])
     return Request(
         [photos[p] for p in pair_B],  # a pair's videos share its arrays, which are sent once
         [batch.prompts[p] for p in pair_B],
         attributes=None if truth is None else [truth[p].tolist() for p in pair_B],
         monitors=monitors,
         proof=proof,
+        others=[others[p] for p in pair_B] if others and monitors else None,
     )
 
 

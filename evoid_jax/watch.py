@@ -175,7 +175,8 @@ def _file(workdir: Path, step: int) -> Path:
 def _trial(run: Run) -> Trial:
     cfg, data = run.cfg.watch, run.validation
     rows = pairs.spread(data.identities, cfg.identities)
-    return Trial([data[row] for row in rows], cfg.seeds, seed=SEED, shown=SHOWN, name="watch")
+    chosen = [data.with_others(row) for row in rows]
+    return Trial(chosen, cfg.seeds, seed=SEED, shown=SHOWN, name="watch")
 
 
 def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:

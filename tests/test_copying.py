@@ -60,13 +60,20 @@ def test_without_two_different_photos_or_a_face_nothing_is_known():
 
 
 def test_preset_open_watches_for_copies():
-    def clip(faces, photos):
-        shown = [SimpleNamespace(face=face, sface_D=photo) for face, photo in photos]
-        return SimpleNamespace(photos=shown, faces=faces, sface=np.stack(faces or [AWAY]))
+    def clip(faces, photos, others=()):
+        shown, beside = (
+            [SimpleNamespace(face=face, sface_D=photo) for face, photo in some]
+            for some in (photos, others)
+        )
+        return SimpleNamespace(
+            photos=shown, others=beside, faces=faces, sface=np.stack(faces or [AWAY])
+        )
 
     seen, unseen = "a face", None
     column = open_rewards.uncopied(clip([NEAR], [(seen, RIGHT), (seen, UP), (unseen, AWAY)]))
     assert column.score_B.tolist() == [pytest.approx(2 / 3)] and column.reasons == [None]
+    beside = open_rewards.uncopied(clip([NEAR], [(seen, RIGHT)], [(seen, UP), (unseen, AWAY)]))
+    assert beside.score_B == column.score_B  # where the other photo comes from is all one
     for faces, photos in (([], [(seen, RIGHT), (seen, UP)]), ([NEAR], [(seen, RIGHT)])):
         column = open_rewards.uncopied(clip(faces, photos))
         assert np.isnan(column.score_B[0]) and column.excused == [True]

@@ -33,6 +33,7 @@ FLOORS = (
         "sidecars.wire",
         "sidecars.mp4",
         "sidecars.limits",
+        "sidecars.photos",
         "hub",
     ),
     ("models", "flow", "losses", "clipping"),

@@ -74,6 +74,10 @@ def test_every_reward_and_monitor_answers_in_the_unit_interval(loaded):
         assert 0 <= column["score"][0] <= 1 and np.isfinite(column["raw"][0])
     assert reply["monitor"].pop("uncopied") == [None]  # which takes two photos of a person
     assert set(reply["monitor"]) == {"motion", "sharpness"}
+    beside = {"others": [[pictures(3, [True])[0]]], "monitors": True}
+    again = http.post("/score", content=wire.encode(video[None], [[photo]], [PROMPT], **beside))
+    assert 0 <= again.json()["monitor"]["uncopied"][0] <= 1
+    assert again.json()["scores"] == reply["scores"]
     assert all(0 < values[0] < 1 for values in reply["monitor"].values())
 
 

@@ -155,6 +155,35 @@ def test_a_users_folder(tmp_path):
     assert batch(pairs, 0, 2).attributes is None
 
 
+def test_others_are_photos_of_the_person_on_other_lines(tmp_path):
+    """Whoever has several photos: each line's others are the next ones, none twice, in a ring."""
+    shown = [("a.png", "Anna"), ("b.jpg", "Ben"), ("c.png", "Anna"), ("a.png", "Anna")]
+    shown += [("d.png", "Anna"), ("e.png", "Anna"), ("f.png", "Anna")]
+    lines = [
+        {"image": image, "prompt": f"{k}", "identity": identity}
+        for k, (image, identity) in enumerate(shown)
+    ]
+    pairs = open_splits(folder=write_folder(tmp_path, lines, (*FIVE, "f.png"))).evolution
+    read = {
+        image.tobytes(): name
+        for name in (*FIVE, "f.png")
+        for image in (media.read_image(tmp_path / name),)
+    }
+    others = [[read[image.tobytes()] for image in pairs.with_others(k).others] for k in range(7)]
+    assert others[0] == others[3] == ["c.png", "d.png", "e.png"]
+    assert others[1] == []
+    assert others[2] == ["d.png", "e.png", "f.png"] and others[5] == ["f.png", "a.png", "c.png"]
+    assert list(pairs[0].others) == []  # a step of the loop asks for no monitors
+
+
+def test_others_are_of_the_same_split(tmp_path):
+    lines = [{"image": name, "prompt": "x", "identity": "Anna"} for name in ("a.png", "b.jpg")]
+    lines += [{"image": "c.png", "prompt": "x", "identity": "Ben", "split": "heldout"}]
+    splits = open_splits(folder=write_folder(tmp_path, lines))
+    assert [len(splits.evolution.with_others(k).others) for k in (0, 1)] == [1, 1]
+    assert splits.heldout.with_others(0).others == []
+
+
 def test_iterating_ends(tmp_path):
     assert len(list(open_splits(folder=five(tmp_path)).evolution)) == 5
 

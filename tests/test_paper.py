@@ -201,6 +201,15 @@ def test_what_is_never_rewarded_is_measured_beside(loaded):
     assert reply["motion"][1] == pytest.approx(0, abs=1e-3) and reply["motion"][2] > 0.1
     assert reply["sharpness"][2] < reply["sharpness"][1]
     assert reply["uncopied"][0] == pytest.approx(0, abs=1e-3) and reply["uncopied"][2] is None
+    # A photo that only monitors are shown is as good, and no reward takes notice of it.
+    alone, beside = (
+        preset.answer(
+            loaded, wire.decode(wire.encode(clip_with((5, 8))[None], [[one]], ["A."], **w))
+        )
+        for w in ({}, {"others": [[other]], "monitors": True})
+    )
+    assert beside["monitor"]["uncopied"][0] == pytest.approx(reply["uncopied"][0], abs=1e-6)
+    assert beside["scores"] == alone["scores"]
     assert loaded.check_photo(one) == "" and loaded.check_photo(with_faces()) == "no face"
     assert [m.name for m in monitors.of(None)] == ["motion", "sharpness"]
 

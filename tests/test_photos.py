@@ -23,7 +23,7 @@ def batch() -> pairs.PairBatch:
     return pairs.PairBatch(photos, ["A person waves.", "A person nods."], None)
 
 
-def sent(images: pairs.PairBatch, photos: str, tmp_path) -> list[list[np.ndarray]]:
+def sent(images: pairs.PairBatch, tmp_path, photos: str, monitors=False, of="references"):
     """Return the photos that arrive at a sidecar with each of four videos, in order."""
     fake = Fake()
     with serve(fake.app()) as url:
@@ -31,7 +31,7 @@ def sent(images: pairs.PairBatch, photos: str, tmp_path) -> list[list[np.ndarray
         cfg = dataclasses.replace(config.Config(), video=VIDEO, reward=reward)
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         with Panel(reward, mesh, 8, tmp_path) as panel:
-            request = session.request(images, PAIR_B, cfg, monitors=False, proof=False)
+            request = session.request(images, PAIR_B, cfg, monitors, proof=False)
             video_BFHWC = np.zeros((4, 5, 32, 48, 3), np.uint8)
             rows = np.arange(4, dtype=np.int32)
             panel.collect([panel.submit(video_BFHWC, request, rows)], request)
@@ -39,12 +39,23 @@ def sent(images: pairs.PairBatch, photos: str, tmp_path) -> list[list[np.ndarray
     assert arrived.prompts == [images.prompts[p] for p in PAIR_B]
     # Both videos of a pair share its photos on the way, whatever becomes of them before.
     assert len({id(photo) for own in arrived.references for photo in own}) == 4
-    return arrived.references
+    return getattr(arrived, of)
+
+
+def test_monitors_are_sent_other_photos_of_the_person_too(tmp_path):
+    images, (extra,) = batch(), batch().images[0][:1]
+    images = images._replace(others=[[extra], ()])
+    asked = {"photos": "original", "monitors": True}
+    for own, pair in zip(sent(images, tmp_path, of="others", **asked), PAIR_B, strict=True):
+        assert [photo.tobytes() for photo in own] == [x.tobytes() for x in images.others[pair]]
+    assert sent(images, tmp_path, of="others", photos="original") is None
+    (seen,) = sent(images, tmp_path, of="others", photos="canvas", monitors=True)[0]
+    np.testing.assert_array_equal(seen, canvas.seen(extra, 32, 48))
 
 
 def test_scorers_get_all_photos_pixel_by_pixel(tmp_path):
     images = batch()
-    for own, pair in zip(sent(images, "original", tmp_path), PAIR_B, strict=True):
+    for own, pair in zip(sent(images, tmp_path, "original"), PAIR_B, strict=True):
         assert [photo.shape[:2] for photo in own] == list(SIZES[pair])
         for photo, image in zip(own, images.images[pair], strict=True):
             np.testing.assert_array_equal(photo, image)
@@ -52,7 +63,7 @@ def test_scorers_get_all_photos_pixel_by_pixel(tmp_path):
 
 def test_the_canvas_is_what_the_model_sees_of_all_of_them(tmp_path):
     images = batch()
-    for own, pair in zip(sent(images, "canvas", tmp_path), PAIR_B, strict=True):
+    for own, pair in zip(sent(images, tmp_path, "canvas"), PAIR_B, strict=True):
         for photo, image in zip(own, images.images[pair], strict=True):
             np.testing.assert_array_equal(photo, canvas.seen(image, 32, 48))
 

@@ -21,6 +21,7 @@ class Made:
 
     def __init__(self, together=None, bad=255):
         self.go, self.batches, self.bad = threading.Event(), [], bad
+        self.requests = []
         self.go.set()
         reward = preset.Scorer("pixel", "1", "", "the first pixel", self.score)
         watcher = preset.Scorer("twice", "1", "", "twice the first pixel", self.twice)
@@ -29,6 +30,7 @@ class Made:
     def prepare(self, request):
         pixels = [int(video[0, 0, 0, 0]) for video in request.videos]
         self.batches.append(pixels)
+        self.requests.append(request)
         assert self.go.wait(60)
         if self.bad in pixels:
             raise RuntimeError("out of memory")
@@ -77,6 +79,17 @@ def test_a_large_request_is_scored_in_pieces():
     queue = Queue(made.preset)
     assert raw(queue.put(request(*range(7)))) == list(range(7))
     assert made.batches == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_other_photos_stay_with_their_videos():
+    made, extra = Made(together=4), np.full((2, 2, 3), 7, np.uint8)
+    queue = Queue(made.preset)
+    with_one = request(1, 2, others=[[], [extra]], monitors=True)
+    first, futures = behind(made, queue, with_one, request(3, monitors=True))
+    made.go.set()
+    for future in (first, *futures):
+        future.result(60)
+    assert [len(own) for own in made.requests[-1].others] == [0, 1, 0]
 
 
 def test_small_requests_that_wait_are_put_together():

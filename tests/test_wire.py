@@ -55,6 +55,20 @@ def test_photos_that_videos_share_travel_once():
     assert [len(own) for own in request.references] == [2] * 31 + [1]
 
 
+def test_other_photos_travel_beside_and_none_are_said_of_older_bodies():
+    one, two, three = (noise(k, 3 + k, 4, 3) for k in range(3))
+    videos, references = noise(4, 3, 1, 2, 2, 3), [[one], [two], [one]]
+    others = [[two, three], [], [three]]
+    request = wire.decode(wire.encode(videos, references, PROMPTS, others=others))
+    assert [len(own) for own in request.references] == [1, 1, 1]
+    for got, want in zip(request.others, others, strict=True):
+        assert len(got) == len(want)
+        for photo, sent in zip(got, want, strict=True):
+            np.testing.assert_array_equal(photo, sent)
+    assert request.others[0][0] is request.references[1][0]  # sent once, and one array again
+    assert wire.decode(wire.encode(videos, references, PROMPTS)).others is None
+
+
 def test_a_slice_of_a_photo_travels_as_it_looks():
     photo = noise(0, 9, 8, 3)[::2, ::-1]
     (own,) = wire.decode(wire.encode(noise(1, 1, 1, 2, 2, 3), [[photo]], ["a"])).references
@@ -120,6 +134,11 @@ def test_the_unchanged_body_is_good():
         ({"references": [[0], [1], 0]}, r"numbers from 0 to 1 .*got 0"),
         ({"references": [[0], [1], ["0"]]}, "numbers from 0 to 1"),
         ({"photos": [], "references": [[], [], []]}, r"there are 0 photos"),
+        ({"others": [[0], [1]]}, "others must be 3 lists of numbers from 0 to 1"),
+        ({"others": [[0], [1], [2]]}, "others must be 3 lists"),
+        ({"others": [[0], [1], [True]]}, "others must be 3 lists"),
+        ({"others": {}}, "others must be 3 lists"),
+        ({"others": [[0] * 65, [], []]}, "at most 64 photos of a video, got 65"),
         ({"ids": ["a", "b"]}, r"ids must be 3 different strings .*got \['a', 'b'\]"),
         ({"ids": ["a", "b", "a"]}, "ids must be 3 different strings"),
         ({"ids": ["a", "b", 3]}, "ids must be 3 different strings"),

@@ -5,7 +5,7 @@ Letters: P pairs, A identity attributes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ import numpy as np
 from evoid_jax import files, media
 from evoid_jax.data import folder as user_folder
 from evoid_jax.data import rows as pair_rows
-from evoid_jax.data.rows import SPLITS, Row
+from evoid_jax.data.rows import SPLITS, Picture, Row
 from evoid_jax.proof import TRAINED, UNSEEN
+
+OTHERS = 3  # photos of a person beside a pair's own, at most: each is sent to the scorers
 
 
 class Pair(NamedTuple):
@@ -29,6 +31,7 @@ class Pair(NamedTuple):
     attributes: np.ndarray | None
     identity: str  # the person
     origin: str  # the line it came from, or its name in the tiny world
+    others: Sequence[np.ndarray] = ()  # photos of the person on other lines; for monitors alone
 
 
 class PairBatch(NamedTuple):
@@ -37,6 +40,7 @@ class PairBatch(NamedTuple):
     images: list[list[np.ndarray]]
     prompts: list[str]
     attributes: np.ndarray | None
+    others: list[Sequence[np.ndarray]] | None = None  # None: nobody has any
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Pairs:
     look: Callable[[int], tuple[list[np.ndarray], np.ndarray | None]]  # images, attributes or None
     seed: int  # of the shuffle
     kind: str  # of the held-out evidence: proof.UNSEEN or proof.TRAINED
+    look_beside: Callable[[int], list[np.ndarray]] = lambda index: []  # Pair.others
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,6 +61,10 @@ class Pairs:
             raise IndexError(f"pair {index} of {len(self.rows)}")
         row, (images, attributes) = self.rows[index], self.look(index)
         return Pair(images, row.prompt, attributes, row.identity, row.origin)
+
+    def with_others(self, index: int) -> Pair:
+        """Return a pair with other photos of its person, which take longer to read."""
+        return self[index]._replace(others=self.look_beside(index))
 
     @property
     def prompts(self) -> list[str]:
@@ -127,33 +136,40 @@ def _open_folder(folder: Path, validation: float, heldout: float, seed: int) -> 
     split_rows = pair_rows.split(user_folder.read(folder), validation, heldout)
     evolution = split_rows["evolution"]
 
+    def of(rows: list[Row], seed: int, kind: str) -> Pairs:
+        beside = pair_rows.beside(rows, OTHERS)
+        look_beside = lambda index: _read(rows[index].origin, beside[index])
+        return Pairs(rows, partial(_read_images, rows), seed, kind, look_beside)
+
     def apart(name: str) -> Pairs:
         rows = split_rows[name]
-        kind, rows = (UNSEEN, rows) if rows else (TRAINED, evolution)
-        return Pairs(rows, partial(_read_images, rows), 0, kind)
+        return of(rows, 0, UNSEEN) if rows else of(evolution, 0, TRAINED)
 
     heldout_pairs = apart("heldout")
     return Splits(
-        Pairs(evolution, partial(_read_images, evolution), seed, heldout_pairs.kind),
+        of(evolution, seed, heldout_pairs.kind),
         validation=apart("validation"),
         heldout=heldout_pairs,
     )
 
 
 def _read_images(rows: list[Row], index: int) -> tuple[list[np.ndarray], None]:
-    """Read a row's pictures; raise a ValueError where they are not as they were when opened."""
+    """Read a row's pictures; a user's folder knows no attributes."""
+    return _read(rows[index].origin, rows[index].pictures), None
+
+
+def _read(origin: str, pictures: Iterable[Picture]) -> list[np.ndarray]:
+    """Read pictures; raise a ValueError where they are not as they were when opened."""
     images = []
-    for picture in rows[index].pictures:
+    for picture in pictures:
         try:
             image_HWC = media.read_image(picture.file)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{rows[index].origin}: {error}") from None
+            raise ValueError(f"{origin}: {error}") from None
         if image_HWC.shape[:2] != (picture.height, picture.width):
-            raise ValueError(
-                f"{rows[index].origin}: {picture.file} has changed since the start; start again"
-            )
+            raise ValueError(f"{origin}: {picture.file} has changed since the start; start again")
         images.append(image_HWC)
-    return images, None
+    return images
 
 
 def check_images(pairs: Pairs, fits: Callable[[int, int], object]) -> None:
@@ -205,6 +221,7 @@ def gather(pairs: list[Pair]) -> PairBatch:
         images=[pair.images for pair in pairs],
         prompts=[pair.prompt for pair in pairs],
         attributes=np.stack([pair.attributes for pair in pairs]) if known else None,
+        others=[pair.others for pair in pairs],
     )
 
 

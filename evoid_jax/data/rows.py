@@ -215,3 +215,26 @@ def _refuse_shared_pictures(split_rows: dict[str, list[Row]]) -> None:
                         f'{row.origin} is in "{name}", but its picture {picture.name} is in '
                         f'"{first_name}" in {first.origin}; a picture belongs to one split'
                     )
+
+
+def beside(rows: list[Row], most: int) -> list[list[Picture]]:
+    """Return for each row pictures of its person that are not its own.
+
+    Args:
+      rows: of one split, of known identity.
+      most: how many pictures a row gets at most: those of the rows after it, from the first again.
+    """
+    of_person: dict[str, dict[str, Picture]] = {}
+    for row in rows:
+        shown = of_person.setdefault(row.identity, {})
+        for picture in row.pictures:
+            shown.setdefault(picture.digest, picture)
+    return [_next(list(of_person[row.identity].values()), row, most) for row in rows]
+
+
+def _next(shown: list[Picture], row: Row, most: int) -> list[Picture]:
+    """Return the pictures of a person that follow a row's own, as in a ring."""
+    own = {picture.digest for picture in row.pictures}
+    place = next(k for k, picture in enumerate(shown) if picture.digest in own)
+    ring = shown[place:] + shown[:place]
+    return [picture for picture in ring if picture.digest not in own][:most]

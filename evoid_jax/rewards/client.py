@@ -67,6 +67,7 @@ def score(
     judge: Grader | None = None,
     judged: tuple[str, ...] = (JUDGE,),
     first: int = 0,
+    others: wire.Photos | None = None,
 ) -> Scores:
     """Score a batch with every sidecar, and the judge if there is one, all at once.
 
@@ -82,6 +83,7 @@ def score(
       judge: who fills the columns `judged`, of which there are JUDGE and EVOSCORE; None: nobody.
       first: which row of its batch the first video is; replicas take turns by it, so that batches
         sent one video at a time do not all begin with the same replica.
+      others: of each video other photos of its person, or none; for monitors, sent with them.
 
     Returns:
       Scores of the B videos: tables (B, M) with raw values in each reward's own unit and scores in
@@ -106,6 +108,7 @@ def score(
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
     about = {"references": references, "prompts": prompts, "attributes": attributes}
+    about["others"] = others if others and any(map(len, others)) else None
     pack = functools.partial(_pack, video_BFHWC=video_BFHWC, fps=options.fps, **about)
     replies = background.run(_deliver_all(jobs, pack, first, options, deadline))
     for job, reply in zip(jobs, replies, strict=True):
@@ -151,6 +154,7 @@ def _pack(
     references: wire.Photos,
     prompts: list[str],
     attributes: list | None,
+    others: wire.Photos | None,
     fps: float,
 ) -> wire.Pieces:
     """Write the body of a request, which is about some of a batch's videos."""
@@ -159,6 +163,7 @@ def _pack(
     truth = None if attributes is None else list(attributes[cut])
     about = {"attributes": truth, "rewards": list(job.names), "monitors": job.monitors}
     about |= {"fps": fps, "ids": ids}
+    about["others"] = others[cut] if others and job.monitors else None
     if job.encoding == "raw":
         return wire.pieces(video_bFHWC, photos, words, **about)
     lossless = job.encoding == "lossless"

@@ -22,7 +22,7 @@ from evoid_jax.reward_groups import GROUPS, Reward
 from evoid_jax.rewards import evoscore, rubrics, threads
 from evoid_jax.rewards.judge_chat import Chat
 from evoid_jax.rewards.judge_server import JudgeError, Server
-from evoid_jax.sidecars.wire import Photos, shared
+from evoid_jax.sidecars.photos import Photos, shared
 
 AWAY = 120.0  # seconds that a judge may be away, as one that is started again is
 

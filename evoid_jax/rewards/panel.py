@@ -49,7 +49,8 @@ class Request:
     references: of each video the photos of its person, uint8 (h, w, 3) of any sizes; videos of one
     person share the arrays, which are then sent once. prompts: B. attributes: B lists, truth of the
     tiny world for the monitors, or None. monitors: whether to ask for the measures that are never
-    rewarded. proof: whether the proof's rewards count and not the update's.
+    rewarded. others: of each video other photos of its person, which monitors alone see, or None.
+    proof: whether the proof's rewards count and not the update's.
     sent: rows in the order in which they were submitted, by any process.
     videos: by row, those of this process. reasons: by row, reward -> why it is missing. blanks:
     (row, reward) that a scorer could not measure. monitor: name -> (B,).
@@ -64,8 +65,10 @@ class Request:
         attributes: list | None = None,
         monitors: bool = False,
         proof: bool = False,
+        others: wire.Photos | None = None,
     ):
         self.references, self.prompts, self.attributes = references, prompts, attributes
+        self.others = others
         self.monitors, self.proof, self.number = monitors, proof, next(_numbers)
         self.sent: list[int] = []
         self.videos: dict[int, np.ndarray] = {}
@@ -208,6 +211,7 @@ class Panel:
             judge=self.judge,
             judged=tuple(judged),
             first=rows[0],
+            others=None if request.others is None else [request.others[row] for row in rows],
         )
 
     def _judged(self, proof: bool) -> list[str]:

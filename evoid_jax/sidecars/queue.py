@@ -228,6 +228,7 @@ def _joined(pieces: list[_Piece]) -> ScoreRequest:
         prompts=[request.prompts[i] for request, i in rows],
         attributes=[request.attributes[i] for request, i in rows],
         ids=None,  # names of several askers; each gets its own back
+        others=[request.others[i] if request.others else [] for request, i in rows],
     )
 
 

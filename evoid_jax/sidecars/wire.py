@@ -21,6 +21,8 @@ import numpy as np
 
 import evoid_jax.sidecars.limits as limits
 import evoid_jax.sidecars.mp4 as mp4
+import evoid_jax.sidecars.photos as photos_of
+from evoid_jax.sidecars.photos import Photos
 
 PROTOCOL = 2  # 1 had one photo for each video, all of one size
 FORMATS = ("raw", "mp4")  # that `decode` reads
@@ -28,7 +30,6 @@ LONGEST_ID = 100  # letters
 LARGEST_NUMBER = 1e30  # of attributes, which are float32
 
 Pieces = list[bytes | np.ndarray]  # of a body, in order; arrays are uint8, whole in memory
-Photos = Sequence[Sequence[np.ndarray]]  # of each video its person's photos, uint8 HWC of any sizes
 
 
 class ScoreRequest(NamedTuple):
@@ -43,6 +44,7 @@ class ScoreRequest(NamedTuple):
     rewards: list[str] | None  # None: all
     monitors: bool
     ids: list[str] | None = None  # the asker's names of the videos, to be repeated in the reply
+    others: list[list[np.ndarray]] | None = None  # more photos of each person, for monitors only
 
 
 def pieces(
@@ -54,6 +56,7 @@ def pieces(
     monitors: bool = False,
     fps: float = 8,
     ids: list[str] | None = None,
+    others: Photos | None = None,
 ) -> Pieces:
     """Write a request body whose videos are raw pixels, as pieces that follow each other.
 
@@ -69,10 +72,11 @@ def pieces(
       monitors: whether monitors are wanted too.
       fps: of the videos.
       ids: a name of each video, all different, which the reply repeats; None sends none.
+      others: of each video other photos of its person, or none, for monitors alone.
     """
     header = {"protocol": PROTOCOL, "format": "raw", "shape": list(videos_BFHWC.shape)}
     header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
-    return _frame(header, [np.ascontiguousarray(videos_BFHWC)], references)
+    return _frame(header, [np.ascontiguousarray(videos_BFHWC)], references, others)
 
 
 def pieces_mp4(
@@ -84,16 +88,17 @@ def pieces_mp4(
     monitors: bool = False,
     fps: float = 8,
     ids: list[str] | None = None,
+    others: Photos | None = None,
 ) -> Pieces:
     """Write a request body whose videos are whole mp4 files, of any lengths and sizes.
 
     Args:
       files: B mp4 files.
-      references, prompts, attributes, rewards, monitors, fps, ids: as of `pieces`.
+      references, prompts, attributes, rewards, monitors, fps, ids, others: as of `pieces`.
     """
     header = {"protocol": PROTOCOL, "format": "mp4", "lengths": [len(f) for f in files]}
     header |= _wanted(prompts, attributes, rewards, monitors, fps, ids)
-    return _frame(header, files, references)
+    return _frame(header, files, references, others)
 
 
 def encode(*arguments, **named) -> bytes:
@@ -113,9 +118,11 @@ def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> di
     return header if ids is None else header | {"ids": ids}
 
 
-def _frame(header: dict, videos: Pieces, references: Photos) -> Pieces:
-    photos, indices = shared(references)
-    return _framed(header | {"references": indices}, videos, photos)
+def _frame(header: dict, videos: Pieces, references: Photos, others: Photos | None) -> Pieces:
+    photos, indices = photos_of.shared([*references, *(others or [])])
+    count = len(references)
+    header |= {"references": indices[:count]}
+    return _framed(header | ({"others": indices[count:]} if others else {}), videos, photos)
 
 
 def _framed(header: dict, videos: Pieces, photos: Sequence[np.ndarray]) -> Pieces:
@@ -132,25 +139,9 @@ def encode_photos(photos: Sequence[np.ndarray]) -> bytes:
 def decode_photos(body: bytes | bytearray) -> list[np.ndarray]:
     """Read what `encode_photos` wrote; the arrays share the body's memory. Raises: as `decode`."""
     header, payload = _header(body)
-    shapes = _photo_shapes(header)
+    shapes = photos_of.sizes(header)
     _check_size(payload, 0, sum(math.prod(shape) for shape in shapes))
-    return _split_photos(payload, shapes)
-
-
-def shared(references: Photos) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Return the photos of all videos, each array once, and which of them each video has."""
-    number_of: dict[int, int] = {}  # id of an array -> its place in `photos`
-    photos: list[np.ndarray] = []
-    indices: list[list[int]] = []
-    for own in references:
-        numbers = []
-        for photo in own:
-            if id(photo) not in number_of:
-                number_of[id(photo)] = len(photos)
-                photos.append(photo)
-            numbers.append(number_of[id(photo)])
-        indices.append(numbers)
-    return photos, indices
+    return photos_of.split(payload, shapes)
 
 
 def decode(
@@ -170,7 +161,7 @@ def decode(
         raise ValueError(f'format must be "raw" or "mp4"; got {kind!r:.80}')
     prompts = _prompts(header)
     count = len(prompts)
-    shapes = _photo_shapes(header)
+    shapes = photos_of.sizes(header)
     about = {
         "prompts": prompts,
         "attributes": _attributes(header, count),
@@ -179,7 +170,8 @@ def decode(
         "monitors": bool(header.get("monitors", False)),
         "ids": _ids(header, count),
     }
-    indices = _references(header, count, len(shapes))
+    indices = photos_of.references(header, count, len(shapes))
+    beside = photos_of.others(header, count, len(shapes))
     # Sizes are checked against the body before anything is read from it: a header is a claim.
     photo_bytes = sum(math.prod(shape) for shape in shapes)
     if kind == "raw":
@@ -193,9 +185,11 @@ def decode(
         used = sum(lengths)
         _check_size(payload, used, photo_bytes)
         videos, reasons = mp4.read_all(payload, lengths, take)
-    photos = _split_photos(payload[used:], shapes)
-    references = [[photos[i] for i in own] for own in indices]
-    return ScoreRequest(videos=videos, reasons=reasons, references=references, **about)
+    photos = photos_of.split(payload[used:], shapes)
+    pick = lambda indices: [[photos[i] for i in own] for own in indices]
+    about["references"] = pick(indices)
+    about["others"] = None if beside is None else pick(beside)
+    return ScoreRequest(videos=videos, reasons=reasons, **about)
 
 
 def digest(*body: bytes | np.ndarray) -> str:
@@ -238,19 +232,9 @@ def _no_constant(name: str):
     raise ValueError(f"{name} is no number of JSON")  # though Python writes and reads it
 
 
-def _shape(shape, name: str, rank: int) -> tuple[int, ...]:
-    # type(n) is int: JSON's true is a bool, and a bool is an int to isinstance.
-    good = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
-    if not good or len(shape) != rank or shape[-1] != 3:
-        text = f"{name} must be {rank} positive sizes ending in 3 (RGB)"
-        raise ValueError(f"{text}; got {shape!r:.80}")
-    limits.check(f"as any size of {name}", max(shape), limits.SIDE)
-    return tuple(shape)
-
-
 def _video_shape(header: dict, count: int) -> tuple[int, ...]:
     """Return (B, F, H, W, 3) of raw videos."""
-    shape = _shape(header.get("shape"), "shape", 5)
+    shape = photos_of.rgb_shape(header.get("shape"), "shape", 5)
     if shape[0] != count:
         raise ValueError(f"shape {shape} has {shape[0]} videos, but there are {count} prompts")
     _, frames, height, width, _ = shape
@@ -258,35 +242,6 @@ def _video_shape(header: dict, count: int) -> tuple[int, ...]:
     limits.check("frames of all videos", count * frames, limits.FRAMES_TOGETHER)
     limits.check("pixels of a frame", height * width, limits.FRAME_PIXELS)
     return shape
-
-
-def _photo_shapes(header: dict) -> list[tuple[int, ...]]:
-    value = header.get("photos")
-    if not isinstance(value, list):
-        raise ValueError(f"photos must be a list of sizes, one per photo; got {value!r:.80}")
-    limits.check("photos", len(value), limits.PHOTOS)
-    shapes = [_shape(shape, f"photo {i} of photos", 3) for i, shape in enumerate(value)]
-    largest = max((height * width for height, width, _ in shapes), default=0)
-    limits.check("pixels of a photo", largest, limits.PHOTO_PIXELS)
-    return shapes
-
-
-def _references(header: dict, count: int, photos: int) -> list[list[int]]:
-    """Return which photos each video has."""
-    value = header.get("references")
-    if not isinstance(value, list) or len(value) != count:
-        raise ValueError(
-            f"references must be {count} lists of photos, one per prompt; got {value!r:.80}"
-        )
-    for own in value:
-        good = isinstance(own, list) and all(type(i) is int and 0 <= i < photos for i in own)
-        if not good or not own:
-            raise ValueError(
-                f"references must hold, for every video, one or more numbers from 0 to "
-                f"{photos - 1} (there are {photos} photos); got {own!r:.80}"
-            )
-        limits.check("photos of a video", len(own), limits.PHOTOS_OF_A_VIDEO)
-    return value
 
 
 def _prompts(header: dict) -> list[str]:
@@ -378,12 +333,3 @@ def _check_size(payload: memoryview, videos: int, photos: int) -> None:
             f"expected {videos} bytes of video and {photos} of photos after the header; "
             f"got {len(payload)}"
         )
-
-
-def _split_photos(payload: memoryview, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-    photos, start = [], 0
-    for shape in shapes:
-        size = math.prod(shape)
-        photos.append(np.frombuffer(payload, np.uint8, size, offset=start).reshape(shape))
-        start += size
-    return photos

@@ -6,6 +6,7 @@ Letters: F all frames, S sampled frames, D features, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -58,13 +59,22 @@ class Photo:
 
 
 class Clip:
-    """A video, uint8 RGB FHWC, its person's photos, its prompt and its frames per second."""
+    """A video, uint8 RGB FHWC, its person's photos, its prompt and its frames per second.
+
+    others: more photos of the person, for the monitor of copies alone.
+    """
 
     def __init__(
-        self, nets: Nets, video_FHWC: np.ndarray, photos: list[Photo], prompt: str, fps: float
+        self,
+        nets: Nets,
+        video_FHWC: np.ndarray,
+        photos: list[Photo],
+        prompt: str,
+        fps: float,
+        others: Sequence[Photo] = (),
     ):
         self._nets, self.video_FHWC = nets, video_FHWC
-        self.photos, self.prompt, self.fps = photos, prompt, fps
+        self.photos, self.prompt, self.fps, self.others = photos, prompt, fps, others
 
     @cached_property
     def frames(self) -> list[np.ndarray]:

@@ -149,10 +149,11 @@ def prepare(nets: Nets, request: wire.ScoreRequest) -> Iterable[tuple[list[int],
     for i, video in enumerate(request.videos):
         if video is None:
             continue
-        for image in request.references[i]:
+        own, others = request.references[i], request.others[i] if request.others else []
+        for image in (*own, *others):
             photos.setdefault(id(image), Photo(nets, image))
-        own = [photos[id(image)] for image in request.references[i]]
-        yield [i], Clip(nets, video, own, request.prompts[i], request.fps)
+        own, others = ([photos[id(image)] for image in images] for images in (own, others))
+        yield [i], Clip(nets, video, own, request.prompts[i], request.fps, others)
 
 
 def without_face(finder: Finder, photo_HWC: np.ndarray) -> str:
@@ -248,7 +249,7 @@ def sharpness(clip: Clip) -> Column:
 
 def uncopied(clip: Clip) -> Column:
     """Measure how far the face is from being a copy of one of the photos."""
-    shown = [photo for photo in clip.photos if photo.face]
+    shown = [photo for photo in (*clip.photos, *clip.others) if photo.face]
     if len(shown) < 2 or not clip.faces:
         return excuse("uncopied: needs a face in the video and in two photos")
     value = copying.uncopied(clip.sface, np.stack([photo.sface_D for photo in shown]))

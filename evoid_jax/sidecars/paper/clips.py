@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ class Clip:
     photos: list[np.ndarray]  # uint8 RGB, of any sizes
     prompt: str
     fps: float
+    others: list[np.ndarray] = field(default_factory=list)  # more photos, for `uncopied` alone
     # Found by whichever face reward comes first: of the photos, and of the sampled frames.
     photo_faces: list[Face | None] | None = None
     frame_faces: list[Face | None] | None = None
@@ -46,8 +47,9 @@ class One(NamedTuple):
 def prepare(request: ScoreRequest) -> Iterable[tuple[list[int], list[Clip]]]:
     """Yield all videos that could be read, in one group."""
     indices = [i for i, video in enumerate(request.videos) if video is not None]
+    beside = request.others or [[]] * len(request.videos)
     clips = [
-        Clip(request.videos[i], request.references[i], request.prompts[i], request.fps)
+        Clip(request.videos[i], request.references[i], request.prompts[i], request.fps, beside[i])
         for i in indices
     ]
     if clips:

@@ -17,6 +17,7 @@ import numpy as np
 from evoid_jax.sidecars import copying
 from evoid_jax.sidecars.open import looks, steadiness
 from evoid_jax.sidecars.paper.clips import Clip, One, each, sample
+from evoid_jax.sidecars.paper.faces import Face
 from evoid_jax.sidecars.preset import Scorer
 
 VERSION = "paper-1"
@@ -27,10 +28,11 @@ DESCRIPTIONS = {
 }
 
 
-def of(find_faces: Callable[[Clip], None] | None) -> tuple[Scorer, ...]:
+def of(find_faces: Callable[[Clip], list[Face]] | None) -> tuple[Scorer, ...]:
     """Return the monitors.
 
-    find_faces: fills a clip's faces in, unless that was done; None where no face net is loaded.
+    find_faces: fills a clip's faces in, unless that was done, and returns those of its `others`;
+      None where no face net is loaded.
     """
     measures: dict[str, tuple[Callable[[Clip], One], object]] = {
         "motion": (motion, steadiness),
@@ -52,12 +54,12 @@ def sharpness(clip: Clip) -> One:
     return One(*looks.sharpness([clip.video_THWC[i] for i in index]))
 
 
-def uncopied(find_faces: Callable[[Clip], None], clip: Clip) -> One:
+def uncopied(find_faces: Callable[[Clip], list[Face]], clip: Clip) -> One:
     """Measure how far the face is from being a copy of one of the photos."""
-    find_faces(clip)
+    others = find_faces(clip)
     photos, shown = (
         [face.embedding_D for face in found if face is not None]
-        for found in (clip.photo_faces, clip.frame_faces)
+        for found in ([*clip.photo_faces, *others], clip.frame_faces)
     )
     if len(photos) < 2 or not shown:
         why = "uncopied: needs a face in the video and in two photos"

@@ -126,7 +126,7 @@ def load(folder: str | Path | None = None, options: Options = flags.DEFAULT) -> 
     return Preset(
         "paper",
         rewards=tuple(scorers),
-        monitors=monitors.of(partial(find_faces, setup.finder) if sees_faces else None),
+        monitors=monitors.of(partial(find_all_faces, setup.finder) if sees_faces else None),
         prepare=prepare,
         # A finder of its own: photos are looked at while videos are scored.
         check_photo=partial(without_face, Setup(options).finder) if sees_faces else None,
@@ -171,6 +171,12 @@ def find_faces(finder: faces.Finder, clip: Clip) -> None:
         index, inverse = np.unique(sample(len(clip.video_THWC)), return_inverse=True)
         found = [finder.find(clip.video_THWC[i]) for i in index]
         clip.frame_faces = [found[i] for i in inverse]
+
+
+def find_all_faces(finder: faces.Finder, clip: Clip) -> list[faces.Face | None]:
+    """Do as `find_faces`; returns the faces of the clip's other photos."""
+    find_faces(finder, clip)
+    return [finder.find(photo) for photo in clip.others]
 
 
 def compared(clip: Clip, embed: Callable[[list[faces.Face]], np.ndarray], drop_zeros: bool) -> One:

@@ -28,6 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from evoid_jax.sidecars import photos as photos_of
 from evoid_jax.sidecars import wire
 from evoid_jax.sidecars.preset import Column, Preset, Scorer
 from evoid_jax.sidecars.tiny import nets, optical_flow
@@ -176,7 +177,7 @@ def prepare(request: wire.ScoreRequest) -> Iterable[tuple[list[int], Clips]]:
     for count, indices in parts:
         small = [to_square(request.videos[i]) for i in indices]
         thin = [v[np.linspace(0, len(v) - 1, count).round().astype(int)] for v in small]
-        photos, owned = wire.shared([request.references[i] for i in indices])
+        photos, owned = photos_of.shared([request.references[i] for i in indices])
         square_PHWC = np.concatenate([to_square(photo[None]) for photo in photos])
         clips = Clips(
             x_BFCHW=to_float(np.stack(thin)),
