@@ -23,6 +23,7 @@ from evoid_jax import mirrors
 FILE = "metrics.jsonl"
 WIDTH = 100  # columns of the terminal that a printed line may fill
 HEADS = ("step", "score", "loss", "drift", "grad", "valid", "sec")  # of the columns of every run
+LAST = 2**53  # a step beyond it is none: floats count no further, and charts are drawn of them
 REPEAT = 25  # lines after which the columns' names are printed again
 
 _LOGIN = re.compile(r"([a-zA-Z][\w+.-]*://)[^/?#\s]*@")  # a password may hold an @ too
@@ -152,7 +153,7 @@ def read(workdir: str | Path) -> list[dict]:
             continue
         try:
             record = plain(json.loads(text))  # Python's json reads NaN, which means missing
-            if type(record["step"]) is not int or record["step"] < 0:
+            if type(record["step"]) is not int or not 0 <= record["step"] < LAST:
                 raise ValueError("a step is a whole number from 0")
             records[record["step"]] = record
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -106,8 +106,12 @@ def read(workdir: str | Path) -> Scores | None:
             "version that wrote it, or remove it to go on without scores of single videos"
         )
     prior, rows = made.get("prior"), made.get("triples")
-    if not _numbers(prior) or not isinstance(rows, list):
-        raise ValueError(f"{file}: expected a prior of each reward and a list of triples")
+    weighs = lambda value: value is not None and value >= 0
+    sound = _numbers(prior) and all(map(weighs, prior.values())) and isinstance(rows, list)
+    if not sound:
+        raise ValueError(
+            f"{file}: expected a prior of each reward, at least 0, and a list of triples"
+        )
     return Scores(prior=prior, triples=tuple(_triple(file, i, row) for i, row in enumerate(rows)))
 
 

@@ -126,8 +126,11 @@ def _watched(folder: Path) -> dict[str, dict]:
     """Read the watch's comparisons, by their names; raise a ValueError for a malformed one."""
     watched = {}
     for file in sorted(folder.glob("step_*.json")):
-        watched[file.stem] = _read_json(file, dict)
-        _check_summary(file, watched[file.stem])
+        watched[file.stem] = summary = _read_json(file, dict)
+        _check_summary(file, summary)
+        _check_number(file, "drift", summary.get("drift"))
+        if summary.get("steps") is None:
+            raise ValueError(f"{file} does not say after how many steps it was made: no 'steps'")
     return watched
 
 
@@ -189,7 +192,7 @@ def next_command(path: str, config: Mapping | None, adapter: str) -> str:
 
 
 def _number(value) -> float | None:
-    return value if isinstance(value, int | float) else None
+    return value if isinstance(value, int | float) and abs(value) <= FLOAT else None
 
 
 def _adapter(folder: Path) -> str | None:
@@ -248,7 +251,7 @@ def _there(file: Path) -> Path | None:
 def _check_summary(file: Path, summary: dict) -> None:
     """Raise a ValueError that names the part of summary.json that proof.summary never writes."""
     for part in ("base", "evolved"):
-        if part not in summary:
+        if not isinstance(summary.get(part), dict):
             raise ValueError(f"{file} has no {part!r}: it is no summary of a run")
     for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities"):
         _check_number(file, part, summary.get(part))
