@@ -15,6 +15,7 @@ from evoid_jax import config, media, metrics, proof, provenance, triples
 from evoid_jax.evaluate import table
 from evoid_jax.fields import locate
 from evoid_jax.models import scheduler
+from evoid_jax.rewards import rubrics
 from evoid_jax.sidecars import wire
 
 TINY = Path(locate(config.TINY))
@@ -187,7 +188,12 @@ def bodies() -> list[bytes]:
 
 
 def noise() -> list[bytes]:
-    out, several = io.BytesIO(), io.BytesIO()
+    out = io.BytesIO()
     np.save(out, np.zeros((1, 4, 1, 2, 2), np.float32))
-    np.savez(several, a=np.zeros(2))
-    return [out.getvalue(), several.getvalue()]
+    return [out.getvalue()]
+
+
+def rubric() -> list[bytes]:
+    """Return a rubric file with two texts: a string of JSON is one of TOML."""
+    texts = {"vqscore": rubrics.VQSCORE, "naturalness": rubrics.NATURALNESS}
+    return ["\n".join(f"{key} = {json.dumps(text)}" for key, text in texts.items()).encode()]

@@ -272,7 +272,7 @@ TARGETS = {
             **JSON,
         ),
         Target("judge", _read_reply, seeds.replies, called="", **JSON),
-        Target("rubric", _read_rubric, lambda: [b'vqscore = "x"\n']),
+        Target("rubric", _read_rubric, seeds.rubric),
         Target(
             "benchmark",
             _read_benchmark,
@@ -282,9 +282,7 @@ TARGETS = {
         Target("evaluated", _read_rows, seeds.rows, **JSON),
         Target("run", _read_run, seeds.runs, **JSON),
         Target("answers", _read_answers, seeds.answers, **JSON),
-        Target(
-            "prompts", lambda f, data: prompts.read(_put(f, "input", data)), lambda: [b"A.\nB."]
-        ),
+        Target("prompts", _read_prompts, lambda: [b"A.\nB."]),
         Target("noise", _read_noise, seeds.noise),
     )
 }

@@ -138,7 +138,7 @@ def best_of_run(workdir: Path) -> Adapter:
         why = "in all of them a reward was gamed" if watched else "none was due; see config.watch"
         raise FileNotFoundError(f"{folder} holds no sound comparison: {why}; take --which=evolving")
     logging.info("the best of %d comparisons is that after step %d", len(watched), top["steps"])
-    return adapter_of_file(watch.adapter(workdir, top["steps"]))
+    return adapter_of_file(watch.sound_adapter(workdir, top))
 
 
 def _read_only(folder: Path) -> ocp.CheckpointManager:

@@ -5,11 +5,14 @@ Nothing here knows of models or settings, so everything else may use it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SEAL = "digest"  # the key of what `sealed` adds
 
 # What a file starts with, what it is then, and what to do about it.
 LFS = b"version https://git-lfs"
@@ -131,6 +134,33 @@ def parse_json(content: bytes, name: str, kind: type = dict, halves: bool = Fals
     if not isinstance(value, kind):
         raise ValueError(f"{name} holds {NAMES[type(value)]}; expected {NAMES[kind]}")
     return value
+
+
+def sealed(value: dict) -> dict:
+    """Return an object of JSON with a digest of itself, by which `unsealed` knows it again."""
+    return value | {SEAL: _digest(value)}
+
+
+def unsealed(file: Path, value: dict) -> dict:
+    """Return what `sealed` was given.
+
+    Raises:
+      ValueError: it is not what was written; names the file.
+    """
+    held = {key: inner for key, inner in value.items() if key != SEAL}
+    if value.get(SEAL) != _digest(held):
+        raise ValueError(f"{file} is not as it was written: its digest is another")
+    return held
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256(file: Path) -> str:
+    """Return the digest of a file's bytes."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def half_character(value) -> str:

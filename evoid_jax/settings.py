@@ -5,7 +5,6 @@ A run keeps them in its config.json, which `config.dumps` words and which is rea
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
@@ -198,8 +197,7 @@ def _contents(place: Path) -> Any:
     sizes beside the same JSON hold the same model here.
     """
     if place.is_file():
-        with open(place, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.sha256(place)
     if not place.is_dir():
         return None
     contents = {}

@@ -14,10 +14,12 @@ run's folder keeps all of it:
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from absl import logging
 
 from evoid_jax import (
     arms,
@@ -108,7 +110,7 @@ def chosen(run: Run, state: evolve.State) -> evolve.State:
     if run.cfg.watch.export == "last" or top is None or top["steps"] == int(state.step):
         return state
     distributed.say(f"watch: the best adapter is that of step {top['steps']}")
-    file = adapter(run.workdir, top["steps"])
+    file = sound_adapter(run.workdir, top)
     like, base = jax.device_get(state.evolving), run.frozen.wan.config
     tree = lora.start(file, like, base, scale=run.cfg.lora.scale)
     step = np.int32(top["steps"])
@@ -146,7 +148,9 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
     if distributed.leads():
         _keep_videos(run, f"step_{step:06d}", evolved.shown)
         export.write(adapter(run.workdir, step), state.evolving, run.cfg, step)
-        proof.write_json(_file(run.workdir, step), summary)  # last: all of it is there
+        summary["adapter_sha256"] = files.sha256(adapter(run.workdir, step))
+        file = _file(run.workdir, step)
+        proof.write_json(file, files.sealed(metrics.plain(summary)))  # last: all of it is there
     return summary, evolved.shown
 
 
@@ -157,15 +161,37 @@ def read(workdir: Path, before: int | None = None) -> list[dict]:
       before: leave out those after so many steps, which a run may have to make again.
 
     Raises:
-      ValueError: a file is not what `look` writes.
+      ValueError: a file is not what `look` wrote.
     """
-    summaries = [files.read_json(file) for file in sorted((workdir / FOLDER).glob("step_*.json"))]
+    summaries = [_read(file) for file in sorted((workdir / FOLDER).glob("step_*.json"))]
     return [s for s in summaries if before is None or s["steps"] <= before]
+
+
+def _read(file: Path) -> dict:
+    try:
+        return files.unsealed(file, files.read_json(file))
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it to go on without that comparison") from None
 
 
 def adapter(workdir: Path, step: int) -> Path:
     """Return the file of the adapter as it was after so many steps."""
     return workdir / FOLDER / f"step_{step:06d}.safetensors"
+
+
+def sound_adapter(workdir: Path, summary: Mapping) -> Path:
+    """Return the file of the adapter that a comparison was of.
+
+    Raises:
+      ValueError, OSError: it is gone, or not as it was written.
+    """
+    file = adapter(workdir, summary["steps"])
+    if files.sha256(files.require_file(file)) != summary["adapter_sha256"]:
+        raise ValueError(
+            f"{file} is not as it was written: its digest is another than that of the comparison "
+            "beside it; remove both to go on without them"
+        )
+    return file
 
 
 def _file(workdir: Path, step: int) -> Path:
@@ -184,7 +210,7 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
     file = run.workdir / FOLDER / "start.json"
     cfg = run.cfg
     made_with = [cfg.watch.identities, cfg.watch.seeds, cfg.guidance.proof]
-    kept = files.read_json(file) if file.is_file() else {}
+    kept = kept_start(file)
     # All processes must do the same.
     if all(distributed.exchange(kept.get("made_with") == made_with)):
         floats = lambda values: np.array(values, float)  # null is NaN
@@ -200,8 +226,18 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
         _keep_videos(run, "start", arm.shown)
         _keep_pairs(run, trial)
         kept = {name: value for name, value in arm._asdict().items() if name != "shown"}
-        proof.write_json(file, {"made_with": made_with} | kept)
+        kept = metrics.plain({"made_with": made_with} | kept)
+        proof.write_json(file, files.sealed(kept))
     return arm
+
+
+def kept_start(file: Path) -> dict:
+    """Return the kept scores of the start, nothing where there are none that are whole."""
+    try:
+        return files.unsealed(file, files.read_json(file)) if file.is_file() else {}
+    except ValueError as error:
+        logging.warning("%s; the start is scored again", error)
+        return {}
 
 
 def _keep_videos(run: Run, name: str, shown: list[np.ndarray]) -> None:

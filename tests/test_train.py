@@ -22,9 +22,11 @@ from evoid_jax import (
     distributed,
     evolve,
     export,
+    files,
     proof,
     session,
     sharding,
+    stopping,
     train,
     triples,
     watch,
@@ -199,6 +201,7 @@ def test_the_watch_keeps_comparisons_adapters_and_videos(runs):
         assert [summary["steps"] for summary in summaries] == [2, 4]
         for summary in summaries:
             del summary["seconds"], summary["judge"]["seconds"]
+            del summary["adapter_sha256"]  # its header tells how the run was made
         kept.append(summaries)
         for name in ("start", "step_000002", "step_000004"):
             assert (workdir / watch.FOLDER / f"{name}_00.mp4").stat().st_size > 100
@@ -222,7 +225,8 @@ def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
     first, second = watch.read(workdir)
 
     def rewrite(step, summary):
-        proof.write_json(workdir / watch.FOLDER / f"step_{step:06d}.json", summary)
+        file = workdir / watch.FOLDER / f"step_{step:06d}.json"
+        proof.write_json(file, files.sealed(summary))
 
     better = first | {"delta_total": second["delta_total"] + 1}
     rewrite(2, better)
@@ -235,6 +239,28 @@ def test_the_best_adapter_is_converted_and_a_gamed_one_never(runs, tmp_path):
     rewrite(4, second | gamed)
     with pytest.raises(FileNotFoundError, match="in all of them a reward was gamed"):
         convert.adapter_of_run(workdir, "best")
+
+
+def test_what_the_watch_kept_is_used_as_it_was_written_or_not_at_all(runs, tmp_path):
+    """A changed digit of a comparison or a changed byte of its adapter would pass for another."""
+    workdir = tmp_path / "run"
+    shutil.copytree(runs[0], workdir)
+    best = stopping.best(watch.read(workdir))["steps"]
+    file = watch.adapter(workdir, best)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"step_{best:06d}\.safetensors is not as it was written"):
+        convert.adapter_of_run(workdir, "best")
+    for changed in (file.with_suffix(".json"), workdir / watch.FOLDER / "start.json"):
+        changed.write_text(changed.read_text().replace("0.", "1.", 1))
+    with pytest.raises(ValueError, match=rf"step_{best:06d}\.json is not as .* remove it"):
+        convert.adapter_of_run(workdir, "best")
+    file.with_suffix(".json").unlink()
+    (left,) = watch.read(workdir)
+    assert convert.adapter_of_run(workdir, "best")[0].header["step"] == str(left["steps"])
+    assert watch.kept_start(workdir / watch.FOLDER / "start.json") == {}  # it is scored again
+    assert watch.kept_start(runs[0] / watch.FOLDER / "start.json")["made_with"]
 
 
 def test_a_run_that_the_watch_stops_is_saved_proved_and_stays_stopped(tmp_path, cache):

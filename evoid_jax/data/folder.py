@@ -8,7 +8,6 @@ list of pictures of one person, each relative to the folder or absolute. Two key
 from __future__ import annotations
 
 import difflib
-import hashlib
 import html
 import json
 import os
@@ -183,9 +182,7 @@ def _near(file: Path) -> str | None:
 
 def _picture(name: str, file: Path) -> Picture:
     height, width = media.check_image(file)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Picture(name, str(file), height, width, digest)
+    return Picture(name, str(file), height, width, files.sha256(file))
 
 
 def _compare(rows: list[Row]) -> None:

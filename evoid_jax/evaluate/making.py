@@ -7,7 +7,6 @@ T H W C latents, S E of texts.
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,9 +46,7 @@ def facts(how: How) -> dict[str, Any]:
     """Return what the videos depend on, as JSON: another command must have the same."""
     adapter = None
     if how.lora is not None:
-        with open(how.lora, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        adapter = {"file": how.lora.name, "sha256": digest}
+        adapter = {"file": how.lora.name, "sha256": files.sha256(how.lora)}
     made = {
         "model": fields.portable(str(how.model)),
         "lora": adapter,
