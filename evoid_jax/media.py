@@ -326,6 +326,8 @@ def read(source: str | Path | bytes) -> tuple[np.ndarray, float]:
 def _frames(container: av.container.InputContainer) -> list[np.ndarray]:
     """Decode the first video of a file; stop where it holds more than memory is given for."""
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise ValueError("its codec is not known here")
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # of a frame, before it is made
     frames, pixels = [], 0
     for frame in container.decode(stream):

@@ -256,6 +256,12 @@ def film(frames: int, side: int = 16) -> bytes:
     return media.encode(np.zeros((frames, side, side, 3), np.uint8), 8)
 
 
+def test_a_video_of_a_codec_that_nobody_knows_is_told_so():
+    file = media.encode(np.zeros((2, 16, 16, 3), np.uint8), 8).replace(b"avc1", b"zzzz")
+    with pytest.raises(ValueError, match="^the video is not .*: its codec is not known here$"):
+        media.read(file)
+
+
 def test_a_video_of_too_many_frames_or_pixels_is_refused_before_memory_is_taken(monkeypatch):
     assert media.read(film(4))[0].shape == (4, 16, 16, 3)
     monkeypatch.setattr(media, "MAX_FRAMES", 3)

@@ -13,6 +13,12 @@ from evoid_jax import interruption
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 
 
+def hearing():
+    """Hear all signals: a shell's background jobs are deaf to Ctrl-C, what nohup starts to HUP."""
+    signal.signal(INT, signal.default_int_handler)
+    signal.signal(HUP, signal.SIG_DFL)
+
+
 def stopped(doing: str, *numbers: int) -> tuple[int, list[str], str]:
     """Send signals to the program that is doing so; return its code, its lines, and its errors."""
     process = subprocess.Popen(
@@ -21,8 +27,7 @@ def stopped(doing: str, *numbers: int) -> tuple[int, list[str], str]:
         stderr=subprocess.PIPE,
         text=True,
         env=programs.environment(),
-        # A shell's background jobs are deaf to Ctrl-C, and so would be what they start.
-        preexec_fn=lambda: signal.signal(INT, signal.default_int_handler),
+        preexec_fn=hearing,
     )
     try:
         assert process.stdout.readline() == "ready\n"

@@ -325,6 +325,7 @@ def test_frames_of_all_files_count_together_and_each_is_told_before_it_is_kept(m
         (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n", "not a video that can be decoded"),
         (b"ffconcat version 1.0\nfile /etc/hostname\n", "not a video that can be decoded"),
         (compressed(2, 16, codec="mpeg4"), "not a video in H.264: 'mpeg4'"),
+        (compressed(2, 16).replace(b"avc1", b"zzzz"), "not a video in H.264: None"),
         (b"", "not a video that can be decoded"),
     ],
 )

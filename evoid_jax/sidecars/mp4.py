@@ -79,9 +79,10 @@ def _decoded(
     container: av.container.InputContainer, frames: int, take: Callable[[int], None]
 ) -> np.ndarray:
     stream = container.streams.video[0]
-    codec = stream.codec_context
-    if codec.name != CODEC:
-        raise ValueError(f"the video is not a video in H.264: {codec.name!r:.40}")
+    codec = stream.codec_context  # None where FFmpeg knows no such codec
+    name = codec and codec.name
+    if name != CODEC:
+        raise ValueError(f"the video is not a video in H.264: {name!r:.40}")
     # What the container says first, then what comes out.
     limits.check("frames in this file", claimed(stream), frames)
     limits.check("pixels of a frame", codec.width * codec.height, limits.FRAME_PIXELS)
