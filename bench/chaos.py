@@ -3,8 +3,9 @@
     python bench/chaos.py [--kills=30] [--steps=6] [--seed=0] [--out=FOLDER]
 
 A run of the tiny world, smaller than its preset: first one that nobody touches, then the same
-command again and again in another folder, while one of the three processes gets SIGKILL at a
-random moment. Where that run ends before all kills are spent the next one begins. Every run must
+command again and again in another folder, while one of the three processes gets SIGKILL at random
+moments: some seconds after the run has come none, one or two steps, comparisons or parts of its
+proof further. Where it ends before all kills are spent the next one begins. Every run must
 end with the same bits: adapters, optimizer and memory of the newest checkpoint, record, proof and
 export. Prints a line for each kill, then the counts; the exit status is 1 where anything differs.
 """
@@ -33,6 +34,7 @@ watch.every=3 watch.identities=2 watch.seeds=1
 """
 AGAIN = 10  # times that a trainer may end by itself in one run
 PATIENCE = 900.0  # seconds in which a run must come further
+FURTHER = 2  # things that a run may make, at most, before the next kill
 SERVERS = {"sidecar": "evoid_jax.sidecars.serve", "judge": "evoid_jax.sidecars.tiny.judge"}
 
 
@@ -112,34 +114,46 @@ def run_hurt(
     A trainer that ends by itself, as one does that starts while its judge is away, is started
     again, as a scheduler would.
 
-    pause: the longest one between two kills, in seconds.
+    pause: the longest one before a kill, in seconds, after the run has come as far as it should.
     """
     trainer, spent, again = Trainer(workdir, servers, steps, cache), 0, 0
-    due = time.monotonic() + numbers.uniform(0, pause)
-    while (code := trainer.process.poll()) != 0:
-        time.sleep(0.05)
-        if code is not None and (again := again + 1) > AGAIN:
-            raise RuntimeError(f"the run ended with status {code}; see {trainer.log.name}")
-        if code is not None:
-            print(f"the trainer ended by itself, status {code}, and is started again", flush=True)
-            trainer.start()
-        if spent == len(victims) or time.monotonic() < due:
-            continue
-        victim = victims[spent]
-        hurt = trainer if victim == "trainer" else servers[victim]
-        hurt.kill()
-        print(f"kill {victim:8s} after {progress(workdir)}", flush=True)
-        hurt.start()
-        spent += 1
-        due = time.monotonic() + numbers.uniform(0, pause)
+    goal, due = numbers.randint(0, FURTHER), None
+    try:
+        while (code := trainer.process.poll()) != 0:
+            time.sleep(0.05)
+            if code is not None and (again := again + 1) > AGAIN:
+                raise RuntimeError(f"the run ended with status {code}; see {trainer.log.name}")
+            if code is not None:
+                print(
+                    f"the trainer ended by itself, status {code}, and is started again", flush=True
+                )
+                trainer.start()
+            if due is None and sum(made(workdir).values()) >= goal:
+                due = time.monotonic() + numbers.uniform(0, pause)
+            if spent == len(victims) or due is None or time.monotonic() < due:
+                continue
+            victim = victims[spent]
+            hurt = trainer if victim == "trainer" else servers[victim]
+            hurt.kill()
+            so_far = made(workdir)
+            said = ", ".join(f"{count} {what}" for what, count in so_far.items() if count)
+            print(f"kill {victim:8s} after {said or 'nothing'}", flush=True)
+            hurt.start()
+            spent += 1
+            goal, due = sum(so_far.values()) + numbers.randint(0, FURTHER), None
+    finally:
+        trainer.kill()
     return spent
 
 
-def progress(workdir: Path) -> str:
-    """Say how far a run has come."""
-    record, parts = workdir / "metrics.jsonl", list(workdir.glob("proof/*.npz"))
-    steps = record.read_text().count("\n") if record.is_file() else 0
-    return f"{steps} steps" + (f" and {len(parts)} parts of the proof" if parts else "")
+def made(workdir: Path) -> dict[str, int]:
+    """Return how much a run has made so far."""
+    record = workdir / "metrics.jsonl"
+    return {
+        "steps": record.read_text().count("\n") if record.is_file() else 0,
+        "comparisons": len(list(workdir.glob("watch/step_*.json"))),
+        "parts of the proof": len(list(workdir.glob("proof/*.npz"))),
+    }
 
 
 def ending(workdir: Path) -> dict[str, str]:
@@ -188,12 +202,13 @@ def main() -> int:
             runs += 1
             place = out / f"hurt_{runs}"
             left = victims[spent:]
-            pause = 0.8 * seconds
+            pause = seconds / 6
             spent += run_hurt(place, servers, args.steps, out / "cache", left, pause, numbers)
             found = ending(place)
             wrong = [name for name in want | found if want.get(name) != found.get(name)]
             different += [f"hurt_{runs}: {name}" for name in wrong]
-            print(f"run {runs} ended as the calm one" if not wrong else f"run {runs}: {wrong}")
+            said = f": {wrong}" if wrong else " ended as the calm one"
+            print(f"run {runs}{said}", flush=True)
     finally:
         for server in servers.values():
             server.kill()
