@@ -1,6 +1,6 @@
 """Kill trainer, sidecar and judge at random moments, start them again, and compare with a calm run.
 
-    python bench/chaos.py [--kills=30] [--steps=6] [--seed=0] [--out=FOLDER]
+    python bench/chaos.py [--kills=30] [--steps=10] [--seed=0] [--out=FOLDER]
 
 A run of the tiny world, smaller than its preset: first one that nobody touches, then the same
 command again and again in another folder, while one of the three processes gets SIGKILL at random
@@ -34,6 +34,7 @@ watch.every=3 watch.identities=2 watch.seeds=1
 """
 AGAIN = 10  # times that a trainer may end by itself in one run
 PATIENCE = 900.0  # seconds in which a run must come further
+SOON = 0.1  # seconds: the least time before a kill
 FURTHER = 2  # things that a run may make, at most, before the next kill
 SERVERS = {"sidecar": "evoid_jax.sidecars.serve", "judge": "evoid_jax.sidecars.tiny.judge"}
 
@@ -129,7 +130,7 @@ def run_hurt(
                 )
                 trainer.start()
             if due is None and sum(made(workdir).values()) >= goal:
-                due = time.monotonic() + numbers.uniform(0, pause)
+                due = time.monotonic() + moment(numbers, pause)
             if spent == len(victims) or due is None or time.monotonic() < due:
                 continue
             victim = victims[spent]
@@ -144,6 +145,12 @@ def run_hurt(
     finally:
         trainer.kill()
     return spent
+
+
+def moment(numbers: random.Random, longest: float) -> float:
+    """Draw seconds whose every size is as likely: a start takes many, a step or a write few."""
+    share = numbers.random()
+    return SOON ** (1 - share) * longest**share
 
 
 def made(workdir: Path) -> dict[str, int]:
@@ -181,7 +188,7 @@ def ending(workdir: Path) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", type=Path, help="kept; without, a temporary folder")
     args = parser.parse_args()
@@ -202,7 +209,7 @@ def main() -> int:
             runs += 1
             place = out / f"hurt_{runs}"
             left = victims[spent:]
-            pause = seconds / 6
+            pause = seconds / 3
             spent += run_hurt(place, servers, args.steps, out / "cache", left, pause, numbers)
             found = ending(place)
             wrong = [name for name in want | found if want.get(name) != found.get(name)]
