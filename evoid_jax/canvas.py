@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -38,6 +40,13 @@ def on_canvas(image_HWC: np.ndarray, height: int, width: int, stride: int = 8) -
 def seen(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return a photo as the model sees it: that of `on_canvas` in uint8 (height, width, 3)."""
     return np.round((on_canvas(image_HWC, height, width) + 1) * 127.5).astype(np.uint8)
+
+
+def all_seen(
+    of_pairs: Sequence[Sequence[np.ndarray]], height: int, width: int
+) -> list[list[np.ndarray]]:
+    """Return `seen` of every photo of every pair."""
+    return [[seen(image_HWC, height, width) for image_HWC in own] for own in of_pairs]
 
 
 def fitted(size: tuple[int, int], canvas: tuple[int, int], stride: int = 8) -> tuple[int, int]:

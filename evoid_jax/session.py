@@ -296,12 +296,10 @@ def request(
     batch: pairs.PairBatch, pair_B: np.ndarray, cfg: config.Config, monitors: bool, proof: bool
 ) -> Request:
     """Return what the scorers are told of each video: its person's photos, and its prompt."""
-    photos, others = batch.images, batch.others or []
-    truth = batch.attributes
+    photos, others, truth = batch.images, batch.others or [], batch.attributes
     if cfg.reward.photos == "canvas":
-        seen = partial(canvas.seen, height=cfg.video.height, width=cfg.video.width)
-        all_seen = lambda of_pairs: [[seen(image) for image in own] for own in of_pairs]
-        photos, others = all_seen(photos), all_seen(others or [])
+        size = cfg.video.height, cfg.video.width
+        photos, others = (canvas.all_seen(of_pairs, *size) for of_pairs in (photos, others))
     return Request(
         [photos[p] for p in pair_B],  # a pair's videos share its arrays, which are sent once
         [batch.prompts[p] for p in pair_B],
