@@ -17,7 +17,17 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from evoid_jax import commandline, config, files, proof, session, settings, train, work_folder
+from evoid_jax import (
+    commandline,
+    config,
+    files,
+    proof,
+    run_lock,
+    session,
+    settings,
+    train,
+    work_folder,
+)
 
 COLUMNS = ("total", "evoscore", "identity", "motion")
 SCORES = "scores.json"  # of a run: what each video of its proof scored
@@ -207,7 +217,7 @@ def trial(cfg: config.Config, workdir: Path) -> None:
     """Evolve and watch as `train` does, and prove nothing."""
     cfg = config.checked(cfg)
     work_folder.check_start(cfg, workdir)
-    with session.open_run(cfg, workdir) as run:
+    with run_lock.held(workdir), session.open_run(cfg, workdir) as run:
         train.evolved(run)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request
 
-from evoid_jax import commandline, config, metrics, session, train
+from evoid_jax import commandline, config, metrics, run_lock, session, train
 from evoid_jax.reward_groups import JUDGE, METRICS
 from evoid_jax.sidecars import wire
 
@@ -88,9 +88,10 @@ def settings(parts: int, steps: int, url: str) -> config.Config:
 
 def steps_of(cfg: config.Config) -> list[dict[str, float]]:
     """Run a config's steps and return the seconds of each, without the first, which compiles."""
-    with tempfile.TemporaryDirectory() as folder, session.open_run(cfg, Path(folder)) as run:
-        train.evolved(run)
-        return [line["seconds"] for line in metrics.read(Path(folder))][1:]
+    with tempfile.TemporaryDirectory() as name, run_lock.held(folder := Path(name)):
+        with session.open_run(cfg, folder) as run:
+            train.evolved(run)
+        return [line["seconds"] for line in metrics.read(folder)][1:]
 
 
 def main():

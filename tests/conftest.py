@@ -1,6 +1,7 @@
 """Every test: CPU, exact float32 matmuls, no silent broadcasting, compiled programs cached."""
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +20,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 torch.set_num_threads(1)  # on a busy machine its threads wait for each other
+
+
+@pytest.fixture(autouse=True)
+def nothing_known_of_servers():
+    """Forget what sidecars said: a port that is free again may be another server's."""
+    if replica := sys.modules.get("evoid_jax.rewards.replica"):
+        replica.named.cache_clear()
 
 
 @pytest.fixture(scope="session")

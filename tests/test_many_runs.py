@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 
 from bench import many_runs
 from evoid_jax import config
@@ -168,3 +169,11 @@ def test_equal_flops_are_more_steps_of_what_asks_less():
         for chosen in algorithms.choices(name):
             row = algorithms.row(name, 50, chosen, name)
             many_runs.settings_of(many_runs.command(row, 0, Path("none"), [], ""))
+
+
+def test_a_trial_evolves_and_watches_and_proves_nothing(tmp_path):
+    cfg, workdir = small_run.settings(str(tmp_path / "cache"), 2), tmp_path / "trial"
+    many_runs.trial(cfg, workdir)
+    assert math.isfinite(many_runs.tried(cfg, workdir))
+    assert [row["step"] for row in small_run.lines(workdir)] == [0, 1]
+    assert not (workdir / "summary.json").exists() and not (workdir / "proof").exists()
