@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from evoid_jax import distributed
+from evoid_jax import distributed, files
 
 FOLDER = "checkpoints"  # in a run's workdir
 ASIDE = "checkpoints_damaged"  # beside it: steps that could not be read
@@ -130,11 +130,7 @@ def check_finite(step: int, state: Any) -> None:
 
 def _seal(step: int, state: Any, host: dict) -> dict:
     """Return what binds a checkpoint together: digests of its parts, and its step."""
-    return {"step": step, "state": digests(state), "host": _host_digest(host)}
-
-
-def _host_digest(host: dict) -> str:
-    return hashlib.sha256(json.dumps(host, sort_keys=True).encode()).hexdigest()
+    return {"step": step, "state": digests(state), "host": files.digest(host)}
 
 
 def _whole(x):
@@ -220,7 +216,7 @@ def _restore_step(manager: ocp.CheckpointManager, step: int, like: Any) -> Resto
     wrong = {leaf for leaf, digest in digests(state).items() if saved.get(leaf) != digest}
     if wrong:
         raise ValueError(f"{min(wrong)} is not what was saved ({len(wrong)} leaves differ)")
-    if seal.get("host") != _host_digest(host):
+    if seal.get("host") != files.digest(host):
         raise ValueError("the host's part is not what was saved")
     return Restored(state, host, step)
 

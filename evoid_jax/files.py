@@ -138,7 +138,7 @@ def parse_json(content: bytes, name: str, kind: type = dict, halves: bool = Fals
 
 def sealed(value: dict) -> dict:
     """Return an object of JSON with a digest of itself, by which `unsealed` knows it again."""
-    return value | {SEAL: _digest(value)}
+    return value | {SEAL: digest(value)}
 
 
 def unsealed(file: Path, value: dict) -> dict:
@@ -148,17 +148,18 @@ def unsealed(file: Path, value: dict) -> dict:
       ValueError: it is not what was written; names the file.
     """
     held = {key: inner for key, inner in value.items() if key != SEAL}
-    if value.get(SEAL) != _digest(held):
+    if value.get(SEAL) != digest(held):
         raise ValueError(f"{file} is not as it was written: its digest is another")
     return held
 
 
-def _digest(value: dict) -> str:
+def digest(value: dict | list) -> str:
+    """Return the SHA-256 of JSON, in hexadecimal, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:
-    """Return the digest of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

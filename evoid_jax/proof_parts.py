@@ -9,8 +9,6 @@ one of another key is made again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zipfile
 import zlib
 from pathlib import Path
@@ -101,4 +99,4 @@ def key(run: Run, adapter: dict) -> str:
         for reward in info["rewards"]
     ]
     parts = [checkpoint.digests(adapter), config.digest(run.cfg), scorers]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return files.digest(parts)

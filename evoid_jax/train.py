@@ -67,10 +67,10 @@ def evolution(run: Run, state: evolve.State, memory: RewardMemory, saved, writer
 def evolve_on(run: Run, reached: progress.Reached, writer: metrics.Writer | None) -> None:
     """Make the steps that are left; `reached` follows."""
     cfg, first = run.cfg, reached.step
-    look = {"desc": "evolution", "disable": not distributed.leads()}
     watching, health = watch.Watching(run, first), progress.Health(cfg)
     watching.catch_up(reached.state, writer)
-    for step in tqdm(range(first, cfg.steps), initial=first, total=cfg.steps, **look):
+    steps, hidden = range(first, cfg.steps), not distributed.leads()
+    for step in tqdm(steps, "evolution", initial=first, total=cfg.steps, disable=hidden):
         if watching.stop:
             break
         run_lock.check(run.workdir)

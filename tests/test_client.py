@@ -333,6 +333,8 @@ def test_arguments_are_checked():
         ({"references": [[], *good["references"][1:]]}, "got none"),
         ({"references": [[np.zeros((8, 8), np.uint8)]] * 4}, r"got uint8 \(8, 8\)"),
         ({"references": [[np.zeros((8, 8, 3))]] * 4}, r"got float64 \(8, 8, 3\)"),
+        ({"others": [[]] * 3}, "others: expected photos for 4 videos, got 3"),
+        ({"others": [[np.zeros((8, 8), np.uint8)], [], [], []]}, r"others: .* got uint8 \(8, 8\)"),
         ({"prompts": good["prompts"][:3]}, "3 first"),
         ({"attributes": [None]}, "4 attributes"),
     ]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from evoid_jax import files
 from evoid_jax.sidecars import preset, serve, wire
 from evoid_jax.sidecars.open import align, catalogue, clip, minilm, rewards
 from evoid_jax.sidecars.open.faces import Face
@@ -34,15 +35,15 @@ def loaded(tmp_path_factory):
         patch.setattr(minilm, "WORDS", len(made_up_open.WORDS))
         patch.setattr(minilm, "LAYERS", 1)
         folder = made_up_open.fill(tmp_path_factory.mktemp("open"))
-        files = {f.path: f.sha256 for package in catalogue.PACKAGES for f in package.files}
-        own = catalogue.sha256
+        known = {f.path: f.sha256 for package in catalogue.PACKAGES for f in package.files}
+        own = files.sha256
 
         def digest(path):
             return (
-                files[path.relative_to(folder).as_posix()] if folder in path.parents else own(path)
+                known[path.relative_to(folder).as_posix()] if folder in path.parents else own(path)
             )
 
-        patch.setattr(catalogue, "sha256", digest)
+        patch.setattr(files, "sha256", digest)
         patch.setattr(rewards, "Finder", Finder)
         yield serve.load("open", folder)
 

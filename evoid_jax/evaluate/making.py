@@ -92,8 +92,8 @@ def make(listed: list[Case], folder: Path, how: How) -> int:
     distributed.say(f"videos: {len(absent)} of {len(listed)} are to be made, into {folder}")
     maker = _open(absent, how)
     count = how.together * sharding.batch_shards(maker.mesh)
-    look = {"desc": "generating", "unit": "video", "disable": not distributed.leads()}
-    with tqdm(total=len(absent), **look) as bar:
+    hidden = not distributed.leads()
+    with tqdm(total=len(absent), desc="generating", unit="video", disable=hidden) as bar:
         for first in range(0, len(absent), count):
             some = absent[first : first + count]
             _make_some(maker, some, count, folder)

@@ -49,8 +49,8 @@ def load(
     """
     check(tensors, expected(rules, shapes), what)
     total, flat = sum(tensor.nbytes for tensor in tensors.values()), {}
-    look = {"unit": "B", "unit_scale": True, "delay": 1, "disable": jax.process_index() > 0}
-    with tqdm(total=total, desc=what, **look) as bar:
+    hidden = jax.process_index() > 0
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=1, disable=hidden) as bar:
         for rule in rules:
             stack = [tensors[key] for key in keys(rule)]
             shape, dtype = shapes[rule.path], np.dtype(dtype_of(rule.path))

@@ -8,7 +8,6 @@ Letters: H W C pixels, D entries of an embedding.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -139,8 +138,7 @@ def _thumb(cache: Path, digest: str) -> Path:
 
 def _digested(file: Path) -> Look:
     try:
-        with open(files.require_file(file), "rb") as stream:
-            return Look(hashlib.file_digest(stream, "sha256").hexdigest())
+        return Look(files.sha256(files.require_file(file)))
     except OSError as error:
         return Look("", fault=f"it cannot be opened: {error.strerror or error}")
 

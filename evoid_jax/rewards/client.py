@@ -55,6 +55,16 @@ class Grader(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
+class _Batch(NamedTuple):
+    """What is to be scored; each as `score` takes it."""
+
+    video_BFHWC: np.ndarray
+    references: wire.Photos
+    prompts: list[str]
+    attributes: list | None
+    others: wire.Photos | None
+
+
 def score(
     urls: list[str] | tuple[str, ...],
     names: tuple[str, ...],
@@ -92,28 +102,22 @@ def score(
     Raises:
       ValueError: the arguments do not fit each other. Servers' failures never raise.
     """
-    if isinstance(urls, str):
-        raise ValueError(f"expected a list of addresses, got the string {urls!r}")
-    _check(video_BFHWC, references, prompts, attributes)
+    urls, batch = _addresses(urls), _Batch(video_BFHWC, references, prompts, attributes, others)
+    _check(batch)
     deadline = time.monotonic() + options.timeout
     graded = {
         name: threads.start(_grade, judge, name, video_BFHWC, references, prompts)
         for name in (judged if judge else ())
     }
-    urls = tuple(dict.fromkeys(url.rstrip("/") for url in urls))
     rows = range(first, first + len(prompts))
     jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options, deadline)
     out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons
 
-    about = {"references": references, "prompts": prompts, "attributes": attributes}
-    about["others"] = others if others and any(map(len, others)) else None
-    pack = functools.partial(_pack, video_BFHWC=video_BFHWC, fps=options.fps, **about)
+    pack = functools.partial(_pack, batch, fps=options.fps)
     replies = background.run(_deliver_all(jobs, pack, first, options, deadline))
     for job, reply in zip(jobs, replies, strict=True):
-        if isinstance(reply, SidecarError):
-            log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, reply)
         _fill(out, job, reply)
     for name, answer in graded.items():
         _fill_judged(out, name, _answer(answer, deadline, options.timeout))
@@ -147,48 +151,58 @@ async def _deliver_all(
     return await asyncio.gather(*map(deliver_one, jobs))
 
 
-def _pack(
-    job: Job,
-    ids: list[str],
-    video_BFHWC: np.ndarray,
-    references: wire.Photos,
-    prompts: list[str],
-    attributes: list | None,
-    others: wire.Photos | None,
-    fps: float,
-) -> wire.Pieces:
+def _pack(batch: _Batch, job: Job, ids: list[str], fps: float) -> wire.Pieces:
     """Write the body of a request, which is about some of a batch's videos."""
     cut = slice(job.start, job.stop)
-    video_bFHWC, photos, words = video_BFHWC[cut], references[cut], list(prompts[cut])
-    truth = None if attributes is None else list(attributes[cut])
-    about = {"attributes": truth, "rewards": list(job.names), "monitors": job.monitors}
-    about |= {"fps": fps, "ids": ids}
-    about["others"] = others[cut] if others and job.monitors else None
-    if job.encoding == "raw":
-        return wire.pieces(video_bFHWC, photos, words, **about)
-    lossless = job.encoding == "lossless"
-    files = [media.encode(video_FHWC, fps, lossless) for video_FHWC in video_bFHWC]
-    return wire.pieces_mp4(files, photos, words, **about)
+    write, videos = wire.pieces, batch.video_BFHWC[cut]
+    if job.encoding != "raw":
+        lossless = job.encoding == "lossless"
+        write = wire.pieces_mp4
+        videos = [media.encode(video_FHWC, fps, lossless) for video_FHWC in videos]
+    others = batch.others[cut] if batch.others and job.monitors else []
+    return write(
+        videos,
+        batch.references[cut],
+        list(batch.prompts[cut]),
+        attributes=None if batch.attributes is None else list(batch.attributes[cut]),
+        rewards=list(job.names),
+        monitors=job.monitors,
+        fps=fps,
+        ids=ids,
+        others=others if any(map(len, others)) else None,
+    )
 
 
-def _check(video_BFHWC, references, prompts, attributes) -> None:
-    count = len(prompts)
+def _addresses(urls: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Return sidecars' addresses, each once."""
+    if isinstance(urls, str):
+        raise ValueError(f"expected a list of addresses, got the string {urls!r}")
+    return tuple(dict.fromkeys(url.rstrip("/") for url in urls))
+
+
+def _check(batch: _Batch) -> None:
+    """Raise a ValueError where the parts of a batch do not fit each other."""
+    count, video_BFHWC = len(batch.prompts), batch.video_BFHWC
     if not (_is_rgb(video_BFHWC, 5) and len(video_BFHWC) == count):
         raise ValueError(
             f"video: expected uint8 of rank 5, {count} first (as many as prompts) and 3 last, got "
             f"{video_BFHWC.dtype} {video_BFHWC.shape}"
         )
-    if len(references) != count:
-        raise ValueError(f"references: expected photos for {count} videos, got {len(references)}")
-    for own in references:
+    _check_photos("references", batch.references, count, least=1)
+    if batch.others is not None:
+        _check_photos("others", batch.others, count, least=0)
+    if batch.attributes is not None and len(batch.attributes) != count:
+        raise ValueError(f"expected {count} attributes or None, got {len(batch.attributes)}")
+
+
+def _check_photos(name: str, photos: wire.Photos, count: int, least: int) -> None:
+    if len(photos) != count:
+        raise ValueError(f"{name}: expected photos for {count} videos, got {len(photos)}")
+    for own in photos:
         wrong = [photo for photo in own if not _is_rgb(photo, 3)]
-        if wrong or len(own) == 0:
+        if wrong or len(own) < least:
             got = f"{wrong[0].dtype} {wrong[0].shape}" if wrong else "none"
-            raise ValueError(
-                f"references: expected uint8 photos (h, w, 3) of each video, got {got}"
-            )
-    if attributes is not None and len(attributes) != count:
-        raise ValueError(f"expected {count} attributes or None, got {len(attributes)}")
+            raise ValueError(f"{name}: expected uint8 photos (h, w, 3) of each video, got {got}")
 
 
 def _is_rgb(array: np.ndarray, rank: int) -> bool:
@@ -210,6 +224,8 @@ def _empty(names: tuple[str, ...], count: int, missing: dict[str, str]) -> Score
 
 def _fill(out: Scores, job: Job, reply: dict | SidecarError) -> None:
     """Enter one reply's scores; a malformed column is invalid, the others stay."""
+    if isinstance(reply, SidecarError):
+        log.info("videos %d..%d not scored: %s", job.start, job.stop - 1, reply)
     for name in job.names:
         try:
             if isinstance(reply, SidecarError):

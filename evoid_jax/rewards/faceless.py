@@ -73,8 +73,8 @@ def _origins(splits: pairs.Splits) -> dict[str, str]:
 def _problems(cfg: config.Config, origins: dict[str, str], asked: dict[str, str]) -> Iterator[str]:
     """Yield one sentence for each photo and sidecar that will not take it."""
     files = list(origins)
-    look = {"desc": "photos", "dynamic_ncols": True, "leave": False}
-    for start in tqdm(range(0, len(files), TOGETHER), **look):
+    starts = range(0, len(files), TOGETHER)
+    for start in tqdm(starts, desc="photos", dynamic_ncols=True, leave=False):
         some = files[start : start + TOGETHER]
         body = wire.encode_photos([_sent(cfg, file) for file in some])
         for preset, url in asked.items():

@@ -24,6 +24,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from evoid_jax import files
 from evoid_jax.sidecars.open import catalogue
 from evoid_jax.sidecars.open.catalogue import File, Package
 
@@ -82,7 +83,7 @@ def fetch(
 def is_there(file: File, folder: Path) -> bool:
     """Tell whether the very file lies in a folder."""
     path = folder / file.path
-    return path.is_file() and catalogue.sha256(path) == file.sha256
+    return path.is_file() and files.sha256(path) == file.sha256
 
 
 def _bring(package: Package, wanted: list[File], folder: Path, downloaded: Path | None) -> None:

@@ -121,8 +121,10 @@ def _wanted(prompts, attributes, rewards, monitors: bool, fps: float, ids) -> di
 def _frame(header: dict, videos: Pieces, references: Photos, others: Photos | None) -> Pieces:
     photos, indices = photos_of.shared([*references, *(others or [])])
     count = len(references)
-    header |= {"references": indices[:count]}
-    return _framed(header | ({"others": indices[count:]} if others else {}), videos, photos)
+    header = header | {"references": indices[:count]}
+    if others:
+        header["others"] = indices[count:]
+    return _framed(header, videos, photos)
 
 
 def _framed(header: dict, videos: Pieces, photos: Sequence[np.ndarray]) -> Pieces:
@@ -162,14 +164,8 @@ def decode(
     prompts = _prompts(header)
     count = len(prompts)
     shapes = photos_of.sizes(header)
-    about = {
-        "prompts": prompts,
-        "attributes": _attributes(header, count),
-        "fps": _fps(header),
-        "rewards": _rewards(header),
-        "monitors": bool(header.get("monitors", False)),
-        "ids": _ids(header, count),
-    }
+    attributes, fps = _attributes(header, count), _fps(header)
+    rewards, ids = _rewards(header), _ids(header, count)
     indices = photos_of.references(header, count, len(shapes))
     beside = photos_of.others(header, count, len(shapes))
     # Sizes are checked against the body before anything is read from it: a header is a claim.
@@ -187,9 +183,18 @@ def decode(
         videos, reasons = mp4.read_all(payload, lengths, take)
     photos = photos_of.split(payload[used:], shapes)
     pick = lambda indices: [[photos[i] for i in own] for own in indices]
-    about["references"] = pick(indices)
-    about["others"] = None if beside is None else pick(beside)
-    return ScoreRequest(videos=videos, reasons=reasons, **about)
+    return ScoreRequest(
+        videos=videos,
+        reasons=reasons,
+        references=pick(indices),
+        prompts=prompts,
+        attributes=attributes,
+        fps=fps,
+        rewards=rewards,
+        monitors=bool(header.get("monitors", False)),
+        ids=ids,
+        others=None if beside is None else pick(beside),
+    )
 
 
 def digest(*body: bytes | np.ndarray) -> str:

@@ -7,10 +7,11 @@ from one folder and from nowhere else.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
+
+from evoid_jax import files
 
 FETCH = "python -m evoid_jax.sidecars.fetch --preset=open"
 VARIABLE = "EVOID_JAX_OPEN"
@@ -178,16 +179,10 @@ def find(file: File, root: Path | None = None) -> Path:
     path = Path(root or folder()) / file.path
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; bring it: {FETCH}")
-    if (digest := sha256(path)) != file.sha256:
+    if (digest := files.sha256(path)) != file.sha256:
         raise ValueError(
             f"{path} is not the file that this version was measured with: its sha256 should begin "
             f"with {file.sha256[:12]}, and begins with {digest[:12]}; delete it and bring it "
             f"again: {FETCH}"
         )
     return path
-
-
-def sha256(path: Path) -> str:
-    """Return a file's digest, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from evoid_jax import files
 from evoid_jax.sidecars import copying, wire
 from evoid_jax.sidecars.open import brisque, catalogue, conse, looks, steadiness
 from evoid_jax.sidecars.open.catalogue import File
@@ -136,7 +137,7 @@ def preset(nets: Nets) -> Preset:
 
 def _scorer(name: str, description: str, score: Callable[[Clip], Column]) -> Scorer:
     if name in CODE:
-        digest = catalogue.sha256(Path(CODE[name].__file__))
+        digest = files.sha256(Path(CODE[name].__file__))
     else:
         digests = "".join(file.sha256 for file in FILES[name])
         digest = hashlib.sha256(digests.encode()).hexdigest()

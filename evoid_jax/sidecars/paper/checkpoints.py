@@ -17,10 +17,7 @@ FORMS = ("model.safetensors", "pytorch_model.bin")
 
 def digest(paths: list[Path]) -> str:
     """Return the sha256 of a file, or of the digests of several in the order of their names."""
-    digests = []
-    for path in sorted(paths):
-        with open(path, "rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [files.sha256(path) for path in sorted(paths)]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
