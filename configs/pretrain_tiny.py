@@ -22,11 +22,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Wide where pictures are small: a latent stands for 768 values, and matmuls are cheap there.
     cfg.vae = dict(base_dim=8, dim_mult=(1, 2, 8, 14), num_res_blocks=1, z_dim=16)
-    cfg.vae_videos = 4000  # of the same
+    cfg.coder = ""  # folder of a finished model whose VAE is taken; "" trains one
+    cfg.vae_videos = 8000  # of the same
     cfg.kl = 3e-4
     coder = dict(lr=3e-3, warmup=50, ema=0.995)
-    cfg.stills_train = dict(coder, steps=3000, batch=32, muon_lr=0.05)
-    cfg.vae_train = dict(coder, steps=7000, whole_steps=2500, batch=8, crop=32, muon_lr=0.03)
+    cfg.stills_train = dict(coder, steps=500, batch=32, muon_lr=0.05)
+    cfg.vae_train = dict(coder, steps=4400, batch=4, muon_lr=0.03)
 
     cfg.wan = dict(
         num_attention_heads=4,

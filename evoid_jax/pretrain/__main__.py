@@ -21,7 +21,7 @@ import ml_collections
 import numpy as np
 from absl import app, flags
 
-from evoid_jax import commandline, fields
+from evoid_jax import commandline, fields, files
 from evoid_jax.models import native, umt5, vae, weights
 from evoid_jax.models import wan as wan_model
 from evoid_jax.pretrain import coder, footage, kept, latents, stages
@@ -39,7 +39,7 @@ FILMED = ("seed", "frames", "size")
 STILLS = (*FILMED, "vae_videos", "vae", "kl", "stills_train")
 CODER = (*STILLS, "vae_train")
 SPOKEN = ("seed", "videos", "text", "text_train")
-IMITATED = (*CODER, *SPOKEN, "faulty", "posed", "drift")
+IMITATED = (*CODER, "coder", *SPOKEN, "faulty", "posed", "drift")
 # What each stage is kept under: the settings that it depends on, those before it included.
 NEEDS = {
     "footage": FILMED,
@@ -57,6 +57,8 @@ NEEDS = {
 def place(cfg, workdir: Path, name: str) -> kept.Place:
     """Return where a stage is kept; a part of one is named by the stage and its clips."""
     needs = {key: cfg[key] for key in NEEDS[name.split("_")[0]]}
+    if needs.get("coder"):
+        needs["coder"] = files.sha256(coder.weights_of(cfg.coder))
     settings = json.loads(ml_collections.ConfigDict(needs).to_json())
     return kept.Place(workdir, name, settings, cfg.save_every)
 
@@ -99,7 +101,12 @@ def write_folder(cfg, out: Path, wan, params, coder: Coder, text: TextEncoder) -
 
 
 def make_coder(cfg, workdir: Path, until: str) -> Coder | None:
-    """Train the VAE, then measure the latents; None where the run ends with it."""
+    """Train the VAE, then measure the latents; None where the run ends with it.
+
+    A VAE that is finished in another folder, `cfg.coder`, is taken from there.
+    """
+    if cfg.coder:
+        return None if until in ("stills", "vae") else coder.read(cfg.coder, cfg.vae.z_dim)
     at = functools.partial(place, cfg, workdir)
     seen = footage.of_vae(cfg, at)
     stills = kept.stage(at("stills"), lambda: coder.train_stills(cfg, seen, at("stills")))
@@ -155,7 +162,7 @@ def check(values: Mapping, name: str = "config") -> None:
         at, held = f"{name}.{key}", value if isinstance(value, tuple | list) else (value,)
         if isinstance(value, Mapping):
             check(value, at)
-        elif key != "vace_layers":
+        elif key not in ("vace_layers", "coder"):
             bounds = BOUNDS.get(key, fields.COUNT)
             for one in held:
                 fields.checked(type(held[0]), fields.setting(one, at, bounds), one, at)

@@ -8,6 +8,7 @@ Letters: B videos, F pixel frames, H W C, T latent frames.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from evoid_jax.models import vae
+from evoid_jax import files
+from evoid_jax.models import vae, weights
 from evoid_jax.pretrain import kept
+from evoid_jax.pretrain.coder_gradient import gradient_of
 from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 
@@ -26,6 +29,27 @@ class Coder(NamedTuple):
 
     params: dict
     config: vae.VAEConfig
+
+
+def weights_of(folder: str | Path) -> Path:
+    """Return the file of a finished model's VAE. Raises FileNotFoundError where there is none."""
+    return files.require_file(Path(folder) / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+def read(folder: str | Path, z_dim: int) -> Coder:
+    """Read the VAE of a finished model.
+
+    Raises:
+      FileNotFoundError, ValueError: there is none, or its latents have other channels than z_dim.
+    """
+    at = weights_of(folder).parent
+    config = vae.VAEConfig.from_json(weights.read_config(at), str(at / "config.json"))
+    if config.z_dim != z_dim:
+        raise ValueError(
+            f"the VAE of {folder} has z_dim {config.z_dim}; config.vae.z_dim is {z_dim}"
+        )
+    params = weights.to_params(weights.read_tensors(at), vae.rules(config), np.float32)
+    return Coder(params, config)
 
 
 class Footage(NamedTuple):
@@ -76,28 +100,6 @@ def start(key: jax.Array, config: vae.VAEConfig) -> dict:
     return traverse_util.unflatten_dict(flat)
 
 
-def loss_of(config: vae.VAEConfig, weight: float):
-    """Return the loss (params, key, video_BFHWC) -> scalar: of the pixels, and a small KL.
-
-    The squared error is what PSNR measures; a tenth of the absolute keeps small errors in sight.
-
-    Args:
-      weight: of the KL. It sets how far latents may be off before it shows: the decoder is to draw
-        what a transformer made.
-    """
-
-    def loss_fn(params, key, video_BFHWC):
-        mean, logvar = vae.moments(params, config, video_BFHWC)
-        # Drawn from the encoder's normal distribution; statistics are not measured yet.
-        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
-        error = vae.raw_decode(params, config, z) - video_BFHWC  # a clip would stop the gradient
-        # KL(N(mean, var) || N(0, 1))
-        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar)
-        return (error**2).mean() + 0.1 * jnp.abs(error).mean() + weight * kl.mean()
-
-    return loss_fn
-
-
 def train_stills(cfg, footage: Footage, place: kept.Place) -> dict:
     """Train the VAE on single frames of the clips, a quarter of them reference photos.
 
@@ -116,11 +118,12 @@ def train_stills(cfg, footage: Footage, place: kept.Place) -> dict:
         return unit(stills_BHWC[:, None])
 
     params = start(jax.random.key(cfg.seed + 2), config)
-    return fit("stills", loss_of(config, cfg.kl), params, batch_fn, train, cfg.seed, place)
+    gradient = gradient_of(config, cfg.kl, cfg.seed)
+    return fit("stills", gradient, params, batch_fn, train, place)
 
 
 def train_vae(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
-    """Train the VAE on clips: crops of them, in the end whole ones.
+    """Train the VAE on clips.
 
     Args:
       params: of `train_stills`.
@@ -132,19 +135,14 @@ def train_vae(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
 
     def batch_fn(step):
         rng = np.random.default_rng((cfg.seed, step))
-        # As many pixels either way: crops are of more clips, whole ones have the true borders.
-        whole = step >= train.steps - train.whole_steps
-        area = (cfg.size // train.crop) ** 2
-        size, count = (cfg.size, train.batch // area) if whole else (train.crop, train.batch)
-        top, left = rng.integers(0, cfg.size - size + 1, 2)
-        window = np.s_[..., top : top + size, left : left + size, :]
         if step % 8 == 0:  # photos are encoded as videos of one frame
-            i = rng.integers(0, len(footage.reference_BHWC), count * cfg.frames)
-            return unit(footage.reference_BHWC[i][:, None][window])
-        i = rng.integers(0, len(footage.video_BFHWC), count)
-        return unit(footage.video_BFHWC[i][window])
+            i = rng.integers(0, len(footage.reference_BHWC), train.batch * cfg.frames)
+            return unit(footage.reference_BHWC[i][:, None])
+        i = rng.integers(0, len(footage.video_BFHWC), train.batch)
+        return unit(footage.video_BFHWC[i])
 
-    return fit("vae", loss_of(config, cfg.kl), params, batch_fn, train, cfg.seed, place)
+    gradient = gradient_of(config, cfg.kl, cfg.seed)
+    return fit("vae", gradient, params, batch_fn, train, place)
 
 
 def measure_latents(params, config, footage: Footage) -> dict[str, np.ndarray]:

@@ -56,12 +56,27 @@ def _matrix(path, x) -> optax.contrib.MuonDimensionNumbers | None:
     return optax.contrib.MuonDimensionNumbers(reduction_axis=inputs, output_axis=x.ndim - 1)
 
 
-def fit(name: str, loss_fn, params, batch_fn, train, seed: int, place: kept.Place):
+def by_jax(loss_fn, seed: int):
+    """Return the gradient of a loss as `fit` wants it.
+
+    Args:
+      loss_fn: (params, key, batch) -> scalar; the key differs at every step.
+    """
+
+    @jax.jit
+    def gradient(params, step, batch):
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return jax.value_and_grad(loss_fn)(params, key, batch)
+
+    return gradient
+
+
+def fit(name: str, gradient, params, batch_fn, train, place: kept.Place):
     """Minimise a loss. Killed and called again it goes on from its last save, to the same bits.
 
     Args:
       name: of the progress bar.
-      loss_fn: (params, key, batch) -> scalar; the key differs at every step.
+      gradient: (params, step, batch) -> (loss, gradient); see `by_jax`.
       batch_fn: step -> batch, any tree of arrays.
       train: has steps, ema (the average's decay) and what `optimizer` needs.
       place: where the training is kept; see `kept.save`.
@@ -75,15 +90,13 @@ def fit(name: str, loss_fn, params, batch_fn, train, seed: int, place: kept.Plac
     tx = optimizer(train)
 
     @jax.jit
-    def update(params, ema, opt, step, batch):
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        loss, grads = jax.value_and_grad(loss_fn)(params, key, batch)
+    def update(params, ema, opt, step, grads):
         updates, opt = tx.update(grads, opt, params)
         params = optax.apply_updates(params, updates)
         # A short memory at first, or the random start would stay in the average.
         decay = jnp.minimum((1.0 + step) / (10.0 + step), train.ema)
         ema = optax.incremental_update(params, ema, 1 - decay)
-        return params, ema, opt, loss
+        return params, ema, opt
 
     first, state = kept.restore(place, (params, params, tx.init(params)))
     # As on the device later: a first step that met NumPy's types would be compiled for itself.
@@ -91,9 +104,10 @@ def fit(name: str, loss_fn, params, batch_fn, train, seed: int, place: kept.Plac
     steps = range(first, train.steps)
     bar = tqdm(steps, name, train.steps, initial=first, mininterval=5, dynamic_ncols=True)
     for step in bar:
-        *state, loss = update(*state, step, batch_fn(step))
+        loss, grads = gradient(state[0], step, batch_fn(step))
+        state = update(*state, step, grads)
         smooth = float(loss) if smooth is None else 0.95 * smooth + 0.05 * float(loss)
         bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
         if (step + 1) % place.every == 0:
-            kept.save(place, step + 1, tuple(state))
+            kept.save(place, step + 1, state)
     return jax.device_get(state[1])

@@ -22,7 +22,7 @@ from evoid_jax import flow
 from evoid_jax.models import umt5
 from evoid_jax.models import wan as wan_model
 from evoid_jax.pretrain import kept
-from evoid_jax.pretrain.fit import fit
+from evoid_jax.pretrain.fit import by_jax, fit
 from evoid_jax.world import portraits, prompts
 
 
@@ -127,7 +127,8 @@ def train_text(cfg, world: Script, folder: Path, place: kept.Place):
         )
 
     params = {"umt5": umt5.init(keys[4], config), "heads": heads}
-    return fit("text", loss_fn, params, batch_fn, cfg.text_train, cfg.seed, place)["umt5"]
+    gradient = by_jax(loss_fn, cfg.seed)
+    return fit("text", gradient, params, batch_fn, cfg.text_train, place)["umt5"]
 
 
 def text_config(cfg, vocab_size: int) -> umt5.UMT5Config:
@@ -233,7 +234,7 @@ def train_t2v(cfg, data: Latents, wan, place: kept.Place):
 
     params, vace = split(wan_model.init(jax.random.key(cfg.seed + 3), wan))
     batch_fn = latent_batches(cfg, data, data.video_BTHWC, cfg.t2v_train)
-    return fit("t2v", loss_fn, params, batch_fn, cfg.t2v_train, cfg.seed, place) | vace
+    return fit("t2v", by_jax(loss_fn, cfg.seed), params, batch_fn, cfg.t2v_train, place) | vace
 
 
 def control_of(data: Latents, reference_BTHWC):
@@ -282,4 +283,5 @@ def train_vace(cfg, data: Latents, wan, params, place: kept.Place):
         return jnp.mean((v_pred - v) ** 2)
 
     batch_fn = latent_batches(cfg, data, data.paired_BTHWC, cfg.vace_train)
-    return main | fit("vace", loss_fn, vace, batch_fn, cfg.vace_train, cfg.seed, place)
+    gradient = by_jax(loss_fn, cfg.seed)
+    return main | fit("vace", gradient, vace, batch_fn, cfg.vace_train, place)
