@@ -19,7 +19,7 @@ from flax import traverse_util
 from evoid_jax import files
 from evoid_jax.models import vae, weights
 from evoid_jax.pretrain import kept
-from evoid_jax.pretrain.coder_gradient import gradient_of
+from evoid_jax.pretrain.coder_torch import gradient_of
 from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 

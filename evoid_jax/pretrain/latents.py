@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from evoid_jax.models import umt5, vae
+from evoid_jax.models import umt5
 from evoid_jax.pretrain import footage, kept, stages
 from evoid_jax.pretrain.coder import Coder, unit
+from evoid_jax.pretrain.coder_torch import encoder_of
 from evoid_jax.world import faults, found
 
 
@@ -36,7 +37,7 @@ def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Lat
       float32 on the host. T = 1 + (F - 1) / 4, H and W an eighth of the pixels'.
     """
     drawn = footage.scenes(cfg, cfg.videos)
-    encode = jax.jit(lambda x: vae.encode(coder.params, coder.config, x))
+    encode = encoder_of(coder.params, coder.config)
 
     def one(part: range) -> dict[str, np.ndarray]:
         make = lambda: _encoded(cfg, drawn, part, encode)
@@ -49,7 +50,7 @@ def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Lat
         video_BTHWC=np.concatenate([part["video"] for part in made]),
         paired_BTHWC=np.concatenate([part["paired"] for part in made]),
         reference_BTHWC=np.concatenate([part["reference"] for part in made]),
-        blank_THWC=np.asarray(encode(grey))[0],
+        blank_THWC=encode(grey)[0],
         text_BSE=text_BSE,
         null_SE=null_SE,
     )
@@ -80,7 +81,7 @@ def _encoded(cfg, drawn: list, part: range, encode) -> dict[str, np.ndarray]:
 
 def _encode(pixels_BFHWC: np.ndarray, encode) -> np.ndarray:
     """Encode uint8 videos, a few at a time."""
-    return np.concatenate([np.asarray(encode(unit(x))) for x in batches(pixels_BFHWC)])
+    return np.concatenate([encode(unit(x)) for x in batches(pixels_BFHWC)])
 
 
 def encode_prompts(prompts: list[str], text: TextEncoder) -> tuple[np.ndarray, np.ndarray]:

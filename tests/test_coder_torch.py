@@ -1,4 +1,6 @@
-"""PyTorch's gradient of the VAE's loss is that of the VAE of evoid_jax/models/vae.py."""
+"""The VAE by PyTorch is that of evoid_jax/models/vae.py: its latents, its loss and gradient."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from evoid_jax.models import vae
-from evoid_jax.pretrain import coder_gradient
+from evoid_jax.pretrain import coder_torch
 
 SEED, STEP, WEIGHT = 3, 7, 1e-2
 # Two halvings of time, one level without; widths differ, so that some blocks have shortcuts.
@@ -30,7 +32,7 @@ def ours(params, video_BFHWC):
     """Return the loss and gradient by JAX, of the formulas as they stand in the paper of VAEs."""
     mean, _ = vae.moments(params, CONFIG, video_BFHWC)
     b, t, h, w, c = mean.shape
-    noise = coder_gradient.noise_of(SEED, STEP, (b, c, t, h, w)).transpose(0, 2, 3, 4, 1)
+    noise = coder_torch.noise_of(SEED, STEP, (b, c, t, h, w)).transpose(0, 2, 3, 4, 1)
 
     def loss_fn(params):
         mean, logvar = vae.moments(params, CONFIG, video_BFHWC)
@@ -53,7 +55,7 @@ def off(ours, theirs) -> list[float]:
 @pytest.mark.parametrize("frames", [1, 9])
 def test_the_gradient_is_that_of_jax(params, frames):
     video = clip(frames)
-    theirs = coder_gradient.gradient_of(CONFIG, WEIGHT, SEED, torch.float32)
+    theirs = coder_torch.gradient_of(CONFIG, WEIGHT, SEED, torch.float32)
     loss, gradient = theirs(params, STEP, video)
     expected, ours_of = ours(params, video)
     assert loss == pytest.approx(float(expected), rel=1e-6)
@@ -63,7 +65,7 @@ def test_the_gradient_is_that_of_jax(params, frames):
 def test_in_bfloat16_it_points_the_same_way(params):
     video = clip(9)
     exact, rounded = (
-        coder_gradient.gradient_of(CONFIG, WEIGHT, SEED, dtype)(params, STEP, video)
+        coder_torch.gradient_of(CONFIG, WEIGHT, SEED, dtype)(params, STEP, video)
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert rounded[0] == pytest.approx(exact[0], rel=5e-3)
@@ -71,7 +73,15 @@ def test_in_bfloat16_it_points_the_same_way(params):
     assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 0.05
 
 
+@pytest.mark.parametrize("frames", [1, 9])
+def test_latents_are_those_of_jax(params, frames):
+    config = dataclasses.replace(CONFIG, latents_mean=(0.1, -0.2, 0.3), latents_std=(0.5, 2.0, 1.5))
+    theirs = coder_torch.encoder_of(params, config)(clip(frames))
+    ours = jax.jit(lambda x: vae.encode(params, config, x))(clip(frames))
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+
 def test_every_step_and_seed_has_noise_of_its_own():
-    draws = [coder_gradient.noise_of(*at, (4,)) for at in ((0, 0), (0, 1), (1, 0))]
+    draws = [coder_torch.noise_of(*at, (4,)) for at in ((0, 0), (0, 1), (1, 0))]
     assert len({draw.tobytes() for draw in draws}) == 3
-    np.testing.assert_array_equal(coder_gradient.noise_of(0, 1, (4,)), draws[1])
+    np.testing.assert_array_equal(coder_torch.noise_of(0, 1, (4,)), draws[1])

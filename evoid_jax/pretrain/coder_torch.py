@@ -1,8 +1,8 @@
-"""The loss of the VAE's training and its gradient, computed by PyTorch.
+"""The VAE by PyTorch: the gradient of its training, and latents of many clips.
 
-On CPUs PyTorch has fast convolutions in bfloat16 and XLA has none: with both on two cores this
-takes two fifths of the time. The layers are those of evoid_jax/models/vae.py, whose numbers follow
-diffusers' AutoencoderKLWan, by its names and with channels first.
+On CPUs PyTorch has fast convolutions, in bfloat16 too, and XLA has none: with them a step takes two
+fifths of the time. The layers are those of evoid_jax/models/vae.py, whose numbers follow diffusers'
+AutoencoderKLWan, by its names and with channels first.
 
 Letters: B videos, C channels, T H W frames (of pixels or features), height, width.
 """
@@ -179,6 +179,25 @@ def _videos(x_NCHW: torch.Tensor, count: int) -> torch.Tensor:
     return x_NCHW.unflatten(0, (count, -1)).transpose(1, 2)
 
 
+def _channels_first(video_BFHWC: np.ndarray) -> torch.Tensor:
+    """Put the channels first, in memory still last: the layout that CPUs convolve fastest."""
+    return torch.from_numpy(video_BFHWC).permute(0, 4, 1, 2, 3)
+
+
+def encoder_of(params: dict, config: vae.VAEConfig):
+    """Return video_BFHWC -> latents_BTHWC, both float32, as `vae.encode` computes them."""
+    named = weights.to_tensors(jax.device_get(params), vae.rules(config))
+    net = Net({name: torch.tensor(x) for name, x in named.items()})
+    mean_C, std_C = (np.float32(x) for x in (config.latents_mean, config.latents_std))
+
+    @torch.no_grad()
+    def encode(video_BFHWC: np.ndarray) -> np.ndarray:
+        mean_BCTHW, _ = net.encode(_channels_first(video_BFHWC), config)
+        return (np.moveaxis(mean_BCTHW.numpy(), 1, -1) - mean_C) / std_C
+
+    return encode
+
+
 def noise_of(seed: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     """Draw what a step adds to its latents."""
     return np.random.default_rng((seed, step, 1)).standard_normal(shape, np.float32)
@@ -200,8 +219,7 @@ def gradient_of(config: vae.VAEConfig, weight: float, seed: int, dtype=torch.bfl
     def gradient(params, step: int, video_BFHWC: np.ndarray):
         named = weights.to_tensors(jax.device_get(params), rules)
         tensors = {name: torch.tensor(x, requires_grad=True) for name, x in named.items()}
-        # Channels last in memory, as they come: what CPUs convolve fastest.
-        x = torch.from_numpy(video_BFHWC).permute(0, 4, 1, 2, 3)
+        x = _channels_first(video_BFHWC)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             net = Net(tensors)
             mean, logvar = net.encode(x, config)
