@@ -23,6 +23,8 @@ from evoid_jax.pretrain.coder_torch import gradient_of
 from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 
+LEAST_STD = 0.1  # of a latent channel that is normalised by its own
+
 
 class Coder(NamedTuple):
     """A frozen VAE."""
@@ -150,7 +152,8 @@ def measure_latents(params, config, footage: Footage) -> dict[str, np.ndarray]:
     encode = jax.jit(lambda x: vae.encode(params, config, x))
     some = unit(footage.video_BFHWC[:512])
     z = np.concatenate([np.asarray(encode(some[i : i + 32])) for i in range(0, len(some), 32)])
-    return {"mean": z.mean((0, 1, 2, 3)), "std": z.std((0, 1, 2, 3))}
+    # A channel that the decoder does without is nearly constant, and is not blown up to noise.
+    return {"mean": z.mean((0, 1, 2, 3)), "std": np.maximum(z.std((0, 1, 2, 3)), LEAST_STD)}
 
 
 def psnr(params, config, count: int = 64) -> np.ndarray:
