@@ -5,14 +5,19 @@ import ml_collections
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors.numpy import save_file
 
 from configs import pretrain_tiny
 from evoid_jax import flow, rollout
-from evoid_jax.models import vae
+from evoid_jax.models import vae, weights
 from evoid_jax.pretrain import __main__ as pretrain
 from evoid_jax.pretrain import coder, kept, stages
 from evoid_jax.pretrain.fit import by_jax, fit
 
+SMALL = vae.VAEConfig(
+    base_dim=4, z_dim=2, dim_mult=(1, 2, 2), num_res_blocks=1, temperal_downsample=(True, True),
+    latents_mean=(0.0,) * 2, latents_std=(1.0,) * 2,
+)  # fmt: skip
 SETTINGS = {"seed": 0, "wan": {"num_layers": 6}}
 
 
@@ -93,13 +98,9 @@ def test_a_stage_knows_all_that_it_depends_on():
 
 def test_a_fresh_vae_takes_a_clip_for_stills():
     """Every frame that comes back is, to the bit, the still of the last of its four."""
-    config = vae.VAEConfig(
-        base_dim=4, z_dim=2, dim_mult=(1, 2, 2), num_res_blocks=1, temperal_downsample=(True, True),
-        latents_mean=(0.0,) * 2, latents_std=(1.0,) * 2,
-    )  # fmt: skip
-    params = coder.start(jax.random.key(0), config)
+    params = coder.start(jax.random.key(0), SMALL)
     clip = np.random.default_rng(0).uniform(-1, 1, (1, 5, 8, 8, 3)).astype(np.float32)
-    code = jax.jit(lambda x: vae.raw_decode(params, config, vae.encode(params, config, x)))
+    code = jax.jit(lambda x: vae.raw_decode(params, SMALL, vae.encode(params, SMALL, x)))
     back, first, last = code(clip), code(clip[:, :1]), code(clip[:, -1:])
     expected = np.concatenate([first, *[last] * 4], axis=1)
     np.testing.assert_allclose(back, expected, atol=1e-5)
@@ -121,6 +122,57 @@ def test_split_is_a_partition():
     main, vace = stages.split(tree)
     assert main == {"blocks": {"a": 1}, "proj_out": 4}
     assert main | vace == tree
+
+
+def test_a_latent_channel_that_carries_nothing_is_not_blown_up():
+    params = vae.init(jax.random.key(0), SMALL)
+    last = params["quant_conv"]
+    last["kernel"] = 5 * last["kernel"].at[..., 1].set(0.0)
+    video = np.random.default_rng(0).integers(0, 256, (4, 5, 8, 8, 3), np.uint8)
+    std = coder.measure_latents(params, SMALL, coder.Footage(video, video[:, 0]))["std"]
+    assert std[0] > coder.LEAST_STD == std[1] == 0.1
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with a VAE in it, and the recipe that takes it."""
+    params = vae.init(jax.random.key(0), SMALL)
+    file = "diffusion_pytorch_model.safetensors"
+    pretrain.write_model(tmp_path / "vae", SMALL, params, vae.rules(SMALL), file, np.float32)
+    cfg = pretrain_tiny.get_config()
+    cfg.coder, cfg.vae.z_dim = str(tmp_path), 2
+    return cfg, tmp_path / "vae" / file
+
+
+def test_a_finished_vae_is_taken_as_it_is(finished, tmp_path):
+    cfg, _ = finished
+    taken = pretrain.make_coder(cfg, tmp_path, "vace")
+    assert taken.config == SMALL
+    jax.tree.map(np.testing.assert_array_equal, taken.params, vae.init(jax.random.key(0), SMALL))
+    before = pretrain.place(cfg, tmp_path, "latents").settings
+    config = tmp_path / "vae" / "config.json"
+    config.write_text(config.read_text().replace("1.0", "2.0"))  # the latents' scale is of it too
+    assert pretrain.place(cfg, tmp_path, "latents").settings != before
+
+
+def test_a_finished_vae_that_does_not_fit_is_named(finished, tmp_path):
+    cfg, file = finished
+    with pytest.raises(ValueError, match="nothing to do until vae"):
+        pretrain.make_coder(cfg, tmp_path, "vae")
+    cfg.vae.z_dim = 16
+    with pytest.raises(ValueError, match=r"config.json: z_dim is 2; config.vae.z_dim is 16"):
+        pretrain.make_coder(cfg, tmp_path, "vace")
+    cfg.vae.z_dim, params = 2, vae.init(jax.random.key(0), SMALL)
+    params["quant_conv"]["bias"] = params["quant_conv"]["bias"].at[0].set(np.nan)
+    save_file(weights.to_tensors(params, vae.rules(SMALL)), file)
+    with pytest.raises(ValueError, match=r"quant_conv.bias of .* holds NaN"):
+        pretrain.make_coder(cfg, tmp_path, "vace")
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=file.name):
+        pretrain.make_coder(cfg, tmp_path, "vace")
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=file.name):
+        pretrain.make_coder(cfg, tmp_path, "vace")
 
 
 @pytest.mark.slow

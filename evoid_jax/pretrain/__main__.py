@@ -58,7 +58,7 @@ def place(cfg, workdir: Path, name: str) -> kept.Place:
     """Return where a stage is kept; a part of one is named by the stage and its clips."""
     needs = {key: cfg[key] for key in NEEDS[name.split("_")[0]]}
     if needs.get("coder"):
-        needs["coder"] = files.sha256(coder.weights_of(cfg.coder))
+        needs["coder"] = [files.sha256(file) for file in coder.stored(cfg.coder)]
     settings = json.loads(ml_collections.ConfigDict(needs).to_json())
     return kept.Place(workdir, name, settings, cfg.save_every)
 
@@ -104,9 +104,16 @@ def make_coder(cfg, workdir: Path, until: str) -> Coder | None:
     """Train the VAE, then measure the latents; None where the run ends with it.
 
     A VAE that is finished in another folder, `cfg.coder`, is taken from there.
+
+    Raises:
+      OSError, ValueError: as `coder.read`; or the run is to end with a VAE that is finished.
     """
+    if cfg.coder and until in ("stills", "vae"):
+        raise ValueError(
+            f"config.coder is {cfg.coder}, so that no VAE is trained: nothing to do until {until}"
+        )
     if cfg.coder:
-        return None if until in ("stills", "vae") else coder.read(cfg.coder, cfg.vae.z_dim)
+        return coder.read(cfg.coder, cfg.vae.z_dim)
     at = functools.partial(place, cfg, workdir)
     seen = footage.of_vae(cfg, at)
     stills = kept.stage(at("stills"), lambda: coder.train_stills(cfg, seen, at("stills")))

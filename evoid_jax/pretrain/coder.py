@@ -17,13 +17,13 @@ import numpy as np
 from flax import traverse_util
 
 from evoid_jax import files
-from evoid_jax.models import vae, weights
+from evoid_jax.models import parts, vae, weights
 from evoid_jax.pretrain import kept
 from evoid_jax.pretrain.coder_torch import gradient_of
 from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 
-LEAST_STD = 0.1  # of a latent channel that is normalised by its own
+LEAST_STD = 0.1  # what a latent channel is divided by, at least
 
 
 class Coder(NamedTuple):
@@ -33,25 +33,36 @@ class Coder(NamedTuple):
     config: vae.VAEConfig
 
 
-def weights_of(folder: str | Path) -> Path:
-    """Return the file of a finished model's VAE. Raises FileNotFoundError where there is none."""
-    return files.require_file(Path(folder) / "vae" / "diffusion_pytorch_model.safetensors")
+def stored(folder: str | Path) -> list[Path]:
+    """Return the files of a finished model's VAE: config and weights.
+
+    Raises:
+      OSError, ValueError: one of them is not there, or there is no such home folder.
+    """
+    names = ("config.json", "diffusion_pytorch_model.safetensors")
+    return [files.require_file(files.user_path(folder) / "vae" / name) for name in names]
 
 
 def read(folder: str | Path, z_dim: int) -> Coder:
-    """Read the VAE of a finished model.
+    """Read the VAE of a finished model, as float32.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or its latents have other channels than z_dim.
+      OSError, ValueError: there is none, it is damaged, or its latents have other channels than
+        z_dim.
     """
-    at = weights_of(folder).parent
-    config = vae.VAEConfig.from_json(weights.read_config(at), str(at / "config.json"))
-    if config.z_dim != z_dim:
+    config_file, _ = stored(folder)
+    at = config_file.parent
+    part = parts.part("vae", weights.read_config(at), str(config_file))
+    if part.config.z_dim != z_dim:
         raise ValueError(
-            f"the VAE of {folder} has z_dim {config.z_dim}; config.vae.z_dim is {z_dim}"
+            f"{config_file}: z_dim is {part.config.z_dim}; config.vae.z_dim is {z_dim}"
         )
-    params = weights.to_params(weights.read_tensors(at), vae.rules(config), np.float32)
-    return Coder(params, config)
+    tensors = weights.open_folder(at)
+    weights.check(tensors, parts.wanted(part), str(at))
+    read_of = {key: tensor.read() for key, tensor in tensors.items()}
+    for key, x in read_of.items():
+        weights.check_finite(x, tensors[key].label)
+    return Coder(weights.to_params(read_of, part.rules, np.float32), part.config)
 
 
 class Footage(NamedTuple):

@@ -1,8 +1,8 @@
 """The VAE by PyTorch: the gradient of its training, and latents of many clips.
 
-On CPUs PyTorch has fast convolutions, in bfloat16 too, and XLA has none: with them a step takes two
-fifths of the time. The layers are those of evoid_jax/models/vae.py, whose numbers follow diffusers'
-AutoencoderKLWan, by its names and with channels first.
+On CPUs PyTorch's convolutions are faster than XLA's, the more so in bfloat16. The layers are those
+of evoid_jax/models/vae.py, whose numbers follow diffusers' AutoencoderKLWan, by its names and with
+channels first.
 
 Letters: B videos, C channels, T H W frames (of pixels or features), height, width.
 """
@@ -13,13 +13,18 @@ import math
 
 import jax
 import numpy as np
-import torch
-import torch.nn.functional as F
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    raise ImportError(
+        "pretraining needs PyTorch: pip install -r requirements-sidecars.txt"
+    ) from None
 
 from evoid_jax.models import vae, weights
 
 FLOOR = 1e-12  # of a norm's length, as F.normalize has it
-
 
 # Each shape of features has a program of its own, and a VAE has more of them than the default 8.
 torch._dynamo.config.recompile_limit = 64
@@ -56,7 +61,8 @@ def _norm_silu_gradient(grad_BTHWC, x_BTHWC, gamma_C):
 class NormSilu(torch.autograd.Function):
     """SiLU of the channels scaled to length sqrt(C), then by gamma, behind frames of zeros.
 
-    Between thin convolutions it is what takes time: as single operations five times as long.
+    One program each way: between thin convolutions the single operations would take most of the
+    time.
     """
 
     @staticmethod
