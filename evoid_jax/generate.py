@@ -230,7 +230,7 @@ def run(args) -> np.ndarray:
     kind, shift = solver_of(opened.scheduler)
     shift = shift if inputs.shift is None else inputs.shift
     table = flow.schedule(args.scheduler or kind, chosen["steps"], shift)
-    dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = args.dtype or rollout.usual_dtype()
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
     frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
     prompts = {"prompt": args.prompt}

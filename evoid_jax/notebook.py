@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,7 +50,7 @@ def load(path: str | Path = generation.TINY, adapter: str | Path = "", dtype: st
     Raises:
       OSError, ValueError: a file is missing or of something else; the message names it.
     """
-    kind = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    kind = dtype or rollout.usual_dtype()
     frozen = rollout.load(path, jnp.dtype(kind), remat="none")
     tree, header = None, {}
     if adapter:

@@ -5,7 +5,8 @@ one START for each time it was started, because code, machines and scorers may d
 
     command    str, as a shell would take it
     step       int, the first step of this start
-    start, end str, UTC such as 2026-01-31T12:00:00Z; end is null while it runs and after a crash
+    start, end str, UTC such as 2026-01-31T12:00:00Z; end is null while it runs and after a crash or
+               a kill, which leave no time to write it
     git        {"commit": str, "changed": bool} or null where the code is in no repository
     versions   {"python": str, "evoid_jax": str or null, "jax": ...}
     devices    [{"kind": str, "platform": str, "count": int}], processes int
@@ -90,10 +91,14 @@ def write(workdir: str | Path, start: Mapping) -> Path:
     return _save(workdir, starts)
 
 
-def finish(workdir: str | Path) -> Path | None:
-    """Stamp the end of the newest start; None where there is no run.json."""
+def finish(workdir: str | Path, since: str = "") -> Path | None:
+    """Stamp the end of the newest start; None where there is none.
+
+    Args:
+      since: a time, as of `now`; a start before it is of an earlier process, and is left as it is.
+    """
     made = read(workdir)
-    if not made or not made["starts"]:
+    if not made or not made["starts"] or made["starts"][-1].get("start", "") < since:
         return None
     last = made["starts"][-1] | {"end": now()}
     return _save(workdir, [*made["starts"][:-1], last])

@@ -93,6 +93,11 @@ def put(
     )
 
 
+def usual_dtype() -> str:
+    """Return the dtype of a model that is only used, where none is asked for."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 def wan_dtype(dtype, path: tuple[str, ...]):
     """Return what `wan.cast` makes of a float32 weight at `path`."""
     one = traverse_util.unflatten_dict({path: jax.ShapeDtypeStruct((), jnp.float32)})

@@ -23,8 +23,11 @@ OWNER = ".owner.json"
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
+def held(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold a run's folder for this process, which leads the run's others if there are any.
+
+    Args:
+      flag: that names another folder, for the message.
 
     Raises:
       BlockingIOError: another process holds it; says which.
@@ -38,7 +41,7 @@ def held(workdir: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise BlockingIOError(
             f"{workdir} is in use by another run ({_owner(workdir)}). Wait for its end, or stop "
-            "it, or use another --workdir"
+            f"it, or use another {flag}"
         ) from None
     try:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -49,6 +52,13 @@ def held(workdir: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (workdir / OWNER).unlink(missing_ok=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process is inside of this, for this folder."""
+    with filelock.FileLock(folder / FILE):
+        yield
 
 
 def check(workdir: Path) -> None:

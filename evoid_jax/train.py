@@ -196,10 +196,13 @@ def train(cfg: config.Config, workdir: Path) -> Path:
     if cfg.deterministic:
         platform.check_deterministic()
     work_folder.check_start(cfg, workdir)
+    began = provenance.now()
     with run_lock.held(workdir), interruption.listening(cfg.grace):
         try:
             return run_whole(work_folder.pinned(cfg, workdir), workdir)
         except KeyboardInterrupt as stop:
+            if distributed.leads():
+                provenance.finish(workdir, since=began)
             words = work_folder.interrupted(workdir, cfg.steps)
             raise Interrupted(words, *interruption.told(stop)) from None
 

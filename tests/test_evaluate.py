@@ -5,58 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from evaluations import KEYS, benchmark, clips, read, run
-from fake_judge import FakeJudge
-from fake_sidecar import Fake
+from evaluations import KEYS, LEVELS, NAMES, benchmark, clips, graded, judge_of, read, run, sidecar
 from servers import serve
 
-from evoid_jax.evaluate import published, upstream
-from evoid_jax.rewards import evoscore
-
-NAMES = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "flow", "naturalness")
-LEVELS = (50, 100, 150)
-
-
-def graded(lost=(), blame="out of memory"):
-    """Turn a Fake's reply about a grey video of a level into numbers of the benchmark's kind.
-
-    lost: pairs (measure, level) that have no number.
-    """
-
-    def change(reply):
-        for name, column in reply["scores"].items():
-            (score,) = column["score"]
-            level = 50 * round(score * 255 / 50)
-            share = level / 250
-            own = {"aesthetic": 4 + 3 * share, "naturalness": 1 + 4 * share, "flow": 0.1 * share}
-            column |= {"raw": [own.get(name, share)], "score": [share]}
-            if (name, level) in lost:
-                column |= {"raw": [None], "score": [None], "reason": [blame], "excused": [True]}
-        return reply
-
-    return change
-
-
-def sidecar(preset="paper", names=NAMES, **changes):
-    fake = Fake(names=names, change=graded(**changes))
-    fake.column = {name: m for m, name in enumerate(NAMES)}
-    fake.info = {"preset": preset}
-    return fake
-
-
-def judge_of(natural=(3, 4, 5), items=None):
-    """Return a judge that gives these grades of naturalness in turn, and these of EvoScore."""
-    turn = iter(natural * 100)
-    grades = dict(zip(evoscore.ITEMS, items or (10, 10, 10, 7, 9, 10, 8, 4, 10), strict=True))
-
-    def answer(body):
-        asked = body["response_format"]["json_schema"]["name"]
-        if asked == "evoscore":
-            return grades
-        grade = next(turn)
-        return {"naturalness": grade} if isinstance(grade, int) else grade
-
-    return FakeJudge(answer)
+from evoid_jax.evaluate import cases, published, upstream
 
 
 @pytest.fixture
@@ -87,8 +39,10 @@ def test_a_folder_becomes_the_benchmarks_files_and_its_total(data, tmp_path):
     assert re.search(r"\| mine \(not comparable\) +\| 38.92 +\| 40.00 ", text)
     assert (tmp_path / "out/table.md").read_text() == text
     for one in published.ROWS:
-        printed = f"{one.total:.{2 if one.source == published.LEADERBOARD else 1}f}"
-        assert re.search(rf"\| {one.name} +\| {printed} .*{re.escape(one.source)}", text)
+        digits = 2 if one.source == published.LEADERBOARD else 1
+        total, facesim = (f"{x:.{digits}f}" for x in (one.total, one.metrics["facesim_cur"]))
+        line = rf"\| {one.name} +\| {total} .*\| {facesim} .*{re.escape(one.source)}"
+        assert re.search(line, text)
 
 
 def test_a_second_time_nothing_is_asked_and_afterwards_only_what_is_missing(data, tmp_path):
@@ -215,19 +169,23 @@ def test_the_judge_grades_naturalness_three_times_and_evoscore(data, tmp_path):
     assert sorted(file.name for file in (row / "metrics").iterdir()) == sorted(
         upstream.file_names()
     )
-    assert "naturalness is missing in 3 videos: the judge: " in text and "| 0.545 " in text
+    assert (
+        "a grade of naturalness is missing in 3 videos: the judge: " in text and "| 0.545 " in text
+    )
     assert "naturalness: graded by fake, asked in our words; the leaderboard's is gpt-4o" in text
     shown = fake.texts(0)  # all five frames, with the times of the file's own rate
     assert shown[:2] == ["frame 1/5, t=0.00s", "frame 2/5, t=0.12s"]
     assert "reference photo of the person" not in shown and fake.asked[0]["temperature"] == 1
 
 
-def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path):
+def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path, monkeypatch):
+    """Of the benchmark's list, that is; here three drawn people stand for it."""
+    monkeypatch.setattr(cases, "WHOLE", cases.asked(cases.read(data)))
     folder, fake = clips(tmp_path / "mine", LEVELS), judge_of()
     fake.models = ("gpt-4o-2024-11-20",)
     (tmp_path / "rubric.toml").write_text('naturalness = "Give naturalness."')
     flags = [f"--videos={folder}", "--reward.judge_model=gpt-4o-2024-11-20", "--noevoscore"]
-    about = {"about": "fit to the prompt by gme-Qwen2-VL-7B-Instruct"}
+    about = {"version": "1", "about": "fit to the prompt by gme-Qwen2-VL-7B-Instruct"}
     with serve(sidecar().app()) as url, serve(fake.app()) as judge_url:
         flags += [f"--reward.sidecars={url}", f"--reward.judge={judge_url}/v1"]
         run(data, tmp_path / "out", *flags)
@@ -239,8 +197,20 @@ def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path):
         flags[-2:] = [f"--reward.sidecars={url}", f"--reward.judge={judge_url}/v1"]
         flags.append(f"--reward.judge_rubric={tmp_path}/rubric.toml")
         text = run(data, tmp_path / "out", *flags)
-    assert read(tmp_path / "out/mine", "total.json")["comparable_with_the_leaderboard"] is True
-    assert "not comparable" not in text
+        assert read(tmp_path / "out/mine", "total.json")["comparable_with_the_leaderboard"] is True
+        assert "not comparable" not in text
+        (folder / f"{KEYS[0]}.mp4").unlink()
+        run(data, tmp_path / "out", *flags)
+        assert read(tmp_path / "out/mine", "total.json")["not_comparable_because"] == [
+            "missing: 1 of 3 videos lack a metric"
+        ]
+        clips(folder, LEVELS[:1], KEYS[:1])
+        listed = read(data.parent, data.name)
+        listed[KEYS[0]]["prompt"] += " Slowly."
+        data.write_text(json.dumps(listed))
+        run(data, tmp_path / "out", *flags)
+    (why,) = read(tmp_path / "out/mine", "total.json")["not_comparable_because"]
+    assert why == "the list: not the benchmark's own 60 keys, prompts and photos"
 
 
 def test_several_folders_are_compared_in_pairs(tmp_path):

@@ -9,8 +9,8 @@ from evaluations import KEYS, asked, benchmark, clips, read, run
 from fake_sidecar import Fake
 from servers import dead_url, serve
 
-from evoid_jax import media
-from evoid_jax.evaluate import cases, journal, making
+from evoid_jax import media, run_lock
+from evoid_jax.evaluate import cases, journal, making, rows
 from evoid_jax.evaluate.journal import Entry
 
 
@@ -61,6 +61,7 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
         ((f"--videos={one}", "--reward.sidecars=elsewhere"), "--reward.sidecars must be a list"),
         ((f"--videos={one}", "--reward.timeout=0"), "--reward.timeout must be above 0"),
         ((f"--model={tmp_path}", "--shift=0"), "--shift must be a number above 0"),
+        ((f"--videos={one}", "--against=x"), "--against=x is no row of "),
     ]:
         with pytest.raises((ValueError, OSError), match=re.escape(words)):
             asked(data, out, *flags)
@@ -91,6 +92,52 @@ def test_a_row_is_not_gone_on_with_by_other_videos(tmp_path):
         run(data, tmp_path / "out", f"--videos={one}", "--name=x", f"--reward.sidecars={url}")
         with pytest.raises(ValueError, match="x was begun with other videos .*another --name"):
             run(data, tmp_path / "out", f"--videos={two}", "--name=x", f"--reward.sidecars={url}")
+
+
+def test_a_row_is_not_gone_on_with_by_other_prompts_or_photos(tmp_path):
+    """What a video was made of is known by its key; a list may grow."""
+    data = benchmark(tmp_path / "benchmark")
+    made_of = lambda: {rows.OF: {c.key: cases.made_of(c) for c in cases.read(data)}, "model": "m"}
+    listed = read(data.parent, data.name)
+    data.write_text(json.dumps({KEYS[0]: listed[KEYS[0]]}))
+    rows.begin(tmp_path / "x", made_of())
+    added = read(tmp_path / "x", rows.SYSTEM)["added"]
+    data.write_text(json.dumps(listed))
+    rows.begin(tmp_path / "x", made_of())
+    held = read(tmp_path / "x", rows.SYSTEM)
+    assert list(held[rows.OF]) == list(KEYS) and held["added"] == added
+    listed[KEYS[1]]["prompt"] += " Slowly."
+    data.write_text(json.dumps(listed))
+    with pytest.raises(
+        ValueError, match=f"with other videos .another prompt or photo of {KEYS[1]}"
+    ):
+        rows.begin(tmp_path / "x", made_of())
+    listed[KEYS[1]]["prompt"] = listed[KEYS[1]]["prompt"].removesuffix(" Slowly.")
+    data.write_text(json.dumps(listed))
+    media.write_image(data.parent / f"Images/{KEYS[2]}.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match=f"another prompt or photo of {KEYS[2]}"):
+        rows.begin(tmp_path / "x", made_of())
+
+
+def test_a_row_is_one_commands_at_a_time(tmp_path):
+    data, folder = benchmark(tmp_path / "benchmark"), clips(tmp_path / "mine", (50,) * 3)
+    (tmp_path / "out/mine").mkdir(parents=True)
+    refused = pytest.raises(
+        BlockingIOError, match="in use by another run .*another --name or --out"
+    )
+    with run_lock.held(tmp_path / "out/mine"), refused:
+        run(data, tmp_path / "out", f"--videos={folder}", "--reward.sidecars=local")
+
+
+def test_two_sidecars_of_one_version_measure_alike(tmp_path):
+    """They would share the videos; here one looks at every fourth frame."""
+    data, folder = benchmark(tmp_path / "benchmark"), clips(tmp_path / "mine", (50,) * 3)
+    fakes = Fake(names=["qalign"]), Fake(names=["qalign"])
+    for fake, about in zip(fakes, ("all frames", "every 4th frame"), strict=True):
+        fake.info = {"rewards": [{"name": "qalign", "version": "1", "about": about}]}
+    refused = pytest.raises(ValueError, match="measure qalign differently .'all frames' and")
+    with serve(fakes[0].app()) as one, serve(fakes[1].app()) as two, refused:
+        run(data, tmp_path / "out", f"--videos={folder}", f"--reward.sidecars={one},{two}")
 
 
 def test_a_journal_comes_back_with_its_newest_lines_but_for_a_torn_one(tmp_path):

@@ -108,6 +108,8 @@ def test_resumed_run_keeps_its_earlier_starts(tmp_path):
     first, last = provenance.read(tmp_path)["starts"]
     assert (first["step"], first["end"], last["step"]) == (0, None, 5)
     assert last["end"] >= last["start"]
+    later = "2999-01-31T12:00:00Z"  # a process that had not yet written down its start
+    assert provenance.finish(tmp_path, since=later) is None
 
 
 @pytest.mark.parametrize(

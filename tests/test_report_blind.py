@@ -1,6 +1,7 @@
 """The blind study: what its page may tell, and what is made of the answers."""
 
 import json
+import os
 import shutil
 
 import made_up
@@ -144,6 +145,25 @@ def test_answers_become_shares_with_exact_intervals(workdir):
     low, high = choices.interval(6, 12)
     assert f"evolved over base motion 50% {low:.0%} to {high:.0%} 12 2" in text
     assert "35 answers of 2 people, 1 skipped" in text
+
+
+def test_what_was_saved_last_counts_whatever_its_file_is_called(workdir):
+    """Browsers call a second file "answers_one (1).json", which comes before the first by name."""
+    trials = study.of_run(folder.load(workdir))
+    early, late = (answers(trials, of(arm), "one") for arm in ("base", "evolved"))
+    early["saved"], late["saved"] = "2026-01-31T12:00:00.000Z", "2026-01-31T12:30:00.000Z"
+    (workdir / "blind").mkdir()
+    wins = lambda: {p.wins for p in choices.counted(workdir, trials, ()).preferences}
+    names = "answers_one.json", "answers_one (1).json"
+    for first, second in (names, names[::-1]):
+        (workdir / "blind" / first).write_text(json.dumps(early))
+        (workdir / "blind" / second).write_text(json.dumps(late))
+        assert wins() == {6}
+    del early["saved"], late["saved"]  # of an older page: the files' own dates say it
+    for name, made, date in ((names[0], late, 2e9), (names[1], early, 1e9)):
+        (workdir / "blind" / name).write_text(json.dumps(made))
+        os.utime(workdir / "blind" / name, (date, date))
+    assert wins() == {6}
 
 
 def test_the_interval_is_clopper_and_pearsons():

@@ -181,7 +181,7 @@ def test_the_blind_page_works_by_keyboard_alone(finished_run, tmp_path):
     assert sides == ["left", "left", None, *["right"] * 14, "left"]
     assert len({a["trial"] for a in given}) == 6
     trials = study.of_run(folder.load(workdir))
-    counted = choices.tally(trials, choices.read(answers))
+    counted = choices.tally(trials, choices.read(answers).answers)
     assert (counted.answers, counted.skipped, counted.left, counted.raters) == (17, 1, 3, 1)
     arm = {(t.name, mark): arm for t in trials for mark, arm in t.arms[0].items()}
     wins = sum(arm.get((a["trial"], a["choice"])) == "evolved" for a in given)

@@ -1,6 +1,7 @@
 """Several runs on one page: tables, curves, rows of videos, and what does not compare."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -96,6 +97,32 @@ def test_another_judge_is_told(runs):
     assert against.why_not(one, one) == []
     (runs[1] / "run.json").unlink()  # an older run: who scored is not recorded
     assert against.why_not(one, folder.load(runs[1])) == []
+
+
+def test_a_judge_that_is_asked_otherwise_is_told(runs):
+    changed = {"judge_rubric": "mine.toml", "judge_frames": 4}
+    reward = {"judge_frames": 8, "judge_rubric": "", "judge_side": 512}
+    for run, more in zip(runs, ({}, changed, {}), strict=True):
+        two_runs.change(run / "config.json", reward=reward | more)
+    one, other, like = map(folder.load, runs)
+    why = "the judge was asked otherwise (judge_frames, judge_rubric)"
+    assert against.why_not(one, other) == [why]
+    assert against.why_not(one, like) == []
+
+
+def test_a_change_without_a_reward_shows_nothing_and_says_so(runs, tmp_path):
+    """A tenth of the triples may lack one; more make another total."""
+    held = json.loads((runs[1] / "scores.json").read_text())
+    count = len(held["triples"])
+    for lost, told in ((count // 10, False), (count // 2, True)):
+        for triple in held["triples"][:lost]:
+            triple["evolved"]["gme"] = None
+        two_runs.change(runs[1] / "scores.json", **held)
+        text = words(written(runs[:2], tmp_path / f"out{lost}"))
+        assert (f"gme is missing in {lost / count:.0%}" in text) == told
+        table = against.each_other(list(map(folder.load, runs[:2])), ["a", "b"])
+        kind = re.search(r"<b class='(\w+)'>", table).group(1)
+        assert kind == ("flat" if told else "up")
 
 
 def test_an_older_run_is_read_and_what_it_lacks_is_said(runs, tmp_path):

@@ -159,6 +159,19 @@ def test_page_says_how_the_run_was_made(finished_run):
     assert f"--lora={finished_run}/export/pytorch_lora_weights.safetensors" in text
 
 
+def test_the_hours_of_a_start_that_was_killed_are_not_made_up(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "copy")
+    made = json.loads((workdir / "run.json").read_text())
+    (only,) = made["starts"]
+    whole = only | {"start": "2026-01-31T12:00:00Z", "end": "2026-01-31T13:30:00Z"}
+    for ends, words in (
+        ([whole, whole], "3.00 hours"),
+        ([whole, whole | {"end": None}], "1.50 hours and those of 1 start whose end is not"),
+    ):
+        (workdir / "run.json").write_text(json.dumps(made | {"starts": ends}))
+        assert words in origin.times(folder.load(workdir))
+
+
 def test_an_older_run_folder_gives_a_page_that_says_unknown(finished_run, tmp_path):
     """Without run.json, digest, and what summary.json did not hold then."""
     workdir = shutil.copytree(finished_run, tmp_path / "copy")

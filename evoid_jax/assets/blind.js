@@ -122,7 +122,7 @@
 
   const save = () => {
     const { rater, answers } = state;
-    const text = JSON.stringify({ schema: 1, study: data.study, rater, answers }, null, 1);
+    const text = JSON.stringify({ schema: 1, study: data.study, rater, saved: new Date().toISOString(), answers }, null, 1);
     const url = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
     element("a", { href: url, download: `answers_${rater}.json` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60000);

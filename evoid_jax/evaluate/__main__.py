@@ -10,10 +10,12 @@ Called again, it makes no video and scores none that it has. docs/evaluation.md 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging as std_logging
 import math
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags, logging
 
-from evoid_jax import commandline, deployment, distributed, fields, files, hub
+from evoid_jax import commandline, deployment, distributed, fields, files, hub, run_lock
 from evoid_jax.evaluate import cases, making, rows, scorers, scoring, table, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Journal
@@ -29,7 +31,7 @@ from evoid_jax.models import adapters
 from evoid_jax.reward_groups import Reward
 
 NAME = re.compile(r"[\w+-][\w.+-]*")  # of a row, and its folder's
-LOGS = "logs"  # a folder beside those of the rows
+LOGS = "logs"  # a folder beside those of the rows, with one for the first row of each command
 # Settings of a run's rewards that are asked for here too, and what they are here.
 REWARD = {"sidecars": ["local"], "preset": "paper", "judge": ""}
 REWARD |= {
@@ -117,12 +119,14 @@ def check(args: flags.FlagValues) -> Asked:
         raise ValueError("--lora is an adapter for --model, which is missing")
     if args.fsdp == 0:
         raise ValueError("--fsdp must be -1 or at least 1, got 0")
-    listed = cases.read(args.data, args.images)
+    listed = cases.read(args.data, args.images, with_photos=bool(args.model or args.videos))
     asked = {name: args[f"reward.{name}"].value for name in REWARD}
     reward = fields.build(Reward, asked, "--reward")
     kinds = _kinds(args)
     if not kinds:
         raise ValueError("give --model, --videos or --metrics: what is to be measured")
+    if args.against is not None and args.score:
+        table.check_name(out, args.against, [*table.names(out), *(kind.name for kind in kinds)])
     return Asked(
         listed=listed,
         kinds=kinds,
@@ -211,34 +215,47 @@ def run(asked: Asked) -> str:
     Raises:
       OSError, ValueError: the message tells the user what to do.
     """
-    for kind in asked.kinds:
-        folder = asked.out / kind.name
-        if distributed.leads():
-            rows.begin(folder, _facts(kind))
-        if kind.how is not None:
-            making.make(asked.listed, folder / rows.VIDEOS, kind.how)
-    if not distributed.leads() or not asked.score:
-        return ""
-    for kind in asked.kinds:
-        if kind.metrics is not None:
-            rows.write_merged(asked.out / kind.name, asked.listed, kind.metrics)
-    scored = [kind for kind in asked.kinds if kind.metrics is None]
-    if scored:
-        _score(asked, scored)
-    return table.write(asked.out, table.load(asked.out, asked.against))
+    with _alone(asked):
+        for kind in asked.kinds:
+            folder = asked.out / kind.name
+            if distributed.leads():
+                rows.begin(folder, _facts(asked.listed, kind))
+            if kind.how is not None:
+                making.make(asked.listed, folder / rows.VIDEOS, kind.how)
+        if not distributed.leads() or not asked.score:
+            return ""
+        for kind in asked.kinds:
+            if kind.metrics is not None:
+                rows.write_merged(asked.out / kind.name, asked.listed, kind.metrics)
+        scored = [kind for kind in asked.kinds if kind.metrics is None]
+        if scored:
+            _score(asked, scored)
+    with run_lock.turn(asked.out):
+        return table.write(asked.out, table.load(asked.out, asked.against))
 
 
-def _facts(kind: Kind) -> dict[str, Any]:
+@contextlib.contextmanager
+def _alone(asked: Asked) -> Iterator[None]:
+    """Hold the rows' folders: several commands may fill one table, never one row."""
+    with contextlib.ExitStack() as stack:
+        for kind in asked.kinds:
+            folder = asked.out / kind.name
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(run_lock.held(folder, flag="--name or --out"))
+        yield
+
+
+def _facts(listed: list[Case], kind: Kind) -> dict[str, Any]:
     """Return what a row's videos are, for its system.json."""
     if kind.how is not None:
-        return making.facts(kind.how)
+        return making.facts(listed, kind.how)
     place = kind.videos or kind.metrics
     return {"videos" if kind.videos else "metrics": str(place.resolve())}
 
 
 def _score(asked: Asked, kinds: list[Kind]) -> None:
     """Score some rows' videos, all by the same scorers."""
-    logs = asked.out / LOGS
+    logs = asked.out / LOGS / kinds[0].name
     distributed.say(f"scorers: starting, logs in {logs}")
     with scorers.open_scorers(asked.reward, logs, asked.evoscore) as who:
         for why in scorers.not_comparable(who):

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from evoid_jax import canvas, distributed, fields, files, flow, media, rollout, session, sharding
-from evoid_jax.evaluate import cases
+from evoid_jax.evaluate import cases, rows
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.models import lora, pipeline, umt5
 from evoid_jax.models.folder import VACE
@@ -36,14 +36,17 @@ class How(NamedTuple):
     scheduler: str | None  # None: the model's
     shift: float | None  # None: the model's
     seed: int
-    dtype: str | None  # None: float32 on a CPU, else bfloat16
+    dtype: str | None  # None: `rollout.usual_dtype`
     residual: str
     together: int  # videos of a device at once
     mesh: tuple[int, int, int]  # data, fsdp, context
 
 
-def facts(how: How) -> dict[str, Any]:
-    """Return what the videos depend on, as JSON: another command must have the same."""
+def facts(listed: list[Case], how: How) -> dict[str, Any]:
+    """Return what the videos depend on, as JSON: another command must have the same.
+
+    What each is made of (`rows.OF`) is by its key: a longer list adds to it.
+    """
     adapter = None
     if how.lora is not None:
         adapter = {"file": how.lora.name, "sha256": files.sha256(how.lora)}
@@ -51,7 +54,8 @@ def facts(how: How) -> dict[str, Any]:
         "model": fields.portable(str(how.model)),
         "lora": adapter,
         "seed": how.seed,
-        "dtype": how.dtype,
+        "dtype": how.dtype or rollout.usual_dtype(),
+        rows.OF: {case.key: cases.made_of(case) for case in listed},
     }
     made |= {"scheduler": how.scheduler, "shift": how.shift, "residual": how.residual}
     return made | how.chosen
@@ -116,8 +120,8 @@ def _open(absent: list[Case], how: How) -> Maker:
     adapter = lora.load(how.lora, transformer) if how.lora else None
     mesh = sharding.make_mesh(*how.mesh)
     distributed.say(f"model: loading {how.model} on {session.described(mesh)}")
-    dtype = how.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    frozen = rollout.put(opened, jnp.dtype(dtype), remat="none", mesh=mesh)
+    dtype = jnp.dtype(how.dtype or rollout.usual_dtype())
+    frozen = rollout.put(opened, dtype, remat="none", mesh=mesh)
     frozen = frozen._replace(wan=frozen.wan.clone(residual=how.residual))
     negative = how.chosen["negative_prompt"]
     rows = _text_rows([*(case.prompt for case in absent), negative], frozen, mesh)

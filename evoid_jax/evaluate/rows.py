@@ -6,6 +6,7 @@
     NAME/metrics/        the benchmark's files, and nothing else: its merge reads every file there
     NAME/evoscore.json   EvoScore of every video, with its aspects
     NAME/total.json      the total, what is missing, and why it may not be compared
+    NAME/.lock           held by the command that fills the row
 
 Numbers of another preset than `paper` are in metrics_not_comparable/ instead of metrics/.
 """
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evoid_jax import files, provenance
-from evoid_jax.evaluate import scorers, upstream
+from evoid_jax import files
+from evoid_jax.evaluate import cases, scorers, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Entry
 from evoid_jax.evaluate.scorers import Scorers, Source
@@ -28,6 +30,7 @@ from evoid_jax.metrics import plain, write_text
 
 SYSTEM, TOTAL, VIDEOS = "system.json", "total.json", "videos"
 EVOSCORE_FILE = "evoscore.json"
+OF = "made_of"  # in system.json, of each key: what its video is made of
 METRICS, APART = "metrics", "metrics_not_comparable"
 OTHERS = "the metric files of another program: what measured them is not known here"
 # The reward that gives each metric of the benchmark; of naturalness there may be several grades.
@@ -46,19 +49,29 @@ def begin(folder: Path, system: Mapping[str, Any]) -> None:
     Raises:
       ValueError: the row was begun with other videos; says what differs.
     """
-    file = folder / SYSTEM
-    if file.exists():
-        was = {key: value for key, value in files.read_json(file).items() if key != "added"}
-        now = plain(system)
-        differ = [key for key in {**was, **now} if was.get(key) != now.get(key)]
-        if differ:
-            each = ", ".join(f"{key} was {was.get(key)!r}, now {now.get(key)!r}" for key in differ)
-            raise ValueError(
-                f"{folder} was begun with other videos ({each:.300}); give another --name or --out"
-            )
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, _json(plain(system) | {"added": provenance.now()}))
+    file, now = folder / SYSTEM, plain(system)
+    was = files.read_json(file) if file.exists() else now
+    differ = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    each = [
+        f"{key} was {was.get(key)!r}, now {now.get(key)!r}"
+        for key in differ
+        if key not in ("added", OF)
+    ]
+    # The list may have grown; what it has asked for before it must ask for still.
+    old, new = was.get(OF) or {}, now.get(OF) or {}
+    each += [
+        f"another prompt or photo of {key}" for key in new if old.get(key, new[key]) != new[key]
+    ]
+    if each:
+        raise ValueError(
+            f"{folder} was begun with other videos ({', '.join(each):.300}); give another --name "
+            "or --out"
+        )
+    # With microseconds: of rows that one command begins the first stays the first.
+    added = was.get("added") or datetime.now(UTC).isoformat(timespec="microseconds")
+    merged = now | ({OF: old | new} if OF in now else {})
+    write_text(file, _json(merged | {"added": added}))
 
 
 def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
@@ -92,10 +105,12 @@ def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
 def write_merged(folder: Path, listed: list[Case], source: Path) -> dict:
     """Write the row of metric files that another program wrote. Returns what total.json holds."""
     read = upstream.read(source)
+    (folder / METRICS).mkdir(parents=True, exist_ok=True)
     for name in upstream.file_names():
-        (folder / METRICS).mkdir(parents=True, exist_ok=True)
         if (source / name).exists():
             write_text(folder / METRICS / name, (source / name).read_text(encoding="utf-8"))
+        else:  # an earlier command may have found it
+            (folder / METRICS / name).unlink(missing_ok=True)
     keys = {case.key for case in listed}
     strange = sorted({key for of_metric in read.values.values() for key in of_metric} - keys)
     values = {
@@ -207,14 +222,27 @@ def _finish(
 ) -> dict:
     """Write total.json and return what it holds."""
     merged = upstream.merge(values)
+    why = [*why, *_unlike_the_benchmark(listed, merged)]
     made = {"benchmark": upstream.BENCHMARK, "name": folder.name}
     made |= {"comparable_with_the_leaderboard": not why, "not_comparable_because": why}
     made |= {"total_score": merged.total} | merged.scores
     made |= {"videos": len(listed), "videos_with_metric": merged.counts}
     made |= {"missing": [fault._asdict() for fault in faults]}
     made |= more | {"people": {case.key: case.image for case in listed}}
+    made["asked"] = {case.key: cases.asked([case]) for case in listed}
     write_text(folder / TOTAL, _json(plain(made)))
     return made
+
+
+def _unlike_the_benchmark(listed: list[Case], merged: upstream.Merged) -> list[str]:
+    """Say what of the videos, whoever measured them, keeps them from the leaderboard."""
+    why = []
+    if cases.asked(listed) != cases.WHOLE:
+        why.append("the list: not the benchmark's own 60 keys, prompts and photos")
+    fewest = min(merged.counts.values())
+    if fewest < len(listed):
+        why.append(f"missing: {len(listed) - fewest} of {len(listed)} videos lack a metric")
+    return why
 
 
 def _json(value: Any) -> str:

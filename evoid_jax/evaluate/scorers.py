@@ -7,11 +7,11 @@ by measures of one source alone. Only the preset `paper` measures what the bench
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from evoid_jax import files
 from evoid_jax.reward_groups import Reward
 from evoid_jax.rewards import client, local, rubrics, servers
 from evoid_jax.rewards.judge import Judge, open_judge
@@ -21,6 +21,7 @@ PAPER = "paper"
 OBJECTIVE = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "flow")
 NATURALNESS, EVOSCORE = "naturalness", "evoscore"
 LOADING = 1800.0  # seconds for a sidecar to load its nets: `paper` reads 39 GB
+FRAMES, SIDE = 16, 512  # that the benchmark shows for naturalness
 # Whose grades the leaderboard's naturalness are, by the benchmark's own question.
 GRADER = "gpt-4o-2024-11-20"
 
@@ -61,7 +62,7 @@ def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Sco
 
     Raises:
       ConnectionError: somebody is not there, or is not what it should be.
-      ValueError: a setting cannot be, or nobody measures anything.
+      ValueError: a setting cannot be, nobody measures anything, or two measure one thing otherwise.
     """
     if "local" in cfg.sidecars:
         check_reward_preset(cfg.preset)
@@ -70,7 +71,8 @@ def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Sco
         start = lambda url: stack.enter_context(_started(cfg.preset, logs)).url
         urls = tuple(start(url) if url == "local" else url for url in cfg.sidecars)
         judge = _judge(cfg, logs, stack) if cfg.judge else None
-        sources = _offered([_info(url, options) for url in urls], judge is None)
+        infos = {url: _info(url, options) for url in urls}
+        sources = _offered(infos, judge is None)
         ours = rubrics.questions().naturalness.text
         own = judge is not None and judge.questions.naturalness.text != ours
         if judge is not None:
@@ -137,32 +139,45 @@ def _judge(cfg: Reward, logs: Path, stack: contextlib.ExitStack) -> Judge:
     return judge
 
 
-def _offered(infos: list[dict], naturalness: bool) -> dict[str, Source]:
-    """Return who measures what; of two that offer the same the first is asked."""
+def _offered(infos: dict[str, dict], naturalness: bool) -> dict[str, Source]:
+    """Return who measures what; of two that offer the same the first is asked.
+
+    infos: by address, what each sidecar says of itself.
+
+    Raises:
+      ValueError: two share the videos, being of one version, and do not measure alike.
+    """
     wanted = (*OBJECTIVE, NATURALNESS) if naturalness else OBJECTIVE
     sources: dict[str, Source] = {}
-    for info in infos:
+    shared: dict[tuple, tuple[str, str]] = {}  # name and version -> who says what of it
+    for url, info in infos.items():
         preset = str(info.get("preset") or "unnamed")
         for entry in info["rewards"]:
             name = entry["name"]
-            if name in wanted and name not in sources:
-                facts = [str(entry.get(key) or "") for key in ("version", "about", "sha256")]
-                digest = _digest(preset, name, *facts)
-                sources[name] = Source(preset, facts[0], facts[1], digest)
+            if name not in wanted:
+                continue
+            version, about, sha256 = (
+                str(entry.get(k) or "") for k in ("version", "about", "sha256")
+            )
+            first, said = shared.setdefault((name, version, sha256), (url, about))
+            if said != about:
+                raise ValueError(
+                    f"--reward.sidecars: {first} and {url} measure {name} differently ({said!r} "
+                    f"and {about!r}); start them alike, or give one of them"
+                )
+            digest = files.digest([preset, name, version, about, sha256])[:16]
+            sources.setdefault(name, Source(preset, version, about, digest))
     return {name: sources[name] for name in wanted if name in sources}
 
 
 def _judged(judge: Judge, evoscore: bool) -> dict[str, Source]:
     """Return what the judge measures."""
-    asked = {NATURALNESS: judge.questions.naturalness}
+    asked = {NATURALNESS: (judge.questions.naturalness, FRAMES, SIDE)}
     if evoscore:
-        asked[EVOSCORE] = judge.questions.evoscore
-    model, shown = judge.chat.model, f"{judge.frames} frames of {judge.side}"
+        asked[EVOSCORE] = (judge.questions.evoscore, judge.frames, judge.side)
+    model, server = judge.chat.model, judge.chat.server
+    how = [model, dict(server.extra), server.expected]  # what changes answers, as the judge's cache
     return {
-        name: Source("", model, question.name, _digest(model, question.text, shown))
-        for name, question in asked.items()
+        name: Source("", model, question.name, files.digest([*how, question.text, *shown])[:16])
+        for name, (question, *shown) in asked.items()
     }
-
-
-def _digest(*words: str) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]

@@ -22,7 +22,6 @@ from evoid_jax.evaluate.scorers import Scorers
 from evoid_jax.rewards import client, evoscore, judge
 from evoid_jax.rewards.judge_server import JudgeError
 
-FRAMES, SIDE = 16, 512  # that the benchmark shows for naturalness
 HEAT = 1.0  # of its three questions: at 0 they would be one
 USUAL_RATE = 16.0  # frames per second of a file that names none; Wan2.1's
 
@@ -84,14 +83,18 @@ def _score_one(
     if not file.is_file():
         reason = f"there is no {file.name}"
         return {n: Entry(case.key, "", n, by, None, reason=reason) for n, by in names.items()}
-    of = _digest(file, case)
+    try:
+        of = _digest(file, case)
+    except OSError as error:
+        return {n: Entry(case.key, "", n, by, None, reason=str(error)) for n, by in names.items()}
     had = {name: journal.had(case.key, of, name, by) for name, by in names.items()}
     wanted = {n: by for n, by in names.items() if had[n] is None or had[n].raw is None}
     if not wanted:
         return had
-    entries = list(_ask(file, case, of, row, wanted, who))
-    journal.add(entries)
-    return had | {entry.name: entry for entry in entries}
+    for entries in _ask(file, case, of, row, wanted, who):
+        journal.add(entries)  # at once: what a kill finds written is not asked for again
+        had |= {entry.name: entry for entry in entries}
+    return had
 
 
 def _digest(file: Path, case: Case) -> str:
@@ -103,26 +106,25 @@ def _digest(file: Path, case: Case) -> str:
 
 def _ask(
     file: Path, case: Case, of: str, row: int, wanted: dict[str, str], who: Scorers
-) -> Iterator[Entry]:
-    """Yield an entry for every wanted measure of a video."""
+) -> Iterator[list[Entry]]:
+    """Yield an entry for every wanted measure of a video, those together that come together."""
     try:
         video_FHWC, rate = media.read(file)
         photo_HWC = media.read_image(case.photo)
     except (OSError, ValueError) as error:
-        for name, by in wanted.items():
-            yield Entry(case.key, of, name, by, None, reason=str(error))
+        yield [Entry(case.key, of, n, by, None, reason=str(error)) for n, by in wanted.items()]
         return
     video = Video(case, of, video_FHWC, photo_HWC, rate or USUAL_RATE, row)
     objective = {name: wanted[name] for name in who.of_sidecars() if name in wanted}
     if objective:
-        yield from _of_sidecars(video, objective, who)
+        yield list(_of_sidecars(video, objective, who))
     for name, by in wanted.items():
         if name == scorers.EVOSCORE:
-            yield _of_judge(video, name, by, _evoscore, who)
+            yield [_of_judge(video, name, by, _evoscore, who)]
         elif name not in objective:
             number = int(name.rpartition("_")[2])
             ask = lambda video, who, number=number: _natural(video, who, number)
-            yield _of_judge(video, name, by, ask, who)
+            yield [_of_judge(video, name, by, ask, who)]
 
 
 def _of_sidecars(video: Video, wanted: dict[str, str], who: Scorers) -> Iterator[Entry]:
@@ -159,9 +161,9 @@ def _natural(video: Video, who: Scorers, number: int) -> tuple[float, float, Non
 
     The benchmark's frames: every n-th of the video, 16 together.
     """
-    step = max(len(video.video_FHWC) // FRAMES, 1)
-    shown_FHWC = video.video_FHWC[: FRAMES * step : step]
-    parts = judge.shown(shown_FHWC, len(shown_FHWC), side=SIDE, fps=video.fps / step)
+    step = max(len(video.video_FHWC) // scorers.FRAMES, 1)
+    shown_FHWC = video.video_FHWC[: scorers.FRAMES * step : step]
+    parts = judge.shown(shown_FHWC, len(shown_FHWC), side=scorers.SIDE, fps=video.fps / step)
     question = who.judge.questions.naturalness
     (grade,) = who.judge.chat.ask(question, parts, number=number, temperature=HEAT)
     return float(grade), (float(grade) - 1) / 4, None

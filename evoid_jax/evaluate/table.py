@@ -1,8 +1,8 @@
 """All rows of a folder as one table: numbers, differences with their intervals, published rows.
 
-Differences are paired: the same keys, both with the metric, by models of one source. Their 95 %
-intervals are of a bootstrap over people (proof.py), since two videos of a face are not two
-independent observations. V videos.
+Differences are paired: the same keys, photos and prompts, both with the metric, by models of one
+source. Their 95 % intervals are of a bootstrap over people (proof.py), since two videos of a face
+are not two independent observations. V videos.
 """
 
 from __future__ import annotations
@@ -30,10 +30,17 @@ HEADS = {
     "natural_score": "naturalness",
     "evoscore": "EvoScore",
 }
-
+COUNTS = ("videos", "people")  # of a change
 
 # What total.json must have for the table.
-KINDS = {"metrics": str, "people": dict, "measured_by": dict, "sources": dict, "videos": int}
+KINDS = {
+    "metrics": str,
+    "people": dict,
+    "asked": dict,
+    "measured_by": dict,
+    "sources": dict,
+    "videos": int,
+}
 KINDS |= {"videos_with_metric": dict, "not_comparable_because": list, "missing": list}
 KINDS |= {"comparable_with_the_leaderboard": bool, "evoscore": dict | None}
 
@@ -57,10 +64,19 @@ def load(out: Path, first: str | None = None) -> list[Row]:
     listed = [row for _, row in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
     if first is None:
         return listed
-    names = [row.name for row in listed]
+    check_name(out, first, [row.name for row in listed])
+    return sorted(listed, key=lambda row: row.name != first)
+
+
+def check_name(out: Path, first: str, names: list[str]) -> None:
+    """Raise a ValueError unless `first` is one of the names, those of a folder's rows."""
     if first not in names:
         raise ValueError(f"--against={first} is no row of {out}; there are {', '.join(names)}")
-    return sorted(listed, key=lambda row: row.name != first)
+
+
+def names(out: Path) -> list[str]:
+    """Return the names of the rows that a folder has."""
+    return sorted(file.parent.name for file in out.glob(f"*/{rows.TOTAL}"))
 
 
 def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
@@ -68,7 +84,7 @@ def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
 
     The total's is over the videos that have all of its metrics in both.
     """
-    people = base.total["people"] | other.total["people"]
+    people = base.total["people"]
     changes = {}
     for column in HEADS:
         if base.by[column] is None or other.by[column] is None:
@@ -77,7 +93,8 @@ def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
         if base.by[column] != other.by[column]:
             changes[column] = {"reason": "by other models"}
             continue
-        keys = sorted(base.units[column].keys() & other.units[column].keys())
+        both = base.units[column].keys() & other.units[column].keys()
+        keys = sorted(both - unlike(base, other))
         before_V, after_V = (
             np.array([row.units[column][key] for key in keys]) for row in (base, other)
         )
@@ -86,6 +103,12 @@ def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
         changes[column] = {"mean": delta, "ci95": [low, high], "videos": len(keys)}
         changes[column]["people"] = len(set(cluster_V.tolist()))
     return changes
+
+
+def unlike(base: Row, other: Row) -> set[str]:
+    """Return the keys that ask for another photo or prompt in the one than in the other."""
+    mine, theirs = base.total["asked"], other.total["asked"]
+    return {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
 
 
 def write(out: Path, listed: list[Row]) -> str:
@@ -125,7 +148,8 @@ def _check(total: dict) -> None:
     _need("metrics", total["metrics"] in (rows.METRICS, rows.APART))
     for name in ("total_score", *(metric.name for metric in upstream.METRICS)):
         _need(name, _is_number(total[name]) or total[name] is None)
-    for key in ("people", "not_comparable_because", "files_left_alone", "videos_left_out"):
+    _need("asked", total["asked"].keys() == total["people"].keys())
+    for key in ("people", "asked", "not_comparable_because", "files_left_alone", "videos_left_out"):
         held = total.get(key) or ()
         texts = held.values() if isinstance(held, dict) else held
         _need(key, all(isinstance(text, str) for text in texts))
@@ -192,10 +216,10 @@ def _parts(listed: list[Row], changes: Mapping[str, Mapping]) -> list[str]:
                 ["system", *HEADS.values(), "videos, people"],
                 [_change_cells(name, change) for name, change in changes.items()],
             ),
-            _few(changes),
+            "\n".join([*_few(changes), *_cautions(listed)]),
         ]
-    heads = ["system", "total", "FaceSim", "EvoScore", "source"]
     told = [_published_cells(one) for one in published.ROWS]
+    heads = ["system", *HEADS.values(), "source"]
     parts += ["## Published by others, not measured here", _grid(heads, told)]
     return parts
 
@@ -242,7 +266,10 @@ def _warnings(row: Row) -> list[str]:
         lines.append(f"- {row.name}: no total, since no video has {', '.join(lacking)}")
     counted: dict[tuple[str, str], int] = {}
     for fault in total["missing"]:
-        kind = HEADS.get(fault["metric"], fault["metric"]), absent.shortened(fault["reason"])
+        metric = HEADS.get(fault["metric"], fault["metric"])
+        if fault["key"] in row.units.get(fault["metric"], ()):  # its other grades count
+            metric = f"a grade of {metric}"
+        kind = metric, absent.shortened(fault["reason"])
         counted[kind] = counted.get(kind, 0) + 1
     for (metric, reason), count in counted.items():
         videos = f"{count} video{'s' * (count != 1)}"
@@ -269,28 +296,56 @@ def _change_cells(name: str, change: Mapping[str, Mapping]) -> list[str]:
             cells.append(f"{mean:+.{digits}f}")
         else:
             cells.append(f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
-    total = change["total_score"]
-    counts = f"{total['videos']}, {total['people']}" if "videos" in total else "-"
-    return [name, *cells, counts]
+    counts = [_range([held[count] for held in _compared(change)]) for count in COUNTS]
+    return [name, *cells, ", ".join(counts)]
 
 
-def _few(changes: Mapping[str, Mapping]) -> str:
+def _compared(change: Mapping[str, Mapping]) -> list[Mapping]:
+    """Return the columns in which two rows have videos in common."""
+    return [held for held in change.values() if held.get("videos")]
+
+
+def _range(counts: list[int]) -> str:
+    """Return a count, or where columns differ the least and the most."""
+    ends = sorted({min(counts), max(counts)}) if counts else ["-"]
+    return "-".join(map(str, ends))
+
+
+def _few(changes: Mapping[str, Mapping]) -> list[str]:
     """Warn of intervals over too few people."""
     few = [
         name
         for name, change in changes.items()
-        if change["total_score"].get("people", proof.ENOUGH) < proof.ENOUGH
+        if any(held["people"] < proof.ENOUGH for held in _compared(change))
     ]
     if not few:
-        return ""
-    return (
+        return []
+    return [
         f"- fewer than {proof.ENOUGH} people ({', '.join(few)}): these intervals are too narrow, "
         "and show nothing"
-    )
+    ]
+
+
+def _cautions(listed: list[Row]) -> list[str]:
+    """Say what is not known of a comparison with the first row, or was left out of it."""
+    base, *others = listed
+    lines = []
+    for row in others:
+        if keys := unlike(base, row):
+            lines.append(
+                f"- {row.name}: another photo or prompt than {base.name}'s in {len(keys)} videos, "
+                "which are not compared"
+            )
+        if rows.OTHERS in base.by.values() and rows.OTHERS in row.by.values():
+            lines.append(
+                f"- {row.name}: whether the models that measured it are those of {base.name} is "
+                "not known here"
+            )
+    return lines
 
 
 def _published_cells(one: published.Published) -> list[str]:
     digits = 2 if one.source == published.LEADERBOARD else 1  # as they were printed
-    facesim = "-" if one.facesim is None else f"{one.facesim:.{digits}f}"
-    evoscore = "-" if one.evoscore is None else f"{one.evoscore:.3f}"
-    return [one.name, f"{one.total:.{digits}f}", facesim, evoscore, one.source]
+    shown = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
+    parts = [shown(one.metrics.get(metric.name), digits) for metric in upstream.METRICS]
+    return [one.name, shown(one.total, digits), *parts, shown(one.evoscore, 3), one.source]

@@ -69,6 +69,8 @@ def why_not(one: RunFolder, other: RunFolder) -> list[str]:
         why.append(f"other models gave {_list(models)}")
     if _unlike(origin.judge_model(one), origin.judge_model(other)):
         why.append("another judge")
+    elif asked := _asked_otherwise(one, other):
+        why.append(f"the judge was asked otherwise ({_list(asked)})")
     return why
 
 
@@ -138,12 +140,12 @@ def each_other(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
             "seed, scored by the same models."
         )
         return fmt.section("against", "Run against run", f"<p class='empty'>{why}</p>")
-    changes = [_change(*triples.totals(both), _identities(both)) for _, both in found]
+    changes = [_total(both) for _, both in found]
     span = _span(changes)
     monitors = _names([t.monitor_evolved for _, both in found for t in both.triples[:1]])
     lines = []
     for (title, both), change in zip(found, changes, strict=True):
-        won = every.rates(both)
+        won, lacking = every.rates(both), _lacking(both)
         picture = charts.interval(
             "change of the total", change.delta, change.low, change.high, span, change.kind
         )
@@ -154,7 +156,7 @@ def each_other(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
             _rate(won.get("total")),
             _rate(won.get("judge")),
             *(_told(_monitor(both, name)) for name in monitors),
-            str(len(both.triples)),
+            str(len(both.triples)) + "".join(f"<small>{words}</small>" for words in lacking),
         ]
         lines.append((title, cells))
     heads = ("change", "95 % interval", "", "wins by total", "wins by the judge")
@@ -192,6 +194,22 @@ def _change(first_B, second_B, identities) -> Change:
     known = [None if np.isnan(value) else float(value) for value in (delta, low, high)]
     kind = proof.direction(known[1], known[2], len({*np.asarray(identities)[keep_B]}))
     return Change(*known, kind)
+
+
+def _total(both: Scores) -> Change:
+    """Return the change of the total; it shows nothing where a reward is missing too often."""
+    change = _change(*triples.totals(both), _identities(both))
+    return change._replace(kind="flat") if _lacking(both) else change
+
+
+def _lacking(both: Scores) -> list[str]:
+    """Say which rewards with weight more than `proof.MISSING` of the triples lack."""
+    words = []
+    for name, prior in both.prior.items():
+        had_B = np.isfinite(triples.of_reward(both, name)).all(axis=0)
+        if prior > 0 and (share := 1 - had_B.mean()) > proof.MISSING:
+            words.append(f"{fmt.escape(name)} is missing in {fmt.share(share)}")
+    return words
 
 
 def _monitor(both: Scores, name: str) -> Change:
@@ -233,6 +251,17 @@ def _models(row) -> tuple | None:
     keys = ("preset", "version", "sha256")
     sources = tuple(tuple(source.get(key) for key in keys) for source in row.sources)
     return sources or None
+
+
+def _asked_otherwise(one: RunFolder, other: RunFolder) -> list[str]:
+    """Return the settings by which two runs' judge was asked that are not the same in both."""
+    if origin.judge_model(one) is None or one.config is None or other.config is None:
+        return []
+    names = ("frames", "side", "rubric", "extra", "expected")
+    mine, theirs = (
+        {n: get(run.config, "reward", f"judge_{n}") for n in names} for run in (one, other)
+    )
+    return [f"judge_{name}" for name in names if _unlike(mine[name], theirs[name])]
 
 
 def _unlike(mine, theirs) -> bool:

@@ -2,7 +2,7 @@
 
 An answers file is what the page saves:
 
-    {"schema": 1, "study": NAME, "rater": NAME, "answers": [ANSWER, ...]}
+    {"schema": 1, "study": NAME, "rater": NAME, "saved": UTC, "answers": [ANSWER, ...]}
     ANSWER = {"trial": NAME, "question": NAME, "left": VIDEO, "right": VIDEO, "choice": VIDEO or
               null where it was skipped, "seconds": float}
 
@@ -12,6 +12,7 @@ Videos go by their fingerprints, see study.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,13 @@ class Answer(NamedTuple):
     choice: str | None
 
 
+class Saved(NamedTuple):
+    """What an answers file holds."""
+
+    when: str  # UTC, as the page writes it: of two texts the later one is greater
+    answers: list[Answer]
+
+
 def counted(place: Path, trials: Sequence[Trial], given: Sequence[str | Path]) -> Tally | None:
     """Read the answers in `place/blind` and those given besides; None where there are none.
 
@@ -69,7 +77,9 @@ def counted(place: Path, trials: Sequence[Trial], given: Sequence[str | Path]) -
     every = list(dict.fromkeys([*there, *map(files.user_path, given)]))
     if not every:
         return None
-    made = tally(trials, [answer for file in every for answer in read(file)])
+    # Who saved twice counts with what was saved last, whatever the browser called that file.
+    held = sorted(map(read, every), key=lambda one: one.when)
+    made = tally(trials, [answer for one in held for answer in one.answers])
     # Those that merely lie there may be of videos that were made anew; the page says so.
     if given and not made.answers and not made.skipped:
         raise ValueError(
@@ -109,8 +119,8 @@ def interval(wins: int, answers: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def read(file: Path) -> list[Answer]:
-    """Read an answers file.
+def read(file: Path) -> Saved:
+    """Read an answers file. One that does not say when it was saved goes by its own date.
 
     Raises:
       OSError: there is none. ValueError: it is of something else; the message names it.
@@ -124,7 +134,11 @@ def read(file: Path) -> list[Answer]:
     rater, rows = made.get("rater"), made.get("answers")
     if not isinstance(rater, str) or not isinstance(rows, list):
         raise ValueError(f"{file}: expected a rater's name and a list of answers")
-    return [_answer(file, rater, i, row) for i, row in enumerate(rows)]
+    dated = datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    when = made.get("saved", dated)
+    if not isinstance(when, str):
+        raise ValueError(f"{file}: expected a time as saved, got {when!r:.60}")
+    return Saved(when, [_answer(file, rater, i, row) for i, row in enumerate(rows)])
 
 
 def section(made: Tally) -> str:

@@ -206,7 +206,10 @@ def times(run) -> str:
         return UNKNOWN
     first, last = run.starts[0].get("start"), run.starts[-1].get("end")
     hours = [_hours(start) for start in run.starts]
-    spent = f", {sum(hours):.2f} hours" if None not in hours else ""
+    known = [each for each in hours if each is not None]
+    spent = f", {sum(known):.2f} hours" if known else ""
+    if known and (cut := len(hours) - len(known)):
+        spent += f" and those of {cut} start{'s' * (cut != 1)} whose end is not recorded"
     return f"{first or UNKNOWN} to {last or 'now, or it was stopped'}{spent}"
 
 

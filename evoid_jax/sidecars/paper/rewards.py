@@ -147,6 +147,8 @@ def scorer(name: str, score: Callable[[Clip], One], setup: Setup) -> Scorer:
         version = f"{VERSION} {o.judge_model}".strip()
     else:
         digest = setup.digest(name)
+    if name == "qalign" and o.stride != 1:
+        version = f"{VERSION} stride-{o.stride}"  # other numbers: two strides never share videos
     names = {weight: place.path.name for weight, place in setup.places.items()}
     words = DESCRIPTIONS[name].format(
         pack=names.get("insightface pack"),
