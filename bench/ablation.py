@@ -3,11 +3,15 @@
     python bench/ablation.py --out=runs/ablation [--seeds=3] [--rows=uwr,mdw] [--config.NAME=VALUE]
 
 Runs one after the other; a run that is done is not made again, one that was stopped goes on. Other
-words go to every run. Prints the table beside the paper's numbers and keeps it as OUT/table.md:
-means over all seeds' held-out videos, changes from the base with 95 % intervals, over people (all
-seeds' videos of a person are drawn together), and for each of the paper's orderings whether it is
-shown, not shown, or the other way. The tiny world's total and EvoScore are of its own rewards and
-judge: only orderings can be compared, never values.
+words go to every run. On a machine with several cores start it several times with other --rows,
+and in the end once with all of them, which then only makes the table.
+
+Prints the table beside the paper's numbers and keeps it as OUT/table.md: means over all seeds'
+held-out videos, changes from the base with 95 % intervals, over people (all seeds' videos of a
+person are drawn together), and for each of the paper's orderings whether it is shown, not shown, or
+the other way. The tiny world's total and EvoScore are of its own rewards and judge: only orderings
+can be compared, never values. The paper's total has no grade of the judge in it; so has the one
+that stands beside it here.
 """
 
 import argparse
@@ -15,7 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import many_runs
-from many_runs import Measured, Row
+from many_runs import Against, Measured, Row
+
+from evoid_jax.reward_groups import JUDGE
+
+# The columns that are shown; those that the paper has too, by its names for them.
+COLUMNS = ("objective", JUDGE, "evoscore", "identity", "motion")
+OF_PAPER = {"objective": "total", "evoscore": "evoscore"}
 
 
 class Paper(NamedTuple):
@@ -57,14 +67,14 @@ def row(name: str) -> Row:
 
 def results(measured: dict[str, Measured]) -> str:
     """Return the table of all rows that were run."""
-    heads = ["row", "what it has", "total", "EvoScore", "identity", "motion"]
+    heads = ["row", "what it has", "total", "VQScore", "EvoScore", "identity", "motion"]
     heads += ["total by seed", "paper: total", "paper: EvoScore"]
     first = next(iter(measured.values()))
-    base = [f"{many_runs.mean(first.base[name]):.3f}" for name in many_runs.COLUMNS]
+    base = [f"{many_runs.mean(first.base[name]):.3f}" for name in COLUMNS]
     lines = [["base", "", *base, "", *numbers(PAPER["base"])]]
     for name, held in measured.items():
-        cells = [many_runs.cell(held, column) for column in many_runs.COLUMNS]
-        seeds = ", ".join(f"{delta:+.3f}" for delta in many_runs.by_seed(held, "total"))
+        cells = [many_runs.cell(held, column) for column in COLUMNS]
+        seeds = many_runs.told_by_seed(many_runs.against_base(held, "objective"))
         lines.append([name, PAPER[name].words, *cells, seeds, *numbers(PAPER[name])])
     return many_runs.table(heads, lines)
 
@@ -79,21 +89,26 @@ def orderings(measured: dict[str, Measured]) -> str:
     for before, after in STEPS:
         if after not in measured or before not in ("base", *measured):
             continue
-        for column in ("total", "evoscore"):
-            paper = getattr(PAPER[after], column) - getattr(PAPER[before], column)
+        for column, of_paper in OF_PAPER.items():
+            paper = getattr(PAPER[after], of_paper) - getattr(PAPER[before], of_paper)
             apart = ours(measured, before, after, column)
             sign = 0 if abs(paper) < 5e-4 else 1 if paper > 0 else -1
+            here = str(apart.change), many_runs.told_by_seed(apart)
             said = many_runs.outcome(sign, apart)
-            lines.append([f"{before} to {after}", column, f"{paper:+.3f}", str(apart), said])
-    return many_runs.table(["from, to", "column", "paper", "here", "is the paper's order"], lines)
+            lines.append([f"{before} to {after}", of_paper, f"{paper:+.3f}", *here, said])
+    heads = ["from, to", "column", "paper", "here", "by seed", "is the paper's order"]
+    many = (
+        f"{len(lines)} comparisons: of as many that differ in nothing one in twenty would seem to"
+    )
+    words = f"Intervals are over people, for these trainings. {many}; all seeds must agree too."
+    return f"{many_runs.table(heads, lines)}\n\n{words}"
 
 
-def ours(measured: dict[str, Measured], before: str, after: str, column: str) -> many_runs.Change:
-    """Return the change between two rows on the same videos, by the same seeds."""
-    held = measured[after]
+def ours(measured: dict[str, Measured], before: str, after: str, column: str) -> Against:
+    """Return two rows on the same videos, by the same seeds."""
     if before == "base":
-        return many_runs.change(held.base[column], held.evolved[column], held.identity_B)
-    return many_runs.between(measured[before], held, column)
+        return many_runs.against_base(measured[after], column)
+    return many_runs.between(measured[before], measured[after], column)
 
 
 def main():
@@ -102,13 +117,10 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", default=",".join(name for name in PAPER if name != "base"))
     args, more = parser.parse_known_args()
-    seeds, measured = range(args.seeds), {}
-    for name in args.rows.split(","):
-        runs = [many_runs.make(row(name), seed, args.out, more) for seed in seeds]
-        measured[name] = many_runs.measured(runs)
-    text = f"{results(measured)}\n\n{orderings(measured)}\n"
-    (args.out / "table.md").write_text(text)
-    print(text)
+    rows = [row(name) for name in args.rows.split(",")]
+    measured, failed = many_runs.make_all(rows, range(args.seeds), args.out, more)
+    text = f"{results(measured)}\n\n{orderings(measured)}" if measured else ""
+    many_runs.finish(args.out / "table.md", text, failed)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
 As a command it evolves without a proof: for trials of settings, which may be judged by the watch's
 validation people and by nobody else. `ablation.py` and `algorithms.py` are made of the rest.
 
+The folder of a run is named by its row, its seed and a digest of its settings and of the base's
+weights: after a change of either it is another run.
+
 Letters: B videos, those of all seeds one after the other.
 """
 
@@ -20,17 +23,27 @@ from absl import flags
 from evoid_jax import (
     commandline,
     config,
+    fields,
     files,
     proof,
     run_lock,
     session,
-    settings,
     train,
     work_folder,
 )
+from evoid_jax.reward_groups import JUDGE
 
-COLUMNS = ("total", "evoscore", "identity", "motion")
+# Of a video: the total of all rewards, that of all but the judge's grade, as the paper's is, the
+# judge's two grades, and the monitors.
+COLUMNS = ("total", "objective", JUDGE, "evoscore", "identity", "motion")
 SCORES = "scores.json"  # of a run: what each video of its proof scored
+# Of all runs whose proofs are compared, unless the user says otherwise: no watch, which no table
+# uses, and of as many videos as the preset's proof twice the people, over whom intervals are.
+COMPARED = (
+    "--config.watch.every=0",
+    "--config.data.heldout_identities=64",
+    "--config.data.heldout_seeds=1",
+)
 
 
 class Row(NamedTuple):
@@ -41,54 +54,98 @@ class Row(NamedTuple):
     arguments: tuple[str, ...] = ()  # overrides, --config.part.key=value
 
 
+class Failed(Exception):
+    """A run that ended with an error; its text names the log."""
+
+
 def command(row: Row, seed: int, workdir: Path, more: list[str], module: str) -> list[str]:
-    """Return the command line of one run. module: what Python runs, -m included."""
-    arguments = [f"--config={row.spec}", *row.arguments, *more]
-    return [*module.split(), *arguments, f"--config.seed={seed}", f"--workdir={workdir}"]
+    """Return the command line of one run. module: what Python runs, -m included.
+
+    more: words of the user's, which give way to the row's own.
+    """
+    words = [f"--config={row.spec}", *more, *row.arguments, f"--config.seed={seed}"]
+    return [*module.split(), *words, f"--workdir={workdir}"]
 
 
-def settings_of(line: list[str]) -> config.Config:
-    """Return the settings that a command line gives."""
-    values, _ = commandline.configure([word for word in line if word.startswith("--config")])
+def settings_of(row: Row, seed: int, more: list[str]) -> config.Config:
+    """Return the settings of a run."""
+    words = command(row, seed, Path("none"), more, module="")
+    values, _ = commandline.configure(words[:-1])
     return config.from_dict(values.to_dict())
 
 
-def same_run(cfg: config.Config, workdir: Path) -> bool:
-    """Tell whether a folder holds a run with exactly these settings."""
-    return (workdir / settings.FILE).is_file() and (
-        settings.stored(workdir)["digest"] == config.digest(cfg)
-    )
+def folder(out: Path, row: Row, seed: int, more: list[str]) -> Path:
+    """Return the folder of a run: see above."""
+    cfg = settings_of(row, seed, more)
+    base = sorted(Path(fields.locate(cfg.model)).glob("*/*.safetensors"))
+    digest = files.digest([config.digest(cfg), *map(files.sha256, base)])
+    return out / f"{row.name}-{seed}-{digest[:8]}"
 
 
-def proved(cfg: config.Config, workdir: Path) -> bool:
+def proved(workdir: Path, steps: int) -> bool:
     """Tell whether a run is done, proof included."""
     summary = workdir / "summary.json"
-    if not (same_run(cfg, workdir) and summary.is_file() and (workdir / SCORES).is_file()):
+    if not (summary.is_file() and (workdir / SCORES).is_file()):
         return False
-    return files.read_json(summary)["steps"] == cfg.steps
+    return files.read_json(summary)["steps"] == steps
 
 
 def make(row: Row, seed: int, out: Path, more: list[str]) -> Path:
     """Run a row with one seed unless that is done; returns its folder.
 
     Raises:
-      SystemExit: the run failed; names its log.
+      Failed: the run did.
     """
-    workdir = out / f"{row.name}-{seed}"
-    line = command(row, seed, workdir, more, "-m evoid_jax.train")
-    if not proved(settings_of(line), workdir):
-        call(line, out / "logs" / f"{workdir.name}.log")
+    more = [*COMPARED, *more]
+    workdir = folder(out, row, seed, more)
+    if not proved(workdir, settings_of(row, seed, more).steps):
+        call(command(row, seed, workdir, more, "-m evoid_jax.train"), log_of(workdir))
     return workdir
 
 
+def make_all(
+    rows: list[Row], seeds: range, out: Path, more: list[str]
+) -> tuple[dict[str, "Measured"], list[str]]:
+    """Run rows with all seeds. One that fails costs its own row alone.
+
+    Returns:
+      What the proofs of each row scored, and a sentence on each row that failed.
+    """
+    made, failed = {}, []
+    for row in rows:
+        try:
+            made[row.name] = measured([make(row, seed, out, more) for seed in seeds])
+        except Failed as error:
+            failed.append(f"{row.name} is not in the table: {error}")
+            print(failed[-1], flush=True)
+    return made, failed
+
+
+def log_of(workdir: Path) -> Path:
+    return workdir.parent / "logs" / f"{workdir.name}.log"
+
+
 def call(line: list[str], log: Path) -> None:
-    """Run a command of ours and say which; raise SystemExit with the log's name where it fails."""
+    """Run a command of ours and say which.
+
+    Raises:
+      Failed: it did; its words are in the log.
+    """
     print("python", shlex.join(line), flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as file:
         done = subprocess.run([sys.executable, *line], stdout=file, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise SystemExit(f"that run failed, see {log}; the same command goes on from there")
+        raise Failed(f"a run ended with {done.returncode}, see {log}")
+
+
+def finish(file: Path, text: str, failed: list[str]) -> None:
+    """Keep and print a table; end with an error where a row is missing in it."""
+    text = "\n".join([text, *failed])
+    file.write_text(f"{text}\n")
+    print(text)
+    if failed:
+        raise SystemExit(1)
 
 
 # --- what the videos of a proof scored
@@ -104,17 +161,10 @@ class Measured(NamedTuple):
 
 
 def measured(workdirs: list[Path]) -> Measured:
-    """Read the proofs of a row's runs.
-
-    Raises:
-      SystemExit: a run has kept no scores of single videos.
-    """
+    """Read the proofs of a row's runs."""
     rows = []
     for number, workdir in enumerate(workdirs):
-        file = workdir / SCORES
-        if not file.is_file():
-            raise SystemExit(f"{file} is missing; run the same command with this version")
-        held = files.read_json(file)
+        held = files.read_json(workdir / SCORES)
         for triple in held["triples"]:
             key = number, triple["identity"], triple["prompt"], triple["seed"]
             rows.append((key, columns(triple, held["prior"])))
@@ -133,13 +183,15 @@ def columns(triple: dict, prior: dict[str, float]) -> tuple[dict, dict]:
     # As in proof.py: a score that one arm lacks counts in neither.
     scores_2M[:, ~np.isfinite(scores_2M).all(axis=0)] = np.nan
     total_2 = proof.total(scores_2M, list(prior.values()))
-    monitors = [triple["monitor"][arm] for arm in arms]
-    evoscore = [triple[arm].get("evoscore") for arm in arms]
-    return tuple(
-        {"total": total, "evoscore": evoscore[i]}
-        | {name: monitors[i].get(name) for name in ("identity", "motion")}
-        for i, total in enumerate(total_2)
-    )
+    others = [0.0 if name == JUDGE else share for name, share in prior.items()]
+    objective_2 = proof.total(scores_2M, others)
+    made = []
+    for i, arm in enumerate(arms):
+        column = {"total": total_2[i], "objective": objective_2[i]}
+        column |= {name: triple[arm].get(name) for name in (JUDGE, "evoscore")}
+        column |= {name: triple["monitor"][arm].get(name) for name in ("identity", "motion")}
+        made.append(column)
+    return made[0], made[1]
 
 
 class Change(NamedTuple):
@@ -160,23 +212,40 @@ def change(first_B: np.ndarray, second_B: np.ndarray, identity_B: np.ndarray) ->
     return Change(*proof.paired_bootstrap(first_B, second_B, cluster_B=identity_B))
 
 
-def between(first: Measured, second: Measured, column: str) -> Change:
+class Against(NamedTuple):
+    """A column of two rows on the same videos."""
+
+    first_B: np.ndarray
+    second_B: np.ndarray
+    identity_B: np.ndarray
+    number_B: np.ndarray  # of the seed, from 0
+
+    @property
+    def change(self) -> Change:
+        return change(self.first_B, self.second_B, self.identity_B)
+
+    @property
+    def by_seed(self) -> list[float]:
+        """Return each seed's own change."""
+        delta_B = self.second_B - self.first_B
+        return [mean(delta_B[self.number_B == number]) for number in np.unique(self.number_B)]
+
+
+def against_base(row: Measured, column: str) -> Against:
+    """Compare a row with what its runs started from."""
+    number_B = np.array([key[0] for key in row.triple_B])
+    return Against(row.base[column], row.evolved[column], row.identity_B, number_B)
+
+
+def between(first: Measured, second: Measured, column: str) -> Against:
     """Compare two rows where both have the same triples of runs with the same seeds."""
     place = {key: b for b, key in enumerate(second.triple_B)}
     both = [(b, place[key]) for b, key in enumerate(first.triple_B) if key in place]
-    if not both:
-        return Change(*[np.nan] * 3)
-    one, two = np.array(both).T
-    return change(
-        first.evolved[column][one], second.evolved[column][two], identity_B=first.identity_B[one]
+    one, two = np.array(both, int).reshape(-1, 2).T
+    number_B = np.array([first.triple_B[b][0] for b in one])
+    return Against(
+        first.evolved[column][one], second.evolved[column][two], first.identity_B[one], number_B
     )
-
-
-def by_seed(row: Measured, column: str) -> list[float]:
-    """Return the change from the base of each seed's run."""
-    number_B = np.array([key[0] for key in row.triple_B])
-    delta_B = row.evolved[column] - row.base[column]
-    return [mean(delta_B[number_B == number]) for number in np.unique(number_B)]
 
 
 def mean(value_B: np.ndarray) -> float:
@@ -190,8 +259,12 @@ def cell(row: Measured, column: str) -> str:
     value = mean(row.evolved[column])
     if np.isnan(value):
         return "--"
-    apart = change(row.base[column], row.evolved[column], row.identity_B)
-    return f"{value:.3f} {apart}"
+    return f"{value:.3f} {against_base(row, column).change}"
+
+
+def told_by_seed(against: Against) -> str:
+    """Return each seed's own change."""
+    return ", ".join(f"{delta:+.3f}" for delta in against.by_seed)
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -200,13 +273,18 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def outcome(sign: int, apart: Change) -> str:
-    """Say whether an interval shows what was expected: sign +1, -1, or 0 for no difference."""
+def outcome(sign: int, against: Against) -> str:
+    """Say whether a comparison shows what was expected: sign +1, -1, or 0 for no difference.
+
+    It shows something where the interval over people excludes zero and all seeds agree: the
+    interval knows nothing of how trainings differ.
+    """
+    apart = against.change
     if np.isnan(apart.mean) or np.isnan(apart.low):
         return "not measured"
-    if apart.low <= 0 <= apart.high:
+    found = 1 if apart.low > 0 else -1 if apart.high < 0 else 0
+    if found == 0 or any(np.sign(delta) != found for delta in against.by_seed):
         return "not contradicted" if sign == 0 else "not shown"
-    found = 1 if apart.low > 0 else -1
     return "shown" if found == sign else "the other way"
 
 
@@ -221,12 +299,10 @@ def trial(cfg: config.Config, workdir: Path) -> None:
         train.evolved(run)
 
 
-def tried(cfg: config.Config, workdir: Path) -> float | None:
+def tried(workdir: Path, steps: int) -> float | None:
     """Return the total's change on validation people after a trial's last step, None before it."""
-    file = workdir / "watch" / f"step_{cfg.steps:06d}.json"
-    if not (same_run(cfg, workdir) and file.is_file()):
-        return None
-    return files.read_json(file)["delta_total"]
+    file = workdir / "watch" / f"step_{steps:06d}.json"
+    return files.read_json(file)["delta_total"] if file.is_file() else None
 
 
 def main(argv: list[str]) -> None:
