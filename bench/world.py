@@ -6,7 +6,8 @@ The clips are those that the split's prompts describe, one of each person, so th
 beside `base` and `evolved` of a run's summary.json. The rows: the true clips; the same through the
 VAE; clips as found beside photos (evoid_jax/world/found.py), posed or moving; the base's own clips,
 without guidance; and the T2V teacher's. With each row goes the correlation of likeness and motion
-over its clips, and in the end the PSNR. Settings are tuned on the split `validation`.
+over its clips, and in the end the PSNR. Settings are tuned on the split `validation`; `pretrain` are
+people that the T2V blocks learned from.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="evoid_jax/assets/tiny")
     parser.add_argument("--people", type=int, default=32)
-    parser.add_argument("--split", default="heldout", choices=("validation", "heldout"))
+    parser.add_argument("--split", default="heldout", choices=("validation", "heldout", "pretrain"))
     args = parser.parse_args()
     scenes = [portraits.scene(i, 0) for i in portraits.SPLITS[args.split][: args.people]]
     some = [scenes[i : i + AT_ONCE] for i in range(0, len(scenes), AT_ONCE)]

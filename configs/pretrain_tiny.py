@@ -1,4 +1,4 @@
-"""The tiny base: every size and length of its pretraining. About five hours on two cores.
+"""The tiny base: every size and length of its pretraining. About four and a half hours on two cores.
 
 python -m evoid_jax.pretrain --config=configs/pretrain_tiny.py --out=evoid_jax/assets/tiny
 """
@@ -11,7 +11,8 @@ def get_config() -> ml_collections.ConfigDict:
     cfg.seed = 0
     cfg.save_every = 100  # steps; a training that is killed goes on from its last save
     cfg.frames, cfg.size, cfg.fps = 9, 64, 8
-    cfg.videos = 20000  # that the transformer sees, one of each person
+    cfg.videos = 20000  # that the main blocks see, one of each person
+    cfg.pairs = 60000  # that the VACE blocks see, one of each of other people
     cfg.faulty = 0.3  # share of the clips that the transformer imitates which have a fault
     # What is found beside photos (evoid_jax/world/found.py): a share that sits still for them, and
     # how far people look from their photo, of each attribute's range, where they move.
@@ -37,6 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
         vace_layers=(0, 2, 4),
     )
     flow = dict(batch=64, muon_lr=0.02, warmup=100, text_dropout=0.1, shift=3.0, ema=0.999)
-    cfg.t2v_train = dict(flow, steps=9000, lr=2e-3)
-    cfg.vace_train = dict(flow, steps=5000, lr=1e-3)
+    cfg.t2v_train = dict(flow, steps=3300, lr=2e-3)
+    cfg.vace_train = dict(flow, steps=4500, lr=1e-3)
     return cfg

@@ -178,7 +178,7 @@ def test_a_finished_vae_that_does_not_fit_is_named(finished, tmp_path):
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path):
     cfg = pretrain_tiny.get_config()
-    cfg.videos, cfg.vae_videos, cfg.save_every = 96, 64, 2
+    cfg.videos, cfg.pairs, cfg.vae_videos, cfg.save_every = 96, 80, 64, 2
     trained = ("stills_train", "vae_train", "text_train", "t2v_train", "vace_train")
     for part in trained:
         cfg[part].update({"steps": 4, "warmup": 1, "batch": 4})
@@ -192,6 +192,8 @@ def test_the_whole_of_it(tmp_path):
     frozen = rollout.load(tmp_path / "out")
     rollout.check_size(frozen, cfg.frames, cfg.size, cfg.size)
 
+    seen = kept.stage(pretrain.place(cfg, tmp_path / "work", "pairs_0_80"), None)
+    assert seen["video"].shape[0] == 80 and seen["reference"].shape[1] == 1  # frame
     # The VAE of a finished folder is taken as it is: the same latents as far as float16 holds it.
     latents_of = lambda folder: pretrain.place(cfg, tmp_path / folder, "latents_0_96")
     made = kept.stage(latents_of("work"), None)["video"]

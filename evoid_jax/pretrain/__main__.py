@@ -34,12 +34,13 @@ BOUNDS = dict.fromkeys(("faulty", "posed", "drift", "text_dropout"), fields.SHAR
 BOUNDS |= {"lr": fields.Bounds(above=0, most=1), "muon_lr": fields.Bounds(above=0, most=1)}
 BOUNDS |= {"ema": fields.DECAY, "kl": fields.NOT_NEGATIVE, "shift": fields.POSITIVE}
 BOUNDS |= {"seed": fields.NOT_NEGATIVE, "warmup": fields.NOT_NEGATIVE}
-STAGES = ("stills", "vae", "text", "latents", "t2v", "vace")
+STAGES = ("stills", "vae", "text", "latents", "t2v", "pairs", "vace")
 FILMED = ("seed", "frames", "size")
 STILLS = (*FILMED, "vae_videos", "vae", "kl", "stills_train")
 CODER = (*STILLS, "vae_train")
 SPOKEN = ("seed", "videos", "text", "text_train")
-IMITATED = (*CODER, "coder", *SPOKEN, "faulty", "posed", "drift")
+IMITATED = (*CODER, "coder", *SPOKEN, "faulty")
+FOUND = (*IMITATED, "pairs", "posed", "drift")
 # What each stage is kept under: the settings that it depends on, those before it included.
 NEEDS = {
     "footage": FILMED,
@@ -50,7 +51,8 @@ NEEDS = {
     "text": SPOKEN,
     "latents": IMITATED,
     "t2v": (*IMITATED, "wan", "t2v_train"),
-    "vace": (*IMITATED, "wan", "t2v_train", "vace_train"),
+    "pairs": FOUND,
+    "vace": (*FOUND, "wan", "t2v_train", "vace_train"),
 }
 
 
@@ -148,14 +150,17 @@ def run(cfg, out: Path, workdir: Path, until: str) -> None:
     text = make_text_encoder(cfg, workdir)
     if until == "text":
         return
-    data = latents.of_transformer(cfg, at, text, trained)
+    videos = latents.of_videos(cfg, at, text, trained)
     if until == "latents":
         return
     wan = wan_model.Wan(stages.wan_config(cfg))
-    blocks = kept.stage(at("t2v"), lambda: stages.train_t2v(cfg, data, wan, at("t2v")))
+    blocks = kept.stage(at("t2v"), lambda: stages.train_t2v(cfg, videos, wan, at("t2v")))
     if until == "t2v":
         return
-    params = kept.stage(at("vace"), lambda: stages.train_vace(cfg, data, wan, blocks, at("vace")))
+    pairs = latents.of_pairs(cfg, at, text, trained)
+    if until == "pairs":
+        return
+    params = kept.stage(at("vace"), lambda: stages.train_vace(cfg, pairs, wan, blocks, at("vace")))
     write_folder(cfg, out, wan, params, trained, text)
     shutil.copytree(workdir / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
 

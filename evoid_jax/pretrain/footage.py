@@ -15,10 +15,10 @@ from evoid_jax.world import portraits
 PART = 1000  # clips of a file
 
 
-def scenes(cfg, count: int) -> list[portraits.Scene]:
-    """Return one scene of each of the first `count` people of the split `pretrain`."""
+def scenes(cfg, count: int, split: str = "pretrain") -> list[portraits.Scene]:
+    """Return one scene of each of the first `count` people of a split."""
     # A scene depends on its person and the seed alone: a small world is the start of a big one.
-    return [portraits.scene(i, cfg.seed) for i in portraits.SPLITS["pretrain"][:count]]
+    return [portraits.scene(i, cfg.seed) for i in portraits.SPLITS[split][:count]]
 
 
 def parts(count: int) -> list[range]:

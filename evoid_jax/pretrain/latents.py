@@ -5,6 +5,7 @@ Letters: B videos, F pixel frames, T H W C latents, S text tokens, E text width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,8 +28,8 @@ class TextEncoder(NamedTuple):
     tokenizer: object
 
 
-def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
-    """Encode every reference, prompt and clip, each part once.
+def of_videos(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
+    """Encode what the main blocks learn from: clips that show what their prompts say.
 
     Args:
       place_of: name -> `kept.Place`.
@@ -36,19 +37,53 @@ def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Lat
     Returns:
       float32 on the host. T = 1 + (F - 1) / 4, H and W an eighth of the pixels'.
     """
-    drawn = footage.scenes(cfg, cfg.videos)
+    asked = footage.scenes(cfg, cfg.videos)
+    return _encoded(cfg, functools.partial(_place, place_of, "latents"), text, coder, asked, asked)
+
+
+def of_pairs(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
+    """Encode what the VACE blocks learn from: clips as they are found beside photos.
+
+    Of other people than the main blocks saw, and of more: what is seen again and again is known by
+    heart, and the photo of a stranger is not looked at.
+
+    Args and returns: as of `of_videos`.
+    """
+    asked = footage.scenes(cfg, cfg.pairs, "pairs")
+    shown = [
+        found.found(scene, cfg.posed, cfg.drift, np.random.default_rng((cfg.seed, 1, i)))
+        for i, scene in enumerate(asked)
+    ]
+    return _encoded(cfg, functools.partial(_place, place_of, "pairs"), text, coder, asked, shown)
+
+
+def _place(place_of, stage: str, part: range) -> kept.Place:
+    return place_of(footage.name(stage, part))
+
+
+def _encoded(cfg, place_of, text: TextEncoder, coder: Coder, asked: list, shown: list):
+    """Return the latents of scenes, each part rendered and encoded once.
+
+    Args:
+      place_of: part -> where it is kept.
+      asked: what photos and prompts say.
+      shown: what the clips show.
+    """
     encode = encoder_of(coder.params, coder.config)
 
     def one(part: range) -> dict[str, np.ndarray]:
-        make = lambda: _encoded(cfg, drawn, part, encode)
-        return kept.stage(place_of(footage.name("latents", part)), make)
+        clips_BFHWC = _clips(cfg, [shown[i] for i in part], part)
+        stills_B1HWC = footage.photos(cfg, [asked[i] for i in part])[:, None]  # of one frame
+        return {"video": _encode(clips_BFHWC, encode), "reference": _encode(stills_B1HWC, encode)}
 
-    made = [one(part) for part in footage.parts(cfg.videos)]
+    made = [
+        kept.stage(place_of(part), functools.partial(one, part))
+        for part in footage.parts(len(asked))
+    ]
     grey = np.zeros((1, cfg.frames, cfg.size, cfg.size, 3), np.float32)
-    text_BSE, null_SE = encode_prompts(stages.script(drawn).prompts, text)
+    text_BSE, null_SE = encode_prompts(stages.script(asked).prompts, text)
     return stages.Latents(
         video_BTHWC=np.concatenate([part["video"] for part in made]),
-        paired_BTHWC=np.concatenate([part["paired"] for part in made]),
         reference_BTHWC=np.concatenate([part["reference"] for part in made]),
         blank_THWC=encode(grey)[0],
         text_BSE=text_BSE,
@@ -56,27 +91,17 @@ def of_transformer(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Lat
     )
 
 
-def _encoded(cfg, drawn: list, part: range, encode) -> dict[str, np.ndarray]:
-    """Render a part of the footage and encode it.
+def _clips(cfg, shown: list, part: range) -> np.ndarray:
+    """Render clips, uint8.
 
-    Three times: the clips that teach video, those that are found beside a photo, and the photos.
-    A share `cfg.faulty` of the clips gets a fault, as footage that is found has: the base that
-    imitates them leaves something to evolve.
+    A share `cfg.faulty` of them gets a fault, as footage that is found has: the base that imitates
+    them leaves something to evolve.
     """
-    asked = [drawn[i] for i in part]
-    shown = [
-        found.found(scene, cfg.posed, cfg.drift, np.random.default_rng((cfg.seed, 1, i)))
-        for i, scene in zip(part, asked, strict=True)
+    clips = [
+        faults.as_found(clip, cfg.faulty, np.random.default_rng((cfg.seed, i)))
+        for i, clip in zip(part, footage.clips(cfg, shown), strict=True)
     ]
-    latents = {}
-    for name, scenes in (("video", asked), ("paired", shown)):
-        clips_BFHWC = [
-            faults.as_found(clip, cfg.faulty, np.random.default_rng((cfg.seed, i)))
-            for i, clip in zip(part, footage.clips(cfg, scenes), strict=True)
-        ]
-        latents[name] = _encode(np.stack(clips_BFHWC), encode)
-    stills_B1HWC = footage.photos(cfg, asked)[:, None]  # videos of one frame
-    return latents | {"reference": _encode(stills_B1HWC, encode)}
+    return np.stack(clips)
 
 
 def _encode(pixels_BFHWC: np.ndarray, encode) -> np.ndarray:

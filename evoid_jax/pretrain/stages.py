@@ -35,10 +35,9 @@ class Script(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """The world as the transformer sees it: normalised latents and text embeddings."""
+    """Footage as the transformer sees it: normalised latents and text embeddings."""
 
-    video_BTHWC: np.ndarray  # what the prompts say
-    paired_BTHWC: np.ndarray  # what is found beside the photos; see evoid_jax/world/found.py
+    video_BTHWC: np.ndarray
     reference_BTHWC: np.ndarray  # T = 1
     blank_THWC: np.ndarray  # the encoding of the mid-grey video, VACE's "nothing here"
     text_BSE: np.ndarray  # two per video
@@ -183,23 +182,20 @@ def split(params) -> tuple[dict, dict]:
     return traverse_util.unflatten_dict(main), traverse_util.unflatten_dict(vace)
 
 
-def latent_batches(cfg, data: Latents, video_BTHWC: np.ndarray, train):
+def latent_batches(cfg, data: Latents, train):
     """Return step -> LatentBatch: random videos, some with the empty prompt.
 
     Guidance needs a model that has seen the empty prompt.
-
-    Args:
-      video_BTHWC: which of the data's clips.
     """
 
     def batch_fn(step) -> LatentBatch:
         rng = np.random.default_rng((cfg.seed, step))
-        i = rng.integers(0, len(video_BTHWC), train.batch)
+        i = rng.integers(0, len(data.video_BTHWC), train.batch)
         text_BSE = data.text_BSE[2 * i + rng.integers(0, 2, train.batch)]  # one of its two prompts
         dropped = rng.random(train.batch) < train.text_dropout
         text_BSE[dropped] = data.null_SE
         return LatentBatch(
-            video_BTHWC=video_BTHWC[i],
+            video_BTHWC=data.video_BTHWC[i],
             reference_BTHWC=data.reference_BTHWC[i],
             text_BSE=text_BSE,
         )
@@ -233,7 +229,7 @@ def train_t2v(cfg, data: Latents, wan, place: kept.Place):
         return 0.5 * plain + 0.5 * matching(params, k_led, led, text_BSE[half:])
 
     params, vace = split(wan_model.init(jax.random.key(cfg.seed + 3), wan))
-    batch_fn = latent_batches(cfg, data, data.video_BTHWC, cfg.t2v_train)
+    batch_fn = latent_batches(cfg, data, cfg.t2v_train)
     return fit("t2v", by_jax(loss_fn, cfg.seed), params, batch_fn, cfg.t2v_train, place) | vace
 
 
@@ -282,6 +278,6 @@ def train_vace(cfg, data: Latents, wan, params, place: kept.Place):
         v_pred = wan_model.velocity(wan, whole, None, x_t, step_B, text_BSE, hints)
         return jnp.mean((v_pred - v) ** 2)
 
-    batch_fn = latent_batches(cfg, data, data.paired_BTHWC, cfg.vace_train)
+    batch_fn = latent_batches(cfg, data, cfg.vace_train)
     gradient = by_jax(loss_fn, cfg.seed)
     return main | fit("vace", gradient, vace, batch_fn, cfg.vace_train, place)

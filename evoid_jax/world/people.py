@@ -52,6 +52,7 @@ TINTS = {  # colours of walls and stripes, by the name that prompts give them
 }
 SPLITS = {
     "pretrain": range(0, 20000),
+    "pairs": range(20000, 100000),  # photos with clips as found beside them
     "evolution": range(100000, 100512),
     # Settings are tuned and runs are watched on these; the proof's people decide nothing before it.
     "validation": range(200000, 200256),
