@@ -6,8 +6,8 @@ The clips are those that the split's prompts describe, one of each person, so th
 beside `base` and `evolved` of a run's summary.json. The rows: the true clips; the same through the
 VAE; clips as found beside photos (evoid_jax/world/found.py), posed or moving; the base's own clips,
 without guidance; and the T2V teacher's. With each row goes the correlation of likeness and motion
-over its clips, and in the end the PSNR. Settings are tuned on the split `validation`; `pretrain` are
-people that the T2V blocks learned from.
+over its clips, and in the end the PSNR. Settings are tuned on the split `validation`; those of
+`pretrain` are people that the T2V blocks learned from.
 """
 
 import argparse
