@@ -10,8 +10,8 @@ Prints the table beside the paper's numbers and keeps it as OUT/table.md: means 
 held-out videos, changes from the base with 95 % intervals, over people (all seeds' videos of a
 person are drawn together), and for each of the paper's orderings whether it is shown, not shown, or
 the other way. The tiny world's total and EvoScore are of its own rewards and judge: only orderings
-can be compared, never values. The paper's total has no grade of the judge in it; so has the one
-that stands beside it here.
+can be compared, never values. The paper's total has no grade of the judge in it, and neither has
+the one that stands beside it here.
 """
 
 import argparse
@@ -97,10 +97,10 @@ def orderings(measured: dict[str, Measured]) -> str:
             said = many_runs.outcome(sign, apart)
             lines.append([f"{before} to {after}", of_paper, f"{paper:+.3f}", *here, said])
     heads = ["from, to", "column", "paper", "here", "by seed", "is the paper's order"]
-    many = (
-        f"{len(lines)} comparisons: of as many that differ in nothing one in twenty would seem to"
+    words = (
+        "Intervals are over people, for these trainings; all seeds must agree too. Of "
+        f"{len(lines)} intervals of 95 % one in twenty excludes zero by chance."
     )
-    words = f"Intervals are over people, for these trainings. {many}; all seeds must agree too."
     return f"{many_runs.table(heads, lines)}\n\n{words}"
 
 
@@ -115,9 +115,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", default=",".join(name for name in PAPER if name != "base"))
+    every = [name for name in PAPER if name != "base"]
+    parser.add_argument("--rows", default=",".join(every))
     args, more = parser.parse_known_args()
-    rows = [row(name) for name in args.rows.split(",")]
+    names = args.rows.split(",")
+    if unknown := [name for name in names if name not in every]:
+        parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(every)}")
+    rows = [row(name) for name in names]
     measured, failed = many_runs.make_all(rows, range(args.seeds), args.out, more)
     text = f"{results(measured)}\n\n{orderings(measured)}" if measured else ""
     many_runs.finish(args.out / "table.md", text, failed)

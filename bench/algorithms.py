@@ -30,7 +30,7 @@ COLUMNS = ("total", "evoscore", "identity", "motion")
 # What is tried of each: its rate, and one setting of its own, the usual value first. A clip of 5 is
 # DiffusionNFT's published reward, (R - mean) / std / 10 + 1/2.
 RATES = (1e-3, 3e-3, 1e-2)
-STEP = 10**0.5  # from a rate to the next, where the best one is the first or the last
+FACTOR = 10**0.5  # from a rate to the next, where the best one is the first or the last
 MORE_RATES = 2
 SECOND = {
     "evoid": ("loss.beta", (2.0, 1.0)),
@@ -82,7 +82,7 @@ def tuned(name: str, steps: int, out: Path, more: list[str]) -> tuple[str, ...]:
     for _ in range(MORE_RATES):
         if best not in (min(rates), max(rates)):
             break
-        rates.append(best * STEP if best == max(rates) else best / STEP)
+        rates.append(best * FACTOR if best == max(rates) else best / FACTOR)
         best = max(rates, key=lambda rate: gain(rate, usual))
     second = max((usual, other), key=lambda value: gain(best, value))
     kept = {" ".join(chosen): value for chosen, value in gains.items()}
@@ -172,9 +172,12 @@ def main():
     args, more = parser.parse_known_args()
     if any(word.startswith("--config.steps") for word in more):
         parser.error("how many steps is part of the comparison: give --steps")
+    names = args.rows.split(",")
+    if unknown := [name for name in names if name not in SECOND]:
+        parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(SECOND)}")
     args.out.mkdir(parents=True, exist_ok=True)
     chosen, failed = {}, []
-    for name in args.rows.split(","):
+    for name in names:
         try:
             chosen[name] = tuned(name, args.steps, args.out, more)
         except Failed as error:
@@ -188,7 +191,7 @@ def main():
     ):
         words = {name: chosen[name] for name in steps}
         held, lost = compared(args, words, steps, more)
-        failed += lost
+        failed += [words for words in lost if words not in failed]
         texts.append(f"At equal {label}:\n\n{results(held, steps, cost)}\n" if held else "")
     settings = [f"{name}: {' '.join(words)}" for name, words in chosen.items()]
     many_runs.finish(args.out / "table.md", "\n".join([*texts, *settings]), failed)

@@ -98,7 +98,7 @@ def finish(workdir: str | Path, since: str = "") -> Path | None:
       since: a time, as of `now`; a start before it is of an earlier process, and is left as it is.
     """
     made = read(workdir)
-    if not made or not made["starts"] or made["starts"][-1].get("start", "") < since:
+    if not made or not made["starts"] or str(made["starts"][-1].get("start")) < since:
         return None
     last = made["starts"][-1] | {"end": now()}
     return _save(workdir, [*made["starts"][:-1], last])

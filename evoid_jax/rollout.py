@@ -94,7 +94,7 @@ def put(
 
 
 def usual_dtype() -> str:
-    """Return the dtype of a model that is only used, where none is asked for."""
+    """Return the dtype in which a model generates where none is asked for."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 

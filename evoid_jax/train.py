@@ -10,6 +10,7 @@ Letters: B videos, P pairs, M rewards, G groups, R reference frames, T H W C lat
 
 from __future__ import annotations
 
+import contextlib
 import logging as std_logging
 import os
 import sys
@@ -201,8 +202,10 @@ def train(cfg: config.Config, workdir: Path) -> Path:
         try:
             return run_whole(work_folder.pinned(cfg, workdir), workdir)
         except KeyboardInterrupt as stop:
-            if distributed.leads():
-                provenance.finish(workdir, since=began)
+            # A full disk must not take the place of what is said here, and of the exit code.
+            with contextlib.suppress(OSError, ValueError):
+                if distributed.leads():
+                    provenance.finish(workdir, since=began)
             words = work_folder.interrupted(workdir, cfg.steps)
             raise Interrupted(words, *interruption.told(stop)) from None
 

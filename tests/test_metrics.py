@@ -166,7 +166,6 @@ def test_flatten_names_every_number():
 
 
 def test_tensorboard_mirror_writes_events(tmp_path):
-    pytest.importorskip("tensorboardX")
     write(tmp_path, range(2), tensorboard=True)
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"loss/total" in events.read_bytes()
@@ -239,7 +238,6 @@ def test_a_line_without_a_sound_step_is_named(tmp_path, line):
 
 
 def test_a_comparison_of_the_watch_is_printed_and_mirrored(tmp_path, capsys):
-    pytest.importorskip("tensorboardX")
     summary = {
         "base": {"total": 0.4, "arcface": 0.5},
         "evolved": {"total": 0.45, "arcface": 0.6},

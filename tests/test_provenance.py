@@ -5,8 +5,9 @@ import subprocess
 
 import made_up
 import pytest
+import small_run
 
-from evoid_jax import metrics, provenance
+from evoid_jax import metrics, provenance, train
 
 SECRETS = ("hunter2", "sk-123")
 
@@ -156,3 +157,23 @@ def test_commit_is_that_of_our_code_alone(tmp_path):
     (package / "__init__.py").write_text("x = 1")
     assert provenance.git(package)["changed"] is True
     assert len(provenance.git(package)["commit"]) == 40
+
+
+@pytest.mark.parametrize("disk", ["room", "full"])
+def test_an_interrupted_start_has_its_end(disk, tmp_path, monkeypatch):
+    """Where the disk is full it has none, and what the user is told is the same."""
+
+    def interrupted(cfg, workdir):
+        provenance.write(workdir, made_up.start())
+        if disk == "full":
+            monkeypatch.setattr(provenance, "_save", full)
+        raise KeyboardInterrupt
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(train, "run_whole", interrupted)
+    with pytest.raises(train.Interrupted, match="stopped before anything was saved"):
+        train.train(small_run.settings(str(tmp_path / "cache"), 1), tmp_path / "run")
+    (only,) = provenance.read(tmp_path / "run")["starts"]
+    assert (only["end"] is None) == (disk == "full")

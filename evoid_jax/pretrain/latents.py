@@ -38,14 +38,14 @@ def of_videos(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
       float32 on the host. T = 1 + (F - 1) / 4, H and W an eighth of the pixels'.
     """
     asked = footage.scenes(cfg, cfg.videos)
-    return _encoded(cfg, functools.partial(_place, place_of, "latents"), text, coder, asked, asked)
+    return _encoded(cfg, place_of, "latents", text, coder, asked, shown=asked)
 
 
 def of_pairs(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
     """Encode what the VACE blocks learn from: clips as they are found beside photos.
 
-    Of other people than the main blocks saw, and of more: what is seen again and again is known by
-    heart, and the photo of a stranger is not looked at.
+    Of other people than the main blocks saw, and of more: people who are seen again and again are
+    learned by heart, and the photo of a new one then tells the model little.
 
     Args and returns: as of `of_videos`.
     """
@@ -54,18 +54,17 @@ def of_pairs(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
         found.found(scene, cfg.posed, cfg.drift, np.random.default_rng((cfg.seed, 1, i)))
         for i, scene in enumerate(asked)
     ]
-    return _encoded(cfg, functools.partial(_place, place_of, "pairs"), text, coder, asked, shown)
+    return _encoded(cfg, place_of, "pairs", text, coder, asked, shown)
 
 
-def _place(place_of, stage: str, part: range) -> kept.Place:
-    return place_of(footage.name(stage, part))
-
-
-def _encoded(cfg, place_of, text: TextEncoder, coder: Coder, asked: list, shown: list):
+def _encoded(
+    cfg, place_of, stage: str, text: TextEncoder, coder: Coder, asked: list, shown: list
+) -> stages.Latents:
     """Return the latents of scenes, each part rendered and encoded once.
 
     Args:
-      place_of: part -> where it is kept.
+      place_of: name -> `kept.Place`.
+      stage: under whose name parts are kept.
       asked: what photos and prompts say.
       shown: what the clips show.
     """
@@ -77,7 +76,7 @@ def _encoded(cfg, place_of, text: TextEncoder, coder: Coder, asked: list, shown:
         return {"video": _encode(clips_BFHWC, encode), "reference": _encode(stills_B1HWC, encode)}
 
     made = [
-        kept.stage(place_of(part), functools.partial(one, part))
+        kept.stage(place_of(footage.name(stage, part)), functools.partial(one, part))
         for part in footage.parts(len(asked))
     ]
     grey = np.zeros((1, cfg.frames, cfg.size, cfg.size, 3), np.float32)
