@@ -65,6 +65,18 @@ def test_the_gradient_is_that_of_jax(params, frames):
     jax.tree.map(np.testing.assert_array_equal, again[1], gradient)
 
 
+def test_what_is_frozen_has_no_gradient_and_changes_no_other(params):
+    whole = coder_torch.gradient_of(CONFIG, WEIGHT, SEED, torch.float32)
+    frozen = {name: params[name] for name in ("encoder", "quant_conv")}
+    learning = {name: params[name] for name in ("decoder", "post_quant_conv")}
+    of_part = coder_torch.gradient_of(CONFIG, WEIGHT, SEED, torch.float32, frozen=frozen)
+    loss, gradient = of_part(learning, STEP, clip(9))
+    expected, gradients = whole(params, STEP, clip(9))
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert gradient.keys() == learning.keys()
+    assert max(off({name: gradients[name] for name in learning}, gradient)) < 1e-5
+
+
 def test_in_bfloat16_it_points_the_same_way(params):
     video = clip(9)
     exact, rounded = (

@@ -89,11 +89,14 @@ def test_a_stage_that_is_cut_off_while_it_is_written_is_none(tmp_path, monkeypat
 
 
 def test_a_stage_knows_all_that_it_depends_on():
-    """Each setting of the file is some stage's, and the last stage has those of all others."""
+    """Each setting of the file is some stage's; the last has all but the decoder's.
+
+    Latents are the encoder's: what is made of them stands when the decoder learns on.
+    """
     cfg = pretrain_tiny.get_config()
     free = {"save_every", "fps"}  # they change no weight
-    assert set(pretrain.NEEDS["vace"]) == set(cfg) - free
-    assert all(set(needs) <= set(pretrain.NEEDS["vace"]) for needs in pretrain.NEEDS.values())
+    assert set(pretrain.NEEDS["vace"]) == set(cfg) - free - {"decoder_train"}
+    assert set().union(*pretrain.NEEDS.values()) == set(cfg) - free
 
 
 def test_a_fresh_vae_takes_a_clip_for_stills():
@@ -175,20 +178,29 @@ def test_a_finished_vae_that_does_not_fit_is_named(finished, tmp_path):
         pretrain.make_coder(cfg, tmp_path, "vace")
 
 
+def _differ(a, b) -> bool:
+    return any(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), a, b)))
+
+
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path):
     cfg = pretrain_tiny.get_config()
     cfg.videos, cfg.pairs, cfg.vae_videos, cfg.save_every = 96, 80, 64, 2
-    trained = ("stills_train", "vae_train", "text_train", "t2v_train", "vace_train")
+    coder_parts = ("stills_train", "vae_train", "decoder_train")
+    trained = (*coder_parts, "text_train", "t2v_train", "vace_train")
     for part in trained:
         cfg[part].update({"steps": 4, "warmup": 1, "batch": 4})
-    for until in ("vae", "vace"):
+    for until in ("vae", "decoder", "vace"):
         pretrain.run(cfg, tmp_path / "out", tmp_path / "work", until)
     places = [pretrain.place(cfg, tmp_path / "work", name) for name in ("t2v", "vace")]
     t2v, done = (kept.stage(at, None) for at in places)
     jax.tree.map(np.testing.assert_array_equal, stages.split(t2v)[0], stages.split(done)[0])
     moved = traverse_util.flatten_dict(stages.split(done)[1])
     assert np.abs(moved["vace_blocks", "proj_out", "kernel"]).max() > 0
+    places = [pretrain.place(cfg, tmp_path / "work", name) for name in ("vae", "decoder")]
+    before, after = (kept.stage(at, None) for at in places)
+    learned = {part for part in before if _differ(before[part], after[part])}
+    assert learned == set(coder.DECODES)  # latents stay as they are
     frozen = rollout.load(tmp_path / "out")
     rollout.check_size(frozen, cfg.frames, cfg.size, cfg.size)
 

@@ -34,10 +34,12 @@ BOUNDS = dict.fromkeys(("faulty", "posed", "drift", "text_dropout"), fields.SHAR
 BOUNDS |= {"lr": fields.Bounds(above=0, most=1), "muon_lr": fields.Bounds(above=0, most=1)}
 BOUNDS |= {"ema": fields.DECAY, "kl": fields.NOT_NEGATIVE, "shift": fields.POSITIVE}
 BOUNDS |= {"seed": fields.NOT_NEGATIVE, "warmup": fields.NOT_NEGATIVE}
-STAGES = ("stills", "vae", "text", "latents", "t2v", "pairs", "vace")
+CODER_STAGES = ("stills", "vae", "decoder")
+STAGES = (*CODER_STAGES, "text", "latents", "t2v", "pairs", "vace")
 FILMED = ("seed", "frames", "size")
 STILLS = (*FILMED, "vae_videos", "vae", "kl", "stills_train")
 CODER = (*STILLS, "vae_train")
+DECODER = (*CODER, "decoder_train")
 SPOKEN = ("seed", "videos", "text", "text_train")
 IMITATED = (*CODER, "coder", *SPOKEN, "faulty")
 FOUND = (*IMITATED, "pairs", "posed", "drift")
@@ -47,7 +49,8 @@ NEEDS = {
     "stills": STILLS,
     "vae": CODER,
     "scale": CODER,
-    "psnr": CODER,
+    "decoder": DECODER,
+    "psnr": DECODER,
     "text": SPOKEN,
     "latents": IMITATED,
     "t2v": (*IMITATED, "wan", "t2v_train"),
@@ -110,7 +113,7 @@ def make_coder(cfg, workdir: Path, until: str) -> Coder | None:
     Raises:
       OSError, ValueError: as `coder.read`; or the run is to end with a VAE that is finished.
     """
-    if cfg.coder and until in ("stills", "vae"):
+    if cfg.coder and until in CODER_STAGES:
         raise ValueError(
             f"config.coder is {cfg.coder}, so that no VAE is trained: nothing to do until {until}"
         )
@@ -121,13 +124,17 @@ def make_coder(cfg, workdir: Path, until: str) -> Coder | None:
     stills = kept.stage(at("stills"), lambda: coder.train_stills(cfg, seen, at("stills")))
     if until == "stills":
         return None
-    params = kept.stage(at("vae"), lambda: coder.train_vae(cfg, seen, stills, at("vae")))
+    first = kept.stage(at("vae"), lambda: coder.train_vae(cfg, seen, stills, at("vae")))
+    if until == "vae":
+        return None
     plain = coder.vae_config(cfg)
-    scale = kept.stage(at("scale"), lambda: coder.measure_latents(params, plain, seen))
+    scale = kept.stage(at("scale"), lambda: coder.measure_latents(first, plain, seen))
+    train = lambda: coder.train_decoder(cfg, seen, first, at("decoder"))
+    params = kept.stage(at("decoder"), train)
     whole = Coder(params, coder.vae_config(cfg, scale["mean"].tolist(), scale["std"].tolist()))
     measured = kept.stage(at("psnr"), lambda: {"psnr": coder.psnr(params, whole.config)})
     print(f"VAE PSNR on unseen portraits: {measured['psnr']:.2f} dB")
-    return None if until == "vae" else whole
+    return None if until == "decoder" else whole
 
 
 def make_text_encoder(cfg, workdir: Path) -> TextEncoder:

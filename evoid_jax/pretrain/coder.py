@@ -1,7 +1,8 @@
-"""The VAE's training: first on stills, then on clips.
+"""The VAE's training: first on stills, then on clips, then the decoder alone.
 
 The order is that of Wan's own VAE (https://arxiv.org/abs/2503.20314, section 4.1): a still costs
-less than a tenth of a clip, and what it teaches about space holds in every frame.
+less than a tenth of a clip, and what it teaches about space holds in every frame. The decoder goes
+on alone, since the latents, which the transformer is made of, stay as they are then.
 
 Letters: B videos, F pixel frames, H W C, T latent frames.
 """
@@ -23,6 +24,7 @@ from evoid_jax.pretrain.coder_torch import gradient_of
 from evoid_jax.pretrain.fit import fit
 from evoid_jax.world import portraits
 
+DECODES = ("post_quant_conv", "decoder")  # the parts of the parameters behind the latents
 LEAST_STD = 0.1  # what a latent channel is divided by, at least
 
 
@@ -135,6 +137,20 @@ def train_stills(cfg, footage: Footage, place: kept.Place) -> dict:
     return fit("stills", gradient, params, batch_fn, train, place)
 
 
+def _clips_and_photos(cfg, footage: Footage, batch: int):
+    """Return step -> float32 pixels; every eighth batch is of photos, as videos of one frame."""
+
+    def batch_fn(step):
+        rng = np.random.default_rng((cfg.seed, step))
+        if step % 8 == 0:
+            i = rng.integers(0, len(footage.reference_BHWC), batch * cfg.frames)
+            return unit(footage.reference_BHWC[i][:, None])
+        i = rng.integers(0, len(footage.video_BFHWC), batch)
+        return unit(footage.video_BFHWC[i])
+
+    return batch_fn
+
+
 def train_vae(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
     """Train the VAE on clips.
 
@@ -144,18 +160,27 @@ def train_vae(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
     Returns:
       The parameters of `vae.encode` and `vae.decode`.
     """
-    train, config = cfg.vae_train, vae_config(cfg)
-
-    def batch_fn(step):
-        rng = np.random.default_rng((cfg.seed, step))
-        if step % 8 == 0:  # photos are encoded as videos of one frame
-            i = rng.integers(0, len(footage.reference_BHWC), train.batch * cfg.frames)
-            return unit(footage.reference_BHWC[i][:, None])
-        i = rng.integers(0, len(footage.video_BFHWC), train.batch)
-        return unit(footage.video_BFHWC[i])
-
-    gradient = gradient_of(config, cfg.kl, cfg.seed)
+    train = cfg.vae_train
+    batch_fn = _clips_and_photos(cfg, footage, train.batch)
+    gradient = gradient_of(vae_config(cfg), cfg.kl, cfg.seed)
     return fit("vae", gradient, params, batch_fn, train, place)
+
+
+def train_decoder(cfg, footage: Footage, params: dict, place: kept.Place) -> dict:
+    """Train the decoder on, behind an encoder that stays as it is.
+
+    Args:
+      params: of `train_vae`.
+
+    Returns:
+      The parameters of `vae.encode` and `vae.decode`.
+    """
+    train = cfg.decoder_train
+    frozen = {name: part for name, part in params.items() if name not in DECODES}
+    learning = {name: params[name] for name in DECODES}
+    batch_fn = _clips_and_photos(cfg, footage, train.batch)
+    gradient = gradient_of(vae_config(cfg), cfg.kl, cfg.seed, frozen=frozen)
+    return frozen | fit("decoder", gradient, learning, batch_fn, train, place)
 
 
 def measure_latents(params, config, footage: Footage) -> dict[str, np.ndarray]:

@@ -209,7 +209,13 @@ def noise_of(seed: int, step: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng((seed, step, 1)).standard_normal(shape, np.float32)
 
 
-def gradient_of(config: vae.VAEConfig, weight: float, seed: int, dtype=torch.bfloat16):
+def gradient_of(
+    config: vae.VAEConfig,
+    weight: float,
+    seed: int,
+    dtype=torch.bfloat16,
+    frozen: dict | None = None,
+):
     """Return (params, step, video_BFHWC) -> (loss, gradient): of the pixels, and a small KL.
 
     The squared error is what PSNR measures; a tenth of the absolute keeps small errors in sight.
@@ -219,12 +225,17 @@ def gradient_of(config: vae.VAEConfig, weight: float, seed: int, dtype=torch.bfl
         what a transformer made.
       seed: of the noise, which differs at every step.
       dtype: of the convolutions; losses and sums are float32.
+      frozen: the parts of the parameters that do not learn, such as {"encoder": ...}; `params` and
+        the gradient are then of the others alone.
     """
+    frozen = frozen or {}
     rules = vae.rules(config)
+    learning = [rule for rule in rules if rule.path[0] not in frozen]
+    names = [name for rule in learning for name in weights.keys(rule)]
 
     def gradient(params, step: int, video_BFHWC: np.ndarray):
-        named = weights.to_tensors(jax.device_get(params), rules)
-        tensors = {name: torch.tensor(x, requires_grad=True) for name, x in named.items()}
+        named = weights.to_tensors(jax.device_get(params | frozen), rules)
+        tensors = {name: torch.tensor(x, requires_grad=name in names) for name, x in named.items()}
         x = _channels_first(video_BFHWC)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             net = Net(tensors)
@@ -240,9 +251,9 @@ def gradient_of(config: vae.VAEConfig, weight: float, seed: int, dtype=torch.bfl
         loss.backward()
         # Stills leave the time_convs out.
         grads = {
-            name: np.zeros(x.shape, np.float32) if x.grad is None else x.grad.numpy()
-            for name, x in tensors.items()
+            name: np.zeros(named[name].shape, np.float32) if grad is None else grad.numpy()
+            for name, grad in ((name, tensors[name].grad) for name in names)
         }
-        return loss.item(), weights.to_params(grads, rules)
+        return loss.item(), weights.to_params(grads, learning)
 
     return gradient
