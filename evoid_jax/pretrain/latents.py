@@ -44,8 +44,8 @@ def of_videos(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
 def of_pairs(cfg, place_of, text: TextEncoder, coder: Coder) -> stages.Latents:
     """Encode what the VACE blocks learn from: clips as they are found beside photos.
 
-    Of other people than the main blocks saw, and of more: people who are seen again and again are
-    learned by heart, and the photo of a new one then tells the model little.
+    Of other people than the main blocks saw, and of more: each is seen a few times, so that a photo
+    has to be looked at and cannot be recalled.
 
     Args and returns: as of `of_videos`.
     """
