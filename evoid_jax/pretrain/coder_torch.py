@@ -231,7 +231,7 @@ def gradient_of(
     frozen = frozen or {}
     rules = vae.rules(config)
     learning = [rule for rule in rules if rule.path[0] not in frozen]
-    names = [name for rule in learning for name in weights.keys(rule)]
+    names = {name for rule in learning for name in weights.keys(rule)}
 
     def gradient(params, step: int, video_BFHWC: np.ndarray):
         named = weights.to_tensors(jax.device_get(params | frozen), rules)
