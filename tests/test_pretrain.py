@@ -1,5 +1,7 @@
 """Pretraining in miniature: stages resume to the bit, stills start clips, VACE spares the rest."""
 
+from pathlib import Path
+
 import jax
 import ml_collections
 import numpy as np
@@ -9,6 +11,7 @@ from safetensors.numpy import save_file
 
 from configs import pretrain_tiny
 from evoid_jax import flow, rollout
+from evoid_jax.config import TINY
 from evoid_jax.models import vae, weights
 from evoid_jax.pretrain import __main__ as pretrain
 from evoid_jax.pretrain import coder, kept, stages
@@ -180,6 +183,19 @@ def test_a_finished_vae_that_does_not_fit_is_named(finished, tmp_path):
 
 def _differ(a, b) -> bool:
     return any(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x != y).any()), a, b)))
+
+
+def test_a_finished_folder_says_what_the_embedded_one_says(tmp_path):
+    cfg = pretrain_tiny.get_config()
+    pretrain.write_pipeline(cfg, stages.wan_config(cfg), tmp_path)
+    written = [file.relative_to(tmp_path) for file in tmp_path.rglob("*.json")]
+    assert len(written) == 3
+    for name in written:
+        assert (tmp_path / name).read_text() == (Path(TINY) / name).read_text(), name
+    # The embedded networks have the recipe's sizes.
+    assert weights.read_config(Path(TINY) / "transformer") == stages.wan_config(cfg).to_json()
+    embedded = coder.read(TINY, cfg.vae.z_dim).config
+    assert embedded == coder.vae_config(cfg, embedded.latents_mean, embedded.latents_std)
 
 
 @pytest.mark.slow

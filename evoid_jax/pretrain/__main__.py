@@ -80,14 +80,15 @@ def write_model(folder: Path, config, params, rules, name: str, dtype) -> None:
 
 
 def write_pipeline(cfg, wan_config: wan_model.WanConfig, out: Path) -> None:
-    """Write what makes the folder a WanVACEPipeline, and the sizes that `generate` starts from."""
+    """Write what makes the folder a WanVACEPipeline, and what `generate` starts from."""
     released = native.released_files(wan_config, "float32")
     released["model_index.json"]["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
     for name in ("model_index.json", "scheduler/scheduler_config.json"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(json.dumps(released[name], indent=2) + "\n")
-    sizes = {"frames": cfg.frames, "height": cfg.size, "width": cfg.size, "fps": cfg.fps}
-    (out / "evoid.json").write_text(json.dumps(sizes, indent=2) + "\n")
+    start = {"frames": cfg.frames, "height": cfg.size, "width": cfg.size, "fps": cfg.fps}
+    start["negative_prompt"] = ""  # what this model learned as the null; Wan's own is Chinese
+    (out / "evoid.json").write_text(json.dumps(start, indent=2) + "\n")
 
 
 def write_folder(cfg, out: Path, wan, params, coder: Coder, text: TextEncoder) -> None:
