@@ -52,7 +52,7 @@ def test_every_ablation_is_proved_by_the_same_rewards_with_the_same_weights():
     for ablation in ("", *(f",{name}" for name in evoid.ABLATIONS)):
         cfg = config.from_dict(evoid.get_config(f"tiny{ablation}").to_dict()).reward
         # A row beyond the usual ones, EvoScore's, has no say in the proof's total.
-        usual = {metric.name: metric.prior for metric in config.METRICS}
+        usual = {metric.name: metric.prior for metric in config.METRICS} | {"flow": 0.5}
         expected = [usual.get(metric.name, 0.0) for metric in cfg.table]
         np.testing.assert_allclose(blend.proof_priors(cfg), expected, rtol=1e-6)
     nobody = change(preference=False, dynamic=False, judge="")  # who could grade it

@@ -195,7 +195,7 @@ def test_an_installed_package_holds_its_presets_and_assets(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert json.loads(shipped.stdout)["steps"] == 50, shipped.stderr
+    assert json.loads(shipped.stdout)["steps"] == 30, shipped.stderr
 
 
 @pytest.mark.parametrize("name", ["wandb", "model", "steps", "lora.modules"])

@@ -76,7 +76,8 @@ def test_the_request_of_the_protocol_page_byte_for_byte():
 
 def test_the_settings_add_one_row_to_the_table():
     cfg = config.from_dict(commandline.load(f"{EXAMPLES / 'sharpness.py'}:tiny").to_dict())
-    assert cfg.reward.table[:-1] == config.METRICS
+    plain = config.from_dict(commandline.load("configs/evoid.py:tiny").to_dict())
+    assert cfg.reward.table[:-1] == plain.reward.table
     assert cfg.reward.table[-1] == config.Metric("sharpness", "quality", 0.1)
     assert cfg.reward.sidecars == ("local", "http://127.0.0.1:8101")
 

@@ -94,18 +94,21 @@ def make(listed: list[Case], folder: Path, how: How) -> int:
         distributed.say(f"videos: all {len(listed)} are in {folder}")
         return 0
     distributed.say(f"videos: {len(absent)} of {len(listed)} are to be made, into {folder}")
-    maker = _open(absent, how)
+    maker = _open(listed, absent, how)
     count = how.together * sharding.batch_shards(maker.mesh)
     hidden = not distributed.leads()
     with tqdm(total=len(absent), desc="generating", unit="video", disable=hidden) as bar:
-        for first in range(0, len(absent), count):
-            some = absent[first : first + count]
-            _make_some(maker, some, count, folder)
-            bar.update(len(some))
+        # A video has the same neighbours whatever is there already: they decide its last bits.
+        for first in range(0, len(listed), count):
+            some = listed[first : first + count]
+            wanted = [case for case in some if case.key not in there]
+            if wanted:
+                _make_some(maker, some, wanted, count, folder)
+                bar.update(len(wanted))
     return len(absent)
 
 
-def _open(absent: list[Case], how: How) -> Maker:
+def _open(listed: list[Case], absent: list[Case], how: How) -> Maker:
     """Load the model; what costs nothing to check comes first."""
     with distributed.leader_first():
         opened = pipeline.open_diffusers(how.model, (VACE,))
@@ -124,7 +127,7 @@ def _open(absent: list[Case], how: How) -> Maker:
     frozen = rollout.put(opened, dtype, remat="none", mesh=mesh)
     frozen = frozen._replace(wan=frozen.wan.clone(residual=how.residual))
     negative = how.chosen["negative_prompt"]
-    rows = _text_rows([*(case.prompt for case in absent), negative], frozen, mesh)
+    rows = _text_rows([*(case.prompt for case in listed), negative], frozen, mesh)
     null_1SE = None
     if how.chosen["guidance"] > 1:
         null_1SE = sharding.replicate(rollout.encode_text(frozen, [negative], rows), mesh)
@@ -149,8 +152,10 @@ def _text_rows(prompts: list[str], frozen: rollout.Frozen, mesh: Mesh) -> int:
     return session.text_rows(max(counts), limit, mesh)
 
 
-def _make_some(maker: Maker, some: list[Case], count: int, folder: Path) -> None:
-    """Make some videos at once, and write them. count: of a batch, which is filled up."""
+def _make_some(
+    maker: Maker, some: list[Case], wanted: list[Case], count: int, folder: Path
+) -> None:
+    """Make some videos at once, and write the wanted ones. count: of a batch, filled up."""
     chosen, frozen, mesh = maker.how.chosen, maker.frozen, maker.mesh
     size = chosen["frames"], chosen["height"], chosen["width"]
     batch = [some[i % len(some)] for i in range(count)]
@@ -176,8 +181,8 @@ def _make_some(maker: Maker, some: list[Case], count: int, folder: Path) -> None
         guidance=float(chosen["guidance"]),
     )
     video_BFHWC = rollout.decode(frozen, clean_BTHWC[:, ONE:])
-    for i, case in enumerate(some):
-        video_FHWC = distributed.whole(video_BFHWC[i])
+    for case in wanted:
+        video_FHWC = distributed.whole(video_BFHWC[some.index(case)])
         if distributed.leads():
             with files.replacing(cases.video(folder, case)) as part:
                 part.write_bytes(media.encode(video_FHWC, chosen["fps"]))
