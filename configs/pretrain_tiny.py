@@ -1,4 +1,4 @@
-"""The tiny base: every size and length of its pretraining. Five and a half hours on two cores.
+"""The tiny base: every size and length of its pretraining. Five hours on two cores.
 
 python -m evoid_jax.pretrain --config=configs/pretrain_tiny.py --out=evoid_jax/assets/tiny
 """
