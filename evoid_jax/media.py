@@ -20,20 +20,15 @@ import av
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from evoid_jax import files
+from evoid_jax import decoding, files
 from evoid_jax.kinds import EXPORT, FRAME, avif_is_read, no_picture
 
 CRF = 12  # x264 quality: visually lossless, so that an mp4 can be scored like its frames
 # 134 million: more than a phone's 108. Reading as many takes 1.3 GB of memory for a JPEG, and twice
 # that where there is transparency too.
 MAX_PIXELS = 2**27
-MAX_FRAMES = 2**14  # of a video: eleven minutes at 24 a second
-MAX_VIDEO = 2**29  # pixels of all its frames: 1.6 GB of memory
 HEAD = 2**16  # bytes at the beginning of a file that tell what it is
 
-# FFmpeg's names of files that hold a video. It knows others that name further files or addresses,
-# which it would open: playlists, lists of parts, descriptions of streams.
-CONTAINERS = "mov,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,gif"
 # The formats that Pillow reads as viewers show them. Its other readers ignore a colour profile
 # (JPEG 2000), see a stale or empty preview (PSD), or start another program (EPS).
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM"]
@@ -302,15 +297,13 @@ def read(source: str | Path | bytes) -> tuple[np.ndarray, float]:
     """Decode a video file, or its bytes: uint8 (F, H, W, 3) and frames per second.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, nothing in it decodes as video, or more than
-        MAX_FRAMES or MAX_VIDEO.
+      FileNotFoundError, ValueError: no such file, nothing in it decodes as video, a frame is
+        damaged, an mp4 is cut off, or there is more than `decoding.py` gives memory for.
     """
     name = "the video" if isinstance(source, bytes) else str(source)
     with _opened(source, "video") as file:
         try:
-            with av.open(file, options={"format_whitelist": CONTAINERS}) as container:
-                frames = _frames(container)
-                rate = float(container.streams.video[0].average_rate or 0)
+            frames, rate = decoding.frames(file)
         except Exception as error:  # whatever a broken file leads the decoders into
             raise ValueError(f"{name} is not a video that can be decoded: {error}") from error
     if not frames:
@@ -321,24 +314,6 @@ def read(source: str | Path | bytes) -> tuple[np.ndarray, float]:
     for i, _ in enumerate(video_FHWC):
         video_FHWC[i], frames[i] = frames[i], None  # let go one by one: a stack holds all twice
     return video_FHWC, rate
-
-
-def _frames(container: av.container.InputContainer) -> list[np.ndarray]:
-    """Decode the first video of a file; stop where it holds more than memory is given for."""
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise ValueError("its codec is not known here")
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # of a frame, before it is made
-    frames, pixels = [], 0
-    for frame in container.decode(stream):
-        pixels += frame.width * frame.height
-        if pixels > MAX_VIDEO or len(frames) == MAX_FRAMES:
-            raise ValueError(
-                f"it has more than {MAX_VIDEO:,} pixels or {MAX_FRAMES:,} frames; cut it, or scale "
-                "it down"
-            )
-        frames.append(frame.to_ndarray(format="rgb24"))
-    return frames
 
 
 def write(file: str | Path, video_FHWC: np.ndarray, fps: float):

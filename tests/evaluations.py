@@ -83,12 +83,17 @@ def sidecar(preset="paper", names=NAMES, **changes):
     return fake
 
 
-def judge_of(natural=(3, 4, 5), items=None):
-    """Return a judge that gives these grades of naturalness in turn, and these of EvoScore."""
+def judge_of(natural=(3, 4, 5), items=None, bare=False):
+    """Return a judge that gives these grades of naturalness in turn, and these of EvoScore.
+
+    bare: it may be asked without a form, and says the grade alone.
+    """
     turn = iter(natural * 100)
     grades = dict(zip(evoscore.ITEMS, items or (10, 10, 10, 7, 9, 10, 8, 4, 10), strict=True))
 
     def answer(body):
+        if bare and "response_format" not in body:
+            return str(next(turn))
         asked = body["response_format"]["json_schema"]["name"]
         if asked == "evoscore":
             return grades

@@ -12,6 +12,7 @@ from PIL import ImageFile
 
 from evoid_jax import (
     config,
+    decoding,
     deployment,
     files,
     generate,
@@ -264,15 +265,15 @@ def test_a_video_of_a_codec_that_nobody_knows_is_told_so():
 
 def test_a_video_of_too_many_frames_or_pixels_is_refused_before_memory_is_taken(monkeypatch):
     assert media.read(film(4))[0].shape == (4, 16, 16, 3)
-    monkeypatch.setattr(media, "MAX_FRAMES", 3)
+    monkeypatch.setattr(decoding, "MAX_FRAMES", 3)
     with pytest.raises(ValueError, match="^the video .* more than .* 3 frames; cut it"):
         media.read(film(4))
-    monkeypatch.setattr(media, "MAX_FRAMES", 4)
-    monkeypatch.setattr(media, "MAX_VIDEO", 3 * 16 * 16)
+    monkeypatch.setattr(decoding, "MAX_FRAMES", 4)
+    monkeypatch.setattr(decoding, "MAX_VIDEO", 3 * 16 * 16)
     with pytest.raises(ValueError, match="^the video .* more than 768 pixels"):
         media.read(film(4))
-    monkeypatch.setattr(media, "MAX_VIDEO", 2**20)
-    monkeypatch.setattr(media, "MAX_PIXELS", 32 * 32)  # of one frame: FFmpeg asks before it decodes
+    monkeypatch.setattr(decoding, "MAX_VIDEO", 2**20)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 32 * 32)  # FFmpeg asks before it decodes a frame
     with pytest.raises(ValueError, match="^the video is not a video that can be decoded"):
         media.read(film(1, side=256))
 

@@ -1,5 +1,6 @@
 """Folders of videos into rows of a table: what is written, what is missing, what is asked again."""
 
+import hashlib
 import json
 import re
 
@@ -9,6 +10,7 @@ from evaluations import KEYS, LEVELS, NAMES, benchmark, clips, graded, judge_of,
 from servers import serve
 
 from evoid_jax.evaluate import cases, published, upstream
+from evoid_jax.rewards import rubrics
 
 
 @pytest.fixture
@@ -181,9 +183,12 @@ def test_the_judge_grades_naturalness_three_times_and_evoscore(data, tmp_path):
 def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path, monkeypatch):
     """Of the benchmark's list, that is; here three drawn people stand for it."""
     monkeypatch.setattr(cases, "WHOLE", cases.asked(cases.read(data)))
-    folder, fake = clips(tmp_path / "mine", LEVELS), judge_of()
+    folder, fake = clips(tmp_path / "mine", LEVELS), judge_of(bare=True)
     fake.models = ("gpt-4o-2024-11-20",)
-    (tmp_path / "rubric.toml").write_text('naturalness = "Give naturalness."')
+    own = "How real is it? Only return the score."
+    monkeypatch.setattr(rubrics, "BENCHMARKS", hashlib.sha256(own.encode()).hexdigest())
+    (tmp_path / "rubric.toml").write_text(f"naturalness = '{own}'")
+    (tmp_path / "another.toml").write_text("naturalness = 'How real are the cats?'")
     flags = [f"--videos={folder}", "--reward.judge_model=gpt-4o-2024-11-20", "--noevoscore"]
     about = {"version": "1", "about": "fit to the prompt by gme-Qwen2-VL-7B-Instruct"}
     with serve(sidecar().app()) as url, serve(fake.app()) as judge_url:
@@ -191,6 +196,10 @@ def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path, monke
         run(data, tmp_path / "out", *flags)
         (why, *more) = read(tmp_path / "out/mine", "total.json")["not_comparable_because"]
         assert "asked in our words" in why and len(more) == 1 and "7B" in more[0]
+        run(data, tmp_path / "out", *flags, f"--reward.judge_rubric={tmp_path}/another.toml")
+        (why, *more) = read(tmp_path / "out/mine", "total.json")["not_comparable_because"]
+        assert "asked in the user's words" in why
+        asked = len(fake.asked)
     seven = sidecar()
     with serve(seven.app()) as url, serve(fake.app()) as judge_url:
         seven.info["rewards"] = [{"name": name} | about for name in NAMES]
@@ -199,6 +208,11 @@ def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path, monke
         text = run(data, tmp_path / "out", *flags)
         assert read(tmp_path / "out/mine", "total.json")["comparable_with_the_leaderboard"] is True
         assert "not comparable" not in text
+        assert len(fake.asked) == asked + 9 and "response_format" not in fake.asked[-1]
+        assert fake.texts(-1) == [own]  # no frame has a label
+        run(data, tmp_path / "out", *flags, '--reward.judge_extra={"top_p": 0.5}')
+        (why,) = read(tmp_path / "out/mine", "total.json")["not_comparable_because"]
+        assert "asked with judge_extra or judge_expected" in why
         (folder / f"{KEYS[0]}.mp4").unlink()
         run(data, tmp_path / "out", *flags)
         assert read(tmp_path / "out/mine", "total.json")["not_comparable_because"] == [
@@ -269,7 +283,8 @@ def test_metric_files_of_another_program_are_a_row(data, tmp_path):
     total = read(tmp_path / "out/vendor", "total.json")
     assert total["total_score"] == pytest.approx(0.5)
     missing = {(fault["key"], fault["metric"]) for fault in total["missing"]}
-    assert missing == {(KEYS[2], "facesim_cur"), (KEYS[2], "natural_score")}
+    # of every video two of three grades
+    assert missing == {(KEYS[2], "facesim_cur"), *((key, "natural_score") for key in KEYS)}
     assert "naturalscore_1.json has 'error'" in text
     assert "not merged: total_score.json" in text and "not merged: faceobj_9" in text
     assert "what measured them is not known here" in text

@@ -18,6 +18,7 @@ FLOORS = (
         "reward_groups",
         "config",
         "kinds",
+        "decoding",
         "media",
         "canvas",
         "world",

@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 
+import av
 import numpy as np
 import pytest
 from picture_files import GREY, chunk, encoded, photo, png
@@ -206,3 +207,71 @@ def test_unreadable_videos_are_named(tmp_path):
 def test_bad_videos_are_refused(tmp_path, video, message):
     with pytest.raises(ValueError, match=message):
         media.write(tmp_path / "a.mp4", video, 8)
+
+
+# --- damaged videos: FFmpeg shows what it can of them, without a word
+
+
+def noisy(frames=40):
+    """Return a video whose frames take many bytes each, so that a cut falls where it is told to."""
+    return np.random.default_rng(1).integers(0, 256, (frames, 64, 64, 3), np.uint8)
+
+
+def copied(data, file, early=0, **options):
+    """Copy a video's packets to a file as FFmpeg writes it; the first `early` ones are hidden.
+
+    Returns:
+      The bytes, and where each packet ends in them.
+    """
+    with av.open(io.BytesIO(data)) as source, av.open(str(file), "w", options=options) as target:
+        theirs = source.streams.video[0]
+        step = int(1 / (theirs.average_rate * theirs.time_base))
+        ours = target.add_stream_from_template(theirs)
+        for packet in source.demux(theirs):
+            if packet.dts is not None:
+                packet.stream = ours
+                packet.pts, packet.dts = packet.pts - early * step, packet.dts - early * step
+                target.mux(packet)
+    data = file.read_bytes()
+    with av.open(io.BytesIO(data)) as written:
+        ends = sorted(packet.pos + packet.size for packet in written.demux(video=0) if packet.size)
+    return data, ends
+
+
+def test_a_cut_off_mp4_is_refused_wherever_it_is_cut(tmp_path):
+    """Its index comes first, as on the web: what is there of it decodes."""
+    whole = media.encode(noisy(), 8)
+    data, ends = copied(whole, tmp_path / "a.mp4", movflags="faststart")
+    assert media.read(data)[0].shape == (40, 64, 64, 3)
+    for frame in (1, 13, 39):
+        with pytest.raises(ValueError, match=f"cut off after {frame} of 40 frames; make or copy"):
+            media.read(data[: ends[frame - 1]])
+    with pytest.raises(ValueError, match="^the video is not a video that can be decoded"):
+        media.read(data[: ends[13] + 50])
+
+
+def test_frames_that_an_edit_list_hides_are_not_missed(tmp_path):
+    data, ends = copied(media.encode(noisy(), 8), tmp_path / "a.mp4", 10, movflags="faststart")
+    assert len(media.read(data)[0]) == 30
+    with pytest.raises(ValueError, match="cut off after 20 of 40 frames"):
+        media.read(data[: ends[19]])
+
+
+@pytest.mark.parametrize("kind", ["mov", "mkv", "ts"])
+def test_other_files_of_the_same_frames_are_whole(kind, tmp_path):
+    data, _ = copied(media.encode(noisy(), 8), tmp_path / f"a.{kind}")
+    assert len(media.read(data)[0]) == 40
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_a_damaged_video_is_refused(count):
+    """One changed byte may pass, which leads to another valid picture: H.264 has no checksums."""
+    data = media.encode(noisy(), 8)
+    start = data.index(b"mdat") + 1000  # behind the text in which x264 names its settings
+    rng = np.random.default_rng(count)
+    for _ in range(5):
+        broken = bytearray(data)
+        for place in rng.integers(start, start + 60_000, count):
+            broken[place] ^= 255
+        with pytest.raises(ValueError, match=r"frame \d+ is damaged; make or copy|decoded: "):
+            media.read(bytes(broken))

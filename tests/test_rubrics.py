@@ -1,5 +1,6 @@
 """What a judge is asked: names, numbers and forms that belong together, and a user's own texts."""
 
+import hashlib
 import json
 import re
 
@@ -57,6 +58,27 @@ def test_a_file_replaces_the_texts_that_it_has(tmp_path):
     assert mine.naturalness.text.startswith("Is it natural?\nGive naturalness.\nAnswer with")
     assert mine.naturalness.form == ours.naturalness.form
     assert mine.vqscore.text == ours.vqscore.text and mine.attention.text == ours.attention.text
+
+
+def test_what_there_is_one_of_needs_no_name(tmp_path):
+    file = tmp_path / "rubric.toml"
+    file.write_text('naturalness = "How real does it look? **Naturalness** counts most."')
+    assert '"naturalness": N' in rubrics.questions(file).naturalness.text
+
+
+def test_the_benchmarks_own_question_is_put_as_it_stands(tmp_path, monkeypatch):
+    """Known by a digest in which blanks do not count; its wording is not here."""
+    text = "Your task is to grade.\nOnly return the score (1-5)."
+    single = hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+    monkeypatch.setattr(rubrics, "BENCHMARKS", single)
+    file = tmp_path / "rubric.toml"
+    file.write_text(f"naturalness = '''\n{text}\n\n'''")
+    question = rubrics.questions(file).naturalness
+    assert rubrics.is_benchmarks(question) and question.form is None
+    assert question.text.strip() == text
+    assert not rubrics.is_benchmarks(rubrics.questions().naturalness)
+    file.write_text('naturalness = "Is the naturalness of cats good?"')
+    assert not rubrics.is_benchmarks(rubrics.questions(file).naturalness)
 
 
 @pytest.mark.parametrize(

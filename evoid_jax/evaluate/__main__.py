@@ -32,6 +32,7 @@ from evoid_jax.reward_groups import Reward
 
 NAME = re.compile(r"[\w+-][\w.+-]*")  # of a row, and its folder's
 LOGS = "logs"  # a folder beside those of the rows, with one for the first row of each command
+TAKEN = (LOGS, table.TEXT, table.DATA)  # names in --out that no row can have
 # Settings of a run's rewards that are asked for here too, and what they are here.
 REWARD = {"sidecars": ["local"], "preset": "paper", "judge": ""}
 REWARD |= {
@@ -122,9 +123,14 @@ def check(args: flags.FlagValues) -> Asked:
     listed = cases.read(args.data, args.images, with_photos=bool(args.model or args.videos))
     asked = {name: args[f"reward.{name}"].value for name in REWARD}
     reward = fields.build(Reward, asked, "--reward")
-    kinds = _kinds(args)
+    kinds = _kinds(args, out)
     if not kinds:
         raise ValueError("give --model, --videos or --metrics: what is to be measured")
+    for kind in kinds:
+        if kind.videos is not None:
+            cases.check_videos(kind.videos, listed)
+    if args.score:
+        table.check(out, anew=[kind.name for kind in kinds])
     if args.against is not None and args.score:
         table.check_name(out, args.against, [*table.names(out), *(kind.name for kind in kinds)])
     return Asked(
@@ -139,24 +145,25 @@ def check(args: flags.FlagValues) -> Asked:
     )
 
 
-def _kinds(args: flags.FlagValues) -> list[Kind]:
-    """Return the rows that are asked for, each with its name."""
+def _kinds(args: flags.FlagValues, out: Path) -> list[Kind]:
+    """Return the rows that are asked for, each with its name; `out` may have them already."""
     videos = [_folder("--videos", name) for name in args.videos]
     metrics = [_folder("--metrics", name) for name in args.metrics]
     kinds = []
     if args.model:
-        how = _how(args)
-        kinds.append(Kind(_usual_name(args.model, how.lora), how=how))
+        adapter = adapters.locate(args.lora) if args.lora else None
+        name = args.name[0] if args.name else _usual_name(args.model, adapter)
+        kinds.append(Kind(name, how=_how(args, was=rows.model_of(out / name))))
     kinds += [Kind(folder.resolve().name, videos=folder) for folder in videos]
     kinds += [Kind(folder.resolve().name, metrics=folder) for folder in metrics]
     if args.name and len(args.name) != len(kinds):
         raise ValueError(f"--name has {len(args.name)} names for {len(kinds)} rows")
     names = args.name or [kind.name for kind in kinds]
     for name in names:
-        if not NAME.fullmatch(name) or name == LOGS:
+        if not NAME.fullmatch(name) or name in TAKEN:
             raise ValueError(
                 f"--name: a row cannot be called {name!r}; letters, digits and . + - _ make one, "
-                f"but not {LOGS}"
+                f"but not {', '.join(TAKEN)}"
             )
         if names.count(name) > 1:
             raise ValueError(f"two rows are called {name}; give each a --name of its own")
@@ -179,11 +186,11 @@ def _folder(flag: str, name: str) -> Path:
     return folder
 
 
-def _how(args: flags.FlagValues) -> making.How:
-    """Return how the model's videos are made."""
+def _how(args: flags.FlagValues, was: str) -> making.How:
+    """Return how the model's videos are made. was: the model that the row was begun with, or ""."""
     if args.shift is not None and not 0 < args.shift < math.inf:
         raise ValueError(f"--shift must be a number above 0, got {args.shift}")
-    model = Path(hub.pinned(files.user_path(args.model)))
+    model = Path(hub.pinned(files.user_path(args.model), was=was))
     adapter, header = None, None
     if args.lora:
         adapter = files.require_file(adapters.locate(args.lora), "expected an adapter file")
@@ -265,6 +272,8 @@ def _score(asked: Asked, kinds: list[Kind]) -> None:
         for kind in kinds:
             folder = asked.out / kind.name
             videos = kind.videos or folder / rows.VIDEOS
+            there = sum(cases.video(videos, case).is_file() for case in asked.listed)
+            distributed.say(f"{kind.name}: {there} of {len(asked.listed)} videos are there")
             journal = Journal(folder)
             found = scoring.score(asked.listed, videos, who, journal, asked.workers)
             rows.write(folder, asked.listed, found, who)

@@ -100,6 +100,20 @@ def _check_photo(where: str, case: Case) -> None:
         ) from None
 
 
+def check_videos(folder: Path, listed: list[Case]) -> None:
+    """Raise a FileNotFoundError where a system's folder has no video of the list.
+
+    Names those that are called nearly as they should be.
+    """
+    if any(video(folder, case).is_file() for case in listed):
+        return
+    keys = {case.key.casefold() for case in listed}
+    near = sorted(file.name for file in folder.iterdir() if file.stem.casefold() in keys)
+    first = video(folder, listed[0]).name
+    called = f"; {near[0]} must be called as its key in the list, with .mp4" if near else ""
+    raise FileNotFoundError(f"--videos: {folder} has no video of the list, as {first}{called}")
+
+
 def video(folder: Path, case: Case) -> Path:
     """Return where a system's video of a case lies, if it is there."""
     return folder / f"{case.key}.mp4"

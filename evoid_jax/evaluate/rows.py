@@ -74,6 +74,12 @@ def begin(folder: Path, system: Mapping[str, Any]) -> None:
     write_text(file, _json(merged | {"added": added}))
 
 
+def model_of(folder: Path) -> str:
+    """Return the model that a row was begun with; "" where there is none, or no row."""
+    file = folder / SYSTEM
+    return str(files.read_json(file).get("model") or "") if file.exists() else ""
+
+
 def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
     """Write a scored system's files. Returns what total.json holds."""
     why = scorers.not_comparable(who)
@@ -88,15 +94,14 @@ def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
         write_text(folder / EVOSCORE_FILE, _json(evoscores))
     else:
         (folder / EVOSCORE_FILE).unlink(missing_ok=True)
-    values = upstream.read(folder / used).values if entries else {}
-    faults = [fault for case in listed for fault in _faults(case, found[case.key], values)]
+    read = upstream.read(folder / used) if entries else upstream.nothing()
+    faults = [fault for case in listed for fault in _faults(case, found[case.key], read.values)]
     digests = {metric: _by(metric, who.sources) for metric in (*REWARDS, upstream.NATURAL.name)}
     sources = {name: source._asdict() for name, source in who.sources.items()}
     return _finish(
         folder,
         listed,
-        values,
-        faults,
+        read._replace(faults=faults),
         why,
         {"metrics": used, "sources": sources, "measured_by": digests, "evoscore": _mean(evoscores)},
     )
@@ -105,12 +110,7 @@ def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
 def write_merged(folder: Path, listed: list[Case], source: Path) -> dict:
     """Write the row of metric files that another program wrote. Returns what total.json holds."""
     read = upstream.read(source)
-    (folder / METRICS).mkdir(parents=True, exist_ok=True)
-    for name in upstream.file_names():
-        if (source / name).exists():
-            write_text(folder / METRICS / name, (source / name).read_text(encoding="utf-8"))
-        else:  # an earlier command may have found it
-            (folder / METRICS / name).unlink(missing_ok=True)
+    upstream.write(folder / METRICS, read.usable)
     keys = {case.key for case in listed}
     strange = sorted({key for of_metric in read.values.values() for key in of_metric} - keys)
     values = {
@@ -118,17 +118,20 @@ def write_merged(folder: Path, listed: list[Case], source: Path) -> dict:
         for metric, of_metric in read.values.items()
     }
     told = {(fault.key, fault.metric) for fault in read.faults}
-    faults = [fault for fault in read.faults if fault.key in keys]
+    faults, doubts = (
+        [fault for fault in told if fault.key in keys] for told in (read.faults, read.doubts)
+    )
     faults += [
         Fault(case.key, metric.name, "its file has no such video")
         for case in listed
         for metric in upstream.METRICS
         if case.key not in values.get(metric.name, {}) and (case.key, metric.name) not in told
     ]
+    read = read._replace(values=values, faults=faults, doubts=doubts)
     digests = dict.fromkeys((*REWARDS, upstream.NATURAL.name), OTHERS)
     more = {"metrics": METRICS, "sources": {}, "measured_by": digests, "evoscore": None}
     more |= {"files_left_alone": read.others, "videos_left_out": strange}
-    return _finish(folder, listed, values, faults, [OTHERS], more)
+    return _finish(folder, listed, read, [OTHERS], more)
 
 
 def metric_entries(found: Found, sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
@@ -213,35 +216,40 @@ def _mean(evoscores: Mapping[str, Mapping[str, float]]) -> dict[str, float] | No
 
 
 def _finish(
-    folder: Path,
-    listed: list[Case],
-    values: upstream.Values,
-    faults: list[Fault],
-    why: list[str],
-    more: dict,
+    folder: Path, listed: list[Case], read: upstream.Read, why: list[str], more: dict
 ) -> dict:
     """Write total.json and return what it holds."""
-    merged = upstream.merge(values)
-    why = [*why, *_unlike_the_benchmark(listed, merged)]
+    merged = upstream.merge(read.values)
+    why = [*why, *_unlike_the_benchmark(listed, merged, read.grades)]
     made = {"benchmark": upstream.BENCHMARK, "name": folder.name}
     made |= {"comparable_with_the_leaderboard": not why, "not_comparable_because": why}
     made |= {"total_score": merged.total} | merged.scores
     made |= {"videos": len(listed), "videos_with_metric": merged.counts}
-    made |= {"missing": [fault._asdict() for fault in faults]}
+    made |= {"missing": [fault._asdict() for fault in read.faults]}
+    made |= {"doubtful": [fault._asdict() for fault in read.doubts]}
     made |= more | {"people": {case.key: case.image for case in listed}}
     made["asked"] = {case.key: cases.asked([case]) for case in listed}
     write_text(folder / TOTAL, _json(plain(made)))
     return made
 
 
-def _unlike_the_benchmark(listed: list[Case], merged: upstream.Merged) -> list[str]:
-    """Say what of the videos, whoever measured them, keeps them from the leaderboard."""
+def _unlike_the_benchmark(
+    listed: list[Case], merged: upstream.Merged, grades: Mapping[str, int]
+) -> list[str]:
+    """Say what of the videos, whoever measured them, keeps them from the leaderboard.
+
+    grades: how many of naturalness each video has that has any.
+    """
     why = []
     if cases.asked(listed) != cases.WHOLE:
         why.append("the list: not the benchmark's own 60 keys, prompts and photos")
     fewest = min(merged.counts.values())
     if fewest < len(listed):
         why.append(f"missing: {len(listed) - fewest} of {len(listed)} videos lack a metric")
+    if few := sum(0 < grades.get(case.key, 0) < upstream.ASKS for case in listed):
+        why.append(
+            f"naturalness: {few} of {len(listed)} videos have fewer than {upstream.ASKS} grades"
+        )
     return why
 
 

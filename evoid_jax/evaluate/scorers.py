@@ -22,6 +22,7 @@ OBJECTIVE = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "flow")
 NATURALNESS, EVOSCORE = "naturalness", "evoscore"
 LOADING = 1800.0  # seconds for a sidecar to load its nets: `paper` reads 39 GB
 FRAMES, SIDE = 16, 512  # that the benchmark shows for naturalness
+BENCHMARKS, USERS, OURS = "the benchmark's words", "the user's words", "our words"
 # Whose grades the leaderboard's naturalness are, by the benchmark's own question.
 GRADER = "gpt-4o-2024-11-20"
 
@@ -36,13 +37,13 @@ class Source(NamedTuple):
 
 
 class Scorers(NamedTuple):
-    """Everybody who measures, and what. own_question: the user's words ask for naturalness."""
+    """Everybody who measures, and what. words: whose ask the judge for naturalness."""
 
     urls: tuple[str, ...]
     judge: Judge | None
     options: client.Options
     sources: dict[str, Source]
-    own_question: bool
+    words: str
 
     def of_sidecars(self) -> tuple[str, ...]:
         """Return the measures that sidecars are asked for."""
@@ -73,15 +74,23 @@ def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Sco
         judge = _judge(cfg, logs, stack) if cfg.judge else None
         infos = {url: _info(url, options) for url in urls}
         sources = _offered(infos, judge is None)
-        ours = rubrics.questions().naturalness.text
-        own = judge is not None and judge.questions.naturalness.text != ours
         if judge is not None:
             sources |= _judged(judge, evoscore)
         if not sources:
             raise ValueError(
                 f"--reward.sidecars: nobody there offers any of {', '.join(OBJECTIVE)}"
             )
-        yield Scorers(urls, judge, options, sources, own)
+        yield Scorers(urls, judge, options, sources, _words(judge))
+
+
+def _words(judge: Judge | None) -> str:
+    """Say in whose words a judge is asked for naturalness; "" without a judge."""
+    if judge is None:
+        return ""
+    question = judge.questions.naturalness
+    if rubrics.is_benchmarks(question):
+        return BENCHMARKS
+    return OURS if question.text == rubrics.questions().naturalness.text else USERS
 
 
 def not_comparable(scorers: Scorers) -> list[str]:
@@ -94,11 +103,16 @@ def not_comparable(scorers: Scorers) -> list[str]:
             f"preset {presets}: stand-ins for the benchmark's models, their scores on its scales"
         )
     if scorers.judge is not None:
-        model = scorers.judge.chat.model
-        if model != GRADER or not scorers.own_question:
-            asked = "the user's words" if scorers.own_question else "our words"
+        model, server = scorers.judge.chat.model, scorers.judge.chat.server
+        if model != GRADER or scorers.words != BENCHMARKS:
             words.append(
-                f"naturalness: graded by {model}, asked in {asked}; the leaderboard's is {GRADER}'s"
+                f"naturalness: graded by {model}, asked in {scorers.words}; the leaderboard's is "
+                f"{GRADER}'s, in the benchmark's"
+            )
+        if server.extra or server.expected:
+            words.append(
+                "naturalness: asked with judge_extra or judge_expected, which change the grades; "
+                "the benchmark asks with neither"
             )
     elif NATURALNESS in scorers.sources:
         words.append(

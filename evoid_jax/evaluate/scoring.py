@@ -19,7 +19,7 @@ from evoid_jax.evaluate import cases, scorers, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Entry, Journal
 from evoid_jax.evaluate.scorers import Scorers
-from evoid_jax.rewards import client, evoscore, judge
+from evoid_jax.rewards import client, evoscore, judge, rubrics
 from evoid_jax.rewards.judge_server import JudgeError
 
 HEAT = 1.0  # of its three questions: at 0 they would be one
@@ -159,12 +159,14 @@ def _of_judge(video: Video, name: str, by: str, ask, who: Scorers) -> Entry:
 def _natural(video: Video, who: Scorers, number: int) -> tuple[float, float, None]:
     """Ask how natural a video looks, one of several times.
 
-    The benchmark's frames: every n-th of the video, 16 together.
+    The benchmark's frames: every n-th of the video, 16 together; to its own question alone.
     """
     step = max(len(video.video_FHWC) // scorers.FRAMES, 1)
     shown_FHWC = video.video_FHWC[: scorers.FRAMES * step : step]
     parts = judge.shown(shown_FHWC, len(shown_FHWC), side=scorers.SIDE, fps=video.fps / step)
     question = who.judge.questions.naturalness
+    if rubrics.is_benchmarks(question):
+        parts = [part for part in parts if part["type"] != "text"]
     (grade,) = who.judge.chat.ask(question, parts, number=number, temperature=HEAT)
     return float(grade), (float(grade) - 1) / 4, None
 

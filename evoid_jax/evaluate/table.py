@@ -8,7 +8,7 @@ are not two independent observations. V videos.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ KINDS = {
     "videos": int,
 }
 KINDS |= {"videos_with_metric": dict, "not_comparable_because": list, "missing": list}
+KINDS |= {"doubtful": list}
 KINDS |= {"comparable_with_the_leaderboard": bool, "evoscore": dict | None}
 
 
@@ -72,6 +73,18 @@ def check_name(out: Path, first: str, names: list[str]) -> None:
     """Raise a ValueError unless `first` is one of the names, those of a folder's rows."""
     if first not in names:
         raise ValueError(f"--against={first} is no row of {out}; there are {', '.join(names)}")
+
+
+def check(out: Path, anew: Iterable[str]) -> None:
+    """Raise what `load` would raise; the rows named `anew` are left out, being written again.
+
+    Raises:
+      OSError, ValueError: a row is not as this program writes it; the message names its file.
+    """
+    for file in sorted(out.glob(f"*/{rows.TOTAL}")):
+        if file.parent.name not in anew:
+            _added(file.parent)
+            _row(file.parent)
 
 
 def names(out: Path) -> list[str]:
@@ -128,7 +141,8 @@ def write(out: Path, listed: list[Row]) -> str:
 
 
 def _added(folder: Path) -> str:
-    return str(files.read_json(folder / rows.SYSTEM).get("added"))
+    hint = f"every row has one: move {folder.name}/ out of the table's folder if it is none"
+    return str(files.read_json(folder / rows.SYSTEM, hint=hint).get("added"))
 
 
 def _row(folder: Path) -> Row:
@@ -153,8 +167,9 @@ def _check(total: dict) -> None:
         held = total.get(key) or ()
         texts = held.values() if isinstance(held, dict) else held
         _need(key, all(isinstance(text, str) for text in texts))
-    for fault in total["missing"]:
-        _need("missing", isinstance(fault["metric"], str) and isinstance(fault["reason"], str))
+    for part in ("missing", "doubtful"):
+        for fault in total[part]:
+            _need(part, all(isinstance(fault[name], str) for name in ("key", "metric", "reason")))
     digests = [total["measured_by"][metric.name] for metric in upstream.METRICS]
     _need("measured_by", all(isinstance(digest, str | None) for digest in digests))
     _need("videos_with_metric", all(map(_is_number, total["videos_with_metric"].values())))
@@ -264,21 +279,29 @@ def _warnings(row: Row) -> list[str]:
     if total["total_score"] is None:
         lacking = [HEADS[m.name] for m in upstream.METRICS if total[m.name] is None]
         lines.append(f"- {row.name}: no total, since no video has {', '.join(lacking)}")
-    counted: dict[tuple[str, str], int] = {}
-    for fault in total["missing"]:
-        metric = HEADS.get(fault["metric"], fault["metric"])
-        if fault["key"] in row.units.get(fault["metric"], ()):  # its other grades count
-            metric = f"a grade of {metric}"
-        kind = metric, absent.shortened(fault["reason"])
-        counted[kind] = counted.get(kind, 0) + 1
-    for (metric, reason), count in counted.items():
-        videos = f"{count} video{'s' * (count != 1)}"
+    for (metric, reason), videos in _counted(row, total["missing"]).items():
         lines.append(f"- {row.name}: {metric} is missing in {videos}: {reason}")
+    for (metric, reason), videos in _counted(row, total["doubtful"]).items():
+        lines.append(f"- {row.name}: {metric} cannot be so in {videos}, and counts: {reason}")
     if left := total.get("files_left_alone"):
         lines.append(f"- {row.name}: no metric's, and not merged: {', '.join(left)}")
     if left := total.get("videos_left_out"):
         lines.append(f"- {row.name}: not in the list, and not merged: {', '.join(left)}")
     return lines
+
+
+def _counted(row: Row, faults: list[dict[str, str]]) -> dict[tuple[str, str], str]:
+    """Return in how many videos a metric has the same fault, by metric and reason, in words."""
+    counted: dict[tuple[str, str], int] = {}
+    for fault in faults:
+        metric = HEADS.get(fault["metric"], fault["metric"])
+        # One of three grades: the others count.
+        graded = fault["metric"] == upstream.NATURAL.name
+        if graded and fault["key"] in row.units.get(fault["metric"], ()):
+            metric = f"a grade of {metric}"
+        kind = metric, absent.shortened(fault["reason"])
+        counted[kind] = counted.get(kind, 0) + 1
+    return {kind: f"{count} video{'s' * (count != 1)}" for kind, count in counted.items()}
 
 
 def _change_cells(name: str, change: Mapping[str, Mapping]) -> list[str]:

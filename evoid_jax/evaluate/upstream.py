@@ -3,8 +3,9 @@
 The numbers are those of the benchmark's own eval/merge_result.py, OpenS2V-Nexus. What that does in
 silence is told here: a metric that no video has counts there as an average of 0, which makes
 aesthetics -1.33 and naturalness -0.25; every json file of the folder is taken for a metric, an
-earlier total too; and a grade "error" ends it. Here the first gives no total, the second is left
-alone, the third is missing.
+earlier total too; a grade "error" ends it; and what no model can have measured is clipped. Here the
+first gives no total, the second is left alone, the third is missing, and the fourth is clipped too
+and told.
 """
 
 from __future__ import annotations
@@ -32,18 +33,21 @@ class Metric(NamedTuple):
     weight: float
     low: float  # becomes 0 in the total
     high: float  # becomes 1
+    least: float  # that can be measured at all
+    most: float
 
 
 # The weights of v1.1; those of v1.0 were others, and the benchmark's own example of a total is of
 # v1.0.
 METRICS = (
-    Metric("aes_score", "aesthetic_score", "aes_score", 0.18, 4.0, 7.0),
-    Metric("motion_smoothness", "motion_smoothness", "motion_smoothness", 0.09, 0.0, 1.0),
-    Metric("motion_amplitude", "motion_amplitude", "motion_fb", 0.03, 0.0, 1.0),
-    Metric("facesim_cur", "facesim", "cur_score", 0.25, 0.0, 1.0),
-    Metric("gme_score", "gmescore", "gme_score", 0.15, 0.0, 1.0),
-    Metric("natural_score", "naturalscore", "", 0.30, 1.0, 5.0),
+    Metric("aes_score", "aesthetic_score", "aes_score", 0.18, 4, 7, -math.inf, math.inf),
+    Metric("motion_smoothness", "motion_smoothness", "motion_smoothness", 0.09, 0, 1, -1, 1),
+    Metric("motion_amplitude", "motion_amplitude", "motion_fb", 0.03, 0, 1, -math.inf, math.inf),
+    Metric("facesim_cur", "facesim", "cur_score", 0.25, 0, 1, -1, 1),
+    Metric("gme_score", "gmescore", "gme_score", 0.15, 0, 1, -1, 1),
+    Metric("natural_score", "naturalscore", "", 0.30, 1, 5, 1, 5),
 )
+ROUNDING = 1e-3  # that a cosine of float16 may be above 1
 NATURAL = METRICS[-1]
 BOTH_SIDES = ("aes_score", "natural_score")  # clipped below too
 SIGNED = ("motion_smoothness", "motion_amplitude")  # taken without their sign
@@ -64,7 +68,15 @@ class Read(NamedTuple):
 
     values: dict[str, dict[str, float]]
     faults: list[Fault]
+    doubts: list[Fault]  # values that count as the benchmark counts them, and cannot be
+    grades: dict[str, int]  # how many grades of naturalness a video has
     others: list[str]  # json files that are no metric's, and are left alone
+    usable: dict[str, dict[str, object]]  # the files without what cannot be used, as `write` takes
+
+
+def nothing() -> Read:
+    """Return what an empty folder holds."""
+    return Read({}, [], [], {}, [], {})
 
 
 class Merged(NamedTuple):
@@ -121,12 +133,11 @@ def read(folder: str | Path) -> Read:
         raise FileNotFoundError(
             f"{folder} has none of {', '.join(file_names())}, the benchmark's metric files"
         )
-    found = Read({}, [], sorted(present - set(file_names())))
+    found = nothing()._replace(others=sorted(present - set(file_names())))
     for metric in METRICS[:-1]:
-        file = folder / f"{metric.file}.json"
-        held = files.read_json(file) if os.path.lexists(file) else {}
-        entries = {key: _entry(entry, metric.entry) for key, entry in held.items()}
-        _take(found, metric, entries)
+        values = _take(found, metric, folder / f"{metric.file}.json")
+        if values:
+            found.values[metric.name] = values
     _take_natural(found, folder)
     return found
 
@@ -150,29 +161,43 @@ def _entry(held: object, name: str) -> object:
     return held.get(name) if isinstance(held, dict) else held
 
 
-def _take(found: Read, metric: Metric, entries: Mapping[str, object]) -> None:
-    """Take what can be used of one file's entries, and tell of the rest."""
-    for key, entry in entries.items():
-        value = _number(entry)
+def _take(found: Read, metric: Metric, file: Path) -> dict[str, float]:
+    """Return what can be used of a file's entries, and tell of the rest."""
+    held = files.read_json(file) if os.path.lexists(file) else {}
+    values = {}
+    for key, entry in held.items():
+        of_video = _entry(entry, metric.entry)
+        value = _number(of_video)
+        told = f"{file.name} has {of_video!r:.40}"
         if value is None:
-            found.faults.append(Fault(key, metric.name, f"{metric.file}.json has {entry!r:.40}"))
-        else:
-            found.values.setdefault(metric.name, {})[key] = value
+            found.faults.append(Fault(key, metric.name, told))
+            continue
+        if not metric.least - ROUNDING <= value <= metric.most + ROUNDING:
+            outside = f"{told}, outside {metric.least:g}..{metric.most:g}"
+            found.doubts.append(Fault(key, metric.name, outside))
+        values[key] = value
+    found.usable[file.stem] = {key: held[key] for key in values}
+    return values
 
 
 def _take_natural(found: Read, folder: Path) -> None:
-    """Take the mean of the grades that a video has; one that failed is told of."""
+    """Take the mean of the grades that a video has; one that is missing is told of."""
     grades: dict[str, list[float]] = {}
-    for name in file_names()[-ASKS:]:
-        held = files.read_json(folder / name) if os.path.lexists(folder / name) else {}
-        for key, entry in held.items():
-            value = _number(entry)
-            if value is None:
-                found.faults.append(Fault(key, NATURAL.name, f"{name} has {entry!r:.40}"))
-            else:
-                grades.setdefault(key, []).append(value)
-    means = {key: sum(of_video) / len(of_video) for key, of_video in grades.items()}
-    if means:
+    names = file_names()[-ASKS:]
+    given = {name: _take(found, NATURAL, folder / name) for name in names}
+    for of_file in given.values():
+        for key, value in of_file.items():
+            grades.setdefault(key, []).append(value)
+    told = {(fault.key, fault.reason.partition(" has ")[0]) for fault in found.faults}
+    found.faults.extend(
+        Fault(key, NATURAL.name, f"{name} has no such video")
+        for name, of_file in given.items()
+        for key in grades
+        if key not in of_file and (key, name) not in told
+    )
+    found.grades.update({key: len(of_video) for key, of_video in grades.items()})
+    if grades:
+        means = {key: sum(of_video) / len(of_video) for key, of_video in grades.items()}
         found.values[NATURAL.name] = means
 
 

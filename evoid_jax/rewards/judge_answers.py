@@ -116,10 +116,7 @@ def found(said: Said, keys: tuple[str, ...]) -> Found:
     Raises:
       Unusable: there is none, the model or a filter refused, or the answer was cut off.
     """
-    if said.refusal:
-        raise Unusable(f"the judge refused: {shown(said.refusal)}")
-    if said.finish == "content_filter":
-        raise Unusable("the server's content filter stopped the answer")
+    _check_said(said)
     text, thought = _spoken(said)
     objects = [one for one in _objects(text) if _fits(one.value, keys)]
     last = objects[-1] if objects else None
@@ -134,6 +131,14 @@ def found(said: Said, keys: tuple[str, ...]) -> Found:
     if thought and text[last.stop :].strip(" \n\t`."):
         raise Unusable(f"the judge thought and did not answer: {shown(text)}")
     return last
+
+
+def _check_said(said: Said) -> None:
+    """Raise Unusable where the model or a filter refused."""
+    if said.refusal:
+        raise Unusable(f"the judge refused: {shown(said.refusal)}")
+    if said.finish == "content_filter":
+        raise Unusable("the server's content filter stopped the answer")
 
 
 def _spoken(said: Said) -> tuple[str, bool]:
@@ -206,6 +211,19 @@ def numbers(
         _expected(said.tokens, start + _place(answer.source, key), value, least, most)
         for key, value in zip(keys, values, strict=True)
     ]
+
+
+def grade(said: Said, least: int, most: int) -> list[float]:
+    """Return the one whole number that was answered, and nothing beside it.
+
+    Raises:
+      Unusable: something else was, the model or a filter refused, or the answer was cut off.
+    """
+    _check_said(said)
+    text, thought = _spoken(said)
+    if thought or said.finish == "length":
+        raise Unusable(f"the judge thought and did not answer: {shown(text)}")
+    return [_number(text.strip().strip("*."), "the grade", least, most, whole=True)]
 
 
 def texts(said: Said, key: str, count: int, longest: int) -> list[str]:

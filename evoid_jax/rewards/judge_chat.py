@@ -148,11 +148,12 @@ class Chat:
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
-            "response_format": question.form,
             "temperature": temperature,
             "max_tokens": self.server.tokens,
             "seed": seed,
         }
+        if question.form is not None:
+            body["response_format"] = question.form
         if self.server.expected:
             body |= {"logprobs": True, "top_logprobs": LIKELY}
         reply, outcome, began = None, "", time.monotonic()

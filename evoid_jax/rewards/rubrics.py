@@ -3,11 +3,13 @@
 The paper names the five dimensions of VQScore, the three of attention and the aspects of EvoScore
 (evoscore.py), the benchmark a grade of naturalness from 1 to 5; neither gives us its wording. The
 texts are ours, and a user's file may replace them. Numbers are asked for as whole ones from a list:
-some servers hold to a list and to no range of other numbers.
+some servers hold to a list and to no range of other numbers. The benchmark's own question of
+naturalness, where a user's file has it, is asked as the benchmark asks: for a number alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Callable
@@ -56,6 +58,8 @@ one whole number from 1 to 5.
 3: mostly natural, with an error that anybody notices.
 2: several errors, or one that lasts.
 1: impossible bodies, things or motion throughout."""
+# Digest of the benchmark's question (OpenS2V-Nexus, eval/get_naturalscore.py), blanks made single.
+BENCHMARKS = "c5d169333ddf72052de9bd7f74787c7c1052751d48071ef9caea4e25cd218329"
 PROPOSALS = """\
 You have seen a photo of a person. A model will make short videos of this person from written \
 prompts. Write {count} different prompts in English, each of one or two sentences: who it is in \
@@ -74,12 +78,13 @@ class Question(NamedTuple):
     """Something to ask a judge about pictures.
 
     name: for logs. text: what is asked, after the pictures. form: the `response_format` of the
-    request. read: brings what was said into a list, or raises `judge_answers.Unusable`.
+    request, None without one. read: brings what was said into a list, or raises
+    `judge_answers.Unusable`.
     """
 
     name: str
     text: str
-    form: dict
+    form: dict | None
     read: Callable[[Said], list]
 
 
@@ -112,11 +117,26 @@ def questions(file: str | Path = "") -> Questions:
         vqscore=graded("vqscore", texts["vqscore"], DIMENSIONS, least=1, most=10),
         # A need with a fraction is as good as a whole one, where a server sends such.
         attention=graded("attention", texts["attention"], GROUPS, 0, 10, whole=False),
-        naturalness=graded("naturalness", texts["naturalness"], keys["naturalness"], 1, 5),
+        naturalness=_naturalness(texts["naturalness"]),
         evoscore=graded(
             "evoscore", texts["evoscore"], evoscore.ITEMS, evoscore.LEAST, evoscore.MOST
         ),
     )
+
+
+def is_benchmarks(question: Question) -> bool:
+    """Tell whether a question of naturalness is the benchmark's own."""
+    return question.form is None
+
+
+def _naturalness(text: str) -> Question:
+    """Return the question of naturalness, answered by one whole number of 1..5.
+
+    The benchmark's own is put as the benchmark puts it, without a form for the answer.
+    """
+    if hashlib.sha256(" ".join(text.split()).encode()).hexdigest() != BENCHMARKS:
+        return graded("naturalness", text, ("naturalness",), 1, 5)
+    return Question("naturalness", text, None, partial(judge_answers.grade, least=1, most=5))
 
 
 def graded(
@@ -176,7 +196,9 @@ def _texts(file: Path, keys: dict[str, tuple[str, ...]]) -> dict[str, str]:
             raise ValueError(f"{file} has {name}; it may have the texts {', '.join(keys)}")
         if not isinstance(text, str):
             raise ValueError(f"{file}: {name} must be a text, got {text!r:.60}")
-        if lacking := [key for key in keys[name] if key not in text]:
+        # What there is but one of goes without a name: the form of the answer names it.
+        lacking = [key for key in keys[name] if key not in text] if len(keys[name]) > 1 else []
+        if lacking:
             raise ValueError(
                 f"{file}: {name} must say what {', '.join(keys[name])} mean, since the answer "
                 f"grades them by these names; it does not name {', '.join(lacking)}"
