@@ -93,6 +93,20 @@ def folder(name: str | Path, parts: tuple[str, ...] = MODELS, with_weights: bool
     return found
 
 
+def sketch(name: str | Path) -> str | None:
+    """Return a digest by which another model is known that has taken a model's place.
+
+    Of its settings and weights, of large files of parts all over them; None for a hub name, which
+    is held to its commit by `pinned`.
+    """
+    if is_id(name):
+        return None
+    model = files.user_path(name)
+    parts = [file for ending in ("json", "safetensors") for file in model.rglob(f"*.{ending}")]
+    told = [[file.relative_to(model).as_posix(), files.sketch(file)] for file in sorted(parts)]
+    return files.digest(told)[:16]
+
+
 def _split(name: str | Path) -> tuple[str, str]:
     """Return (Org/Name, revision or "")."""
     match = NAME.fullmatch(str(name))

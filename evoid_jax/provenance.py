@@ -13,6 +13,7 @@ one START for each time it was started, because code, machines and scorers may d
     rewards    [{"name", "group", "prior", "sources": [{"address", "preset", "version", "sha256",
                "about"}]}]; two sources are replicas that answer differently
     monitors   [str]
+    weights    {"model": str, "teacher": str}, `hub.sketch` of each that is a folder
     judge      {"model": str, "address": str} or null
 
 No environment variables, no host names; passwords in addresses and values of keys are cut out.
@@ -50,6 +51,7 @@ def collect(
     sidecars: Iterable[tuple[str, Mapping]] = (),
     judge_model: str = "",
     judge_address: str = "",
+    weights: Mapping[str, str] | None = None,
 ) -> dict:
     """Describe one start of a run, as `write` appends it to run.json.
 
@@ -60,6 +62,7 @@ def collect(
       table: the run's rewards, in order; each has `name`, `group` and `prior`.
       sidecars: (address or "local", the reply of its /info) for each of them.
       judge_model, judge_address: of the judge; no model is no judge.
+      weights: of `work_folder.weights`.
     """
     sidecars = list(sidecars)
     judge = {"model": judge_model, "address": judge_address} if judge_model else None
@@ -81,6 +84,7 @@ def collect(
             dict.fromkeys(name for _, info in sidecars for name in info.get("monitors") or ())
         ),
         "judge": judge,
+        "weights": dict(weights or {}),
     }
     return without_secrets(plain(start))
 
@@ -219,6 +223,10 @@ def _check_start(file: Path, start: dict) -> None:
         raise ValueError(
             f"{file}: expected devices and rewards to be lists of objects, each reward with a "
             "name and a list of sources; remove the file to go on without it"
+        )
+    if not isinstance(start.get("weights", {}), dict):
+        raise ValueError(
+            f"{file}: expected weights to be an object; remove the file to go on without it"
         )
 
 

@@ -286,6 +286,7 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
         sidecars=zip(reward.sidecars, run.panel.infos, strict=True),
         judge_model=reward.judge_model if reward.judge else "",
         judge_address=reward.judge,
+        weights=work_folder.weights(cfg),
     )
     provenance.write(run.workdir, how)
     with metrics.Writer(

@@ -10,6 +10,7 @@ from evoid_jax import (
     config,
     distributed,
     export,
+    fields,
     files,
     hub,
     metrics,
@@ -96,6 +97,26 @@ def check_workdir(cfg: config.Config, workdir: Path) -> None:
             f"{workdir} holds another run: {'; '.join(differences)}. Use another --workdir, "
             "or give the settings as they were"
         )
+    _check_weights(cfg, workdir)
+
+
+def weights(cfg: config.Config) -> dict[str, str]:
+    """Return a digest of each model of a run that is a folder: see `hub.sketch`."""
+    places = {"model": cfg.model, "teacher": cfg.teacher}
+    sketches = {name: hub.sketch(fields.locate(place)) for name, place in places.items() if place}
+    return {name: sketch for name, sketch in sketches.items() if sketch}
+
+
+def _check_weights(cfg: config.Config, workdir: Path) -> None:
+    """Raise a ValueError where a run would go on from another model at the place of its own."""
+    starts = (provenance.read(workdir) or {}).get("starts") or [{}]
+    was = starts[-1].get("weights") or {}
+    for name, sketch in weights(cfg).items():
+        if was.get(name, sketch) != sketch:
+            raise ValueError(
+                f"config.{name}: the files in {getattr(cfg, name)} are not those that the run in "
+                f"{workdir} was begun with; bring them back, or use another --workdir"
+            )
 
 
 def interrupted(workdir: Path, steps: int) -> str:

@@ -111,3 +111,18 @@ def test_a_file_is_replaced_at_the_end_or_not_at_all(tmp_path):
         part.write_text("new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_sketch_tells_of_length_and_ends_and_of_every_byte_of_a_small_file(tmp_path):
+    file = tmp_path / "weights"
+
+    def sketched(data):
+        file.write_bytes(data)
+        return files.sketch(file, pieces=4, size=8)
+
+    small, large = bytes(32), bytes(1000)
+    assert sketched(small) == sketched(small) != sketched(bytes(33))
+    assert len({sketched(small[:k] + b"x" + small[k + 1 :]) for k in range(32)}) == 32
+    ends = (0, 7, 992, 999)  # of the first and of the last piece
+    assert len({sketched(large), *(sketched(large[:k] + b"x" + large[k + 1 :]) for k in ends)}) == 5
+    assert sketched(large) == sketched(large[:500] + b"x" + large[501:])  # between two pieces

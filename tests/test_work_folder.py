@@ -1,11 +1,13 @@
 """A run's folder: what would stop the run at its end is told before its start."""
 
+import dataclasses
 import os
+import shutil
 
 import pytest
 from small_run import settings as small
 
-from evoid_jax import config, files, settings, work_folder
+from evoid_jax import config, fields, files, provenance, settings, work_folder
 
 
 @pytest.fixture
@@ -55,6 +57,25 @@ def test_checkpoints_of_unknown_settings_are_not_gone_on_from(cfg, tmp_path):
         work_folder.check_start(cfg, tmp_path)
     files.check_writable(tmp_path / settings.FILE).write_text(config.dumps(cfg))
     work_folder.check_start(cfg, tmp_path)
+
+
+def test_a_run_does_not_go_on_from_another_model_at_its_own_models_place(cfg, tmp_path):
+    model, workdir = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(fields.locate(config.TINY), model)
+    cfg = dataclasses.replace(cfg, model=str(model))
+    workdir.mkdir()
+    (workdir / settings.FILE).write_text(config.dumps(cfg))
+    provenance.write(workdir, provenance.collect(["x"], [], weights=work_folder.weights(cfg)))
+    work_folder.check_workdir(cfg, workdir)
+    (weights,) = (model / "transformer").glob("*.safetensors")
+    held = bytearray(weights.read_bytes())
+    held[-1] ^= 1
+    weights.write_bytes(held)
+    with pytest.raises(ValueError, match=r"^config.model: the files in .*; bring them back"):
+        work_folder.check_workdir(cfg, workdir)
+    held[-1] ^= 1
+    weights.write_bytes(held)
+    work_folder.check_workdir(cfg, workdir)
 
 
 def test_a_stop_says_what_is_saved(tmp_path):

@@ -63,8 +63,7 @@ def facts(listed: list[Case], how: How) -> dict[str, Any]:
         adapter = {"file": how.lora.name, "sha256": files.sha256(how.lora)}
     made = {
         "model": fields.portable(str(how.model)),
-        # A hub's model is pinned to its commit.
-        "weights": None if hub.is_id(how.model) else _sketch(how.model),
+        "weights": hub.sketch(how.model),
         "lora": adapter,
         "seed": how.seed,
         "dtype": how.dtype or rollout.usual_dtype(),
@@ -72,15 +71,6 @@ def facts(listed: list[Case], how: How) -> dict[str, Any]:
     }
     made |= {"scheduler": how.scheduler, "shift": how.shift, "residual": how.residual}
     return made | how.chosen
-
-
-def _sketch(model: Path) -> str:
-    """Return a digest of a model's settings and weights, of large files of parts all over them."""
-    parts = sorted(
-        file for ending in ("json", "safetensors") for file in model.rglob(f"*.{ending}")
-    )
-    told = [[file.relative_to(model).as_posix(), files.sketch(file)] for file in parts]
-    return files.digest(told)[:16]
 
 
 def seed_of(seed: int, key: str) -> int:
