@@ -5,6 +5,7 @@
 A TRIPLE is a face, a prompt and a seed, which both arms were given, in the order of the proof:
 
     identity, prompt   str; seed int
+    photo              str, see media.digest; not there in an older run's file
     base, evolved      {REWARD: score in [0, 1] or null}
     monitor            {"base": {NAME: value or null}, "evolved": {NAME: value or null}}
 
@@ -35,10 +36,11 @@ class Triple(NamedTuple):
     evolved: dict[str, float | None]
     monitor_base: dict[str, float | None]
     monitor_evolved: dict[str, float | None]
+    photo: str | None = None  # the person's first; see media.digest
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What makes the triple the same in another run."""
+        """What the run calls the triple; with other data it may be of another person."""
         return self.identity, self.prompt, self.seed
 
 
@@ -67,6 +69,7 @@ def write(
     triples: Sequence[tuple[str, str, int]],
     score_BM: tuple[np.ndarray, np.ndarray],
     monitor: tuple[Mapping[str, Sequence], Mapping[str, Sequence]],
+    photos: Sequence[str] | None = None,
 ) -> Path:
     """Write scores.json.
 
@@ -75,13 +78,15 @@ def write(
       triples: (identity, prompt, seed) of each of the B videos.
       score_BM: of base and evolved, in [0, 1], NaN where missing.
       monitor: of base and evolved, name -> B values, NaN or None where missing.
+      photos: of each of the B videos, see media.digest; None where they are not known.
     """
     rows = []
     for b, (identity, prompt, seed) in enumerate(triples):
         base, evolved = (dict(zip(names, arm_BM[b], strict=True)) for arm_BM in score_BM)
         watched = [{name: values[b] for name, values in arm.items()} for arm in monitor]
+        named = {"identity": str(identity), "prompt": prompt, "seed": int(seed)}
         rows.append(
-            {"identity": str(identity), "prompt": prompt, "seed": int(seed)}
+            (named if photos is None else named | {"photo": photos[b]})
             | {"base": base, "evolved": evolved}
             | {"monitor": dict(zip(("base", "evolved"), watched, strict=True))}
         )
@@ -145,7 +150,8 @@ def of_reward(scores: Scores, name: str) -> tuple[np.ndarray, np.ndarray]:
 def between(first: Scores, second: Scores) -> Scores:
     """Return two runs as the two arms of one comparison, on the triples that both have.
 
-    base is then what the first run's evolved model scored, evolved what the second's did.
+    base is then what the first run's evolved model scored, evolved what the second's did. A triple
+    whose photo is another in the second run is left out; a photo that is not known is no other.
     """
     rows = {triple.key: triple for triple in second.triples}
     prior = {name: prior for name, prior in first.prior.items() if name in second.prior}
@@ -157,7 +163,7 @@ def between(first: Scores, second: Scores) -> Scores:
             monitor_evolved=rows[one.key].monitor_evolved,
         )
         for one in first.triples
-        if one.key in rows
+        if one.key in rows and not _differ(one.photo, rows[one.key].photo)
     ]
     return Scores(prior=prior, triples=tuple(shared))
 
@@ -200,13 +206,15 @@ def _triple(file: Path, index: int, row) -> Triple:
     row = row if isinstance(row, dict) else {}
     monitor = row.get("monitor") if isinstance(row.get("monitor"), dict) else {}
     arms = [row.get("base"), row.get("evolved"), monitor.get("base"), monitor.get("evolved")]
+    photo = row.get("photo")
     named = isinstance(row.get("identity"), str) and isinstance(row.get("prompt"), str)
+    named = named and isinstance(photo, str | None)
     if not named or type(row.get("seed")) is not int or not all(map(_numbers, arms)):
         raise ValueError(
             f"{file}: triple {index} is not an identity, a prompt, a seed and the scores of base "
             "and evolved; remove the file to go on without scores of single videos"
         )
-    return Triple(row["identity"], row["prompt"], row["seed"], *arms)
+    return Triple(row["identity"], row["prompt"], row["seed"], *arms, photo=photo)
 
 
 def _numbers(values) -> bool:
@@ -215,6 +223,10 @@ def _numbers(values) -> bool:
         value is None or (isinstance(value, int | float) and abs(value) < 1e300)
         for value in values.values()
     )
+
+
+def _differ(photo: str | None, other: str | None) -> bool:
+    return photo is not None and other is not None and photo != other
 
 
 def _value(arm: Mapping, name: str) -> float:

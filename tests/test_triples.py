@@ -13,10 +13,12 @@ KEYS = [("anna", "waves", 5), ("anna", "waves", 6), ("ben", "nods", 7)]
 BASE_BM = np.array([[0.2, 0.6], [0.4, np.nan], [np.nan, np.nan]])
 EVOLVED_BM = np.array([[0.6, 0.2], [0.4, 0.9], [0.5, 0.5]])
 MONITOR = {"motion": [0.1, None, 0.3]}
+ROW = {"identity": "a", "prompt": "p", "seed": 1, "base": {}, "evolved": {}}
+ROW |= {"monitor": {"base": {}, "evolved": {}}}
 
 
-def written(folder, base_BM=BASE_BM, evolved_BM=EVOLVED_BM, keys=KEYS):
-    triples.write(folder, NAMES, PRIOR, keys, (base_BM, evolved_BM), (MONITOR, MONITOR))
+def written(folder, base_BM=BASE_BM, evolved_BM=EVOLVED_BM, keys=KEYS, **more):
+    triples.write(folder, NAMES, PRIOR, keys, (base_BM, evolved_BM), (MONITOR, MONITOR), **more)
     return triples.read(folder)
 
 
@@ -28,6 +30,10 @@ def test_what_is_written_is_read(tmp_path):
     assert second.base == {"face": 0.4, "text": None} and second.monitor_base == {"motion": None}
     assert third.evolved == {"face": 0.5, "text": 0.5} and third.monitor_evolved["motion"] == 0.3
     assert triples.read(tmp_path / "nowhere") is None
+    assert [triple.photo for triple in scores.triples] == [None] * 3  # as in an older file
+    again = written(tmp_path, photos=["ab", "ab", "cd"])
+    assert [triple.photo for triple in again.triples] == ["ab", "ab", "cd"]
+    assert [triple.key for triple in again.triples] == KEYS
 
 
 def test_totals_count_what_both_arms_have(tmp_path):
@@ -78,6 +84,15 @@ def test_two_runs_meet_on_the_triples_that_both_have(tmp_path):
     assert not triples.between(first, second._replace(triples=())).triples
 
 
+def test_triples_of_another_photo_do_not_meet(tmp_path):
+    scores = written(tmp_path)
+    with_photos = lambda *photos: scores._replace(
+        triples=tuple(t._replace(photo=p) for t, p in zip(scores.triples, photos, strict=True))
+    )
+    both = triples.between(with_photos("a", "b", None), with_photos("a", "c", "d"))
+    assert [t.key for t in both.triples] == [KEYS[0], KEYS[2]]  # unknown is no other
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -86,6 +101,7 @@ def test_two_runs_meet_on_the_triples_that_both_have(tmp_path):
         ({"triples": {}}, "a list of triples"),
         ({"triples": [3]}, "triple 0 is not"),
         ({"triples": [{"identity": "a", "prompt": "p", "seed": "1"}]}, "triple 0 is not"),
+        ({"triples": [ROW | {"photo": 3}]}, "triple 0 is not"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, change, words):
