@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from evoid_jax import files, proof
 
@@ -54,12 +55,13 @@ class Scores(NamedTuple):
 class WinRate(NamedTuple):
     """How often the second of two was ahead; a tie counts half."""
 
-    rate: float | None
+    rate: float | None  # 0 to 1
     low: float | None  # 95 %, over identities
     high: float | None
     ahead: int
     ties: int
     pairs: int
+    identities: int
 
 
 def write(
@@ -169,27 +171,70 @@ def between(first: Scores, second: Scores) -> Scores:
 
 
 def win_rate(first_B, second_B, cluster_B) -> WinRate:
-    """Count how often the second is ahead of the first, with a paired bootstrap over clusters.
+    """Count how often the second is ahead of the first, with an interval over clusters.
 
     Args:
       first_B, second_B: (B,) of the same triples; where either is NaN the triple is dropped.
       cluster_B: (B,) identity of each triple.
+
+    Returns:
+      The rate with `interval`'s ends: None for all three where no triple is left, and for the ends
+      where all are of one identity, which says nothing about others.
     """
     first_B, second_B = np.asarray(first_B, float), np.asarray(second_B, float)
     keep_B = np.isfinite(first_B) & np.isfinite(second_B)
-    # 1 for a win, 1/2 for a tie, 0 for a loss; paired with 1/2, which is no difference.
-    won_B = np.where(keep_B, (1 + np.sign(second_B - first_B)) / 2, np.nan)
-    even_B = np.full(len(won_B), 0.5)
-    delta, low, high = proof.paired_bootstrap(even_B, won_B, cluster_B=cluster_B)
-    number = lambda value: None if np.isnan(value) else 0.5 + float(value)
+    # 1 for a win, 1/2 for a tie, 0 for a loss
+    won_B = (1 + np.sign(second_B - first_B)[keep_B]) / 2
+    people_B = np.asarray(cluster_B)[keep_B]
+    low, high = interval(won_B, people_B)
     return WinRate(
-        rate=number(delta),
-        low=number(low),
-        high=number(high),
+        rate=float(won_B.mean()) if keep_B.any() else None,
+        low=low,
+        high=high,
         ahead=int((won_B == 1).sum()),
         ties=int((won_B == 0.5).sum()),
         pairs=int(keep_B.sum()),
+        identities=len(np.unique(people_B)),
     )
+
+
+def interval(won_B: np.ndarray, cluster_B: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95 % interval of a share: Wilson's, with an effective number of observations.
+
+    A bootstrap of rows that are all won gives no width, and over 8 to 32 identities misses a share
+    of 0.95 in a fifth to two thirds of all cases. Wilson's interval (1927) keeps its width there.
+    It needs independent observations, which two seeds of one face are not, so that their number is
+    the one that would give a plain share the variance that is seen between the clusters; a factor
+    makes up for estimating it from few of them (Korn and Graubard 1998, Survey Methodology 24; for
+    its coverage in clusters Dean and Pagano 2015, J. Survey Statistics and Methodology 3). With one
+    or two videos of 8 to 32 faces and shares of 0.5 to 0.95 it covers in 0.94 to 1.00 of all cases.
+
+    Args:
+      won_B: (B,) in [0, 1]; a tie is 1/2.
+      cluster_B: (B,) identity of each.
+
+    Returns:
+      (low, high) in [0, 1], never equal; None for both where there are fewer than two clusters.
+    """
+    _, cluster_B = np.unique(cluster_B, return_inverse=True)
+    size_C = np.bincount(cluster_B)
+    clusters, videos = len(size_C), len(won_B)
+    if clusters < 2:
+        return None, None
+    share = won_B.mean()
+    off_C = np.bincount(cluster_B, weights=won_B - share)
+    # Of a ratio of sums, as clusters may differ in size.
+    variance = clusters / (clusters - 1) * (off_C**2).sum() / videos**2
+    # Clusters that are all alike tell no variance: each is then one observation, the least it is.
+    count = min(share * (1 - share) / variance, videos) if variance > 1e-12 else clusters
+    normal, student = special.ndtri(0.975), special.stdtrit(clusters - 1, 0.975)
+    count *= (normal / student) ** 2
+    scale = 1 + normal**2 / count
+    middle = (share + normal**2 / (2 * count)) / scale
+    half = normal * np.sqrt(share * (1 - share) / count + normal**2 / (4 * count**2)) / scale
+    # At 0 and 1 an end is the share itself, but for rounding.
+    low, high = np.clip([middle - half, middle + half], [0, share], [share, 1])
+    return float(low), float(high)
 
 
 def rewards_won(triple: Triple) -> tuple[int, int]:

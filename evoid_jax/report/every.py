@@ -11,6 +11,7 @@ from evoid_jax.reward_groups import JUDGE
 from evoid_jax.triples import Scores, WinRate
 
 WIDTH, HEIGHT, SIDE = 1120, 190, 40  # of the picture in user units; SIDE for the numbers
+INTERVAL = "intervals are Wilson's, 95 %, with identities as clusters"  # of win rates
 
 
 def rates(scores: Scores) -> dict[str, WinRate]:
@@ -49,8 +50,7 @@ def section(run: RunFolder) -> str:
     words = "; ".join(f"by {name} {fmt.share(r.rate)} ({said(r)})" for name, r in found.items())
     note = (
         "Each bar is a face, a prompt and a seed: the change of its total from base to evolved, "
-        f"sorted. Win rate of evolved {fmt.escape(words)}. A tie counts half; intervals are 95 %, "
-        "paired bootstrap over identities."
+        f"sorted. Win rate of evolved {fmt.escape(words)}. A tie counts half; {INTERVAL}."
     )
     if "judge" in found:
         note += " The judge's grade is one of the rewards."
