@@ -136,7 +136,8 @@ def runs() -> list[bytes]:
         heldout=proof.UNSEEN,
     )
     rows = [(str(b // 2), "A person waves.", b) for b in range(8)]
-    triples.write(place, names, [0.4, 0.6], rows, (base_BM, evolved_BM), (watched, watched))
+    arms, photos = (base_BM, evolved_BM), ["0123456789abcdef"] * len(rows)
+    triples.write(place, names, [0.4, 0.6], rows, arms, (watched, watched), photos=photos)
     held = {"config.json": json.loads(config.dumps(config.from_dict({})))}
     held |= {"metrics.jsonl": steps(), "summary.json": made}
     held |= {"scores.json": json.loads((place / triples.FILE).read_text())}

@@ -78,6 +78,7 @@ def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm) -> None:
         ],
         (base.score_BM, evolved.score_BM),
         (base.monitor, evolved.monitor),
+        photos=[media.digest(pair.images[0]) for pair in trial.chosen for _ in range(trial.each)],
     )
 
 

@@ -9,6 +9,7 @@ Shape letters: F frames, H height, W width, C channels (3, RGB).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -286,6 +287,17 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     probe = Image.fromarray(cube_HW3[..., 0] if mode == "L" else cube_HW3)
     shown = np.asarray(ImageCms.applyTransform(probe, transform)).astype(int)
     return bool(np.abs(shown - np.asarray(probe.convert("RGB"))).max() <= 2)
+
+
+def digest(image_HWC: np.ndarray) -> str:
+    """Return a short name for a uint8 (H, W, 3) image: 16 hexadecimal digits of size and pixels.
+
+    Files may differ and show the same: an image has one name in memory and as any lossless file.
+    """
+    image_HWC = _checked(image_HWC, 3)
+    named = hashlib.sha256(str(image_HWC.shape).encode())
+    named.update(image_HWC)
+    return named.hexdigest()[:16]
 
 
 def write_image(file: str | Path, image_HWC: np.ndarray):

@@ -9,7 +9,7 @@ import av
 import cv2
 import numpy as np
 
-from evoid_jax import metrics, proof, provenance, triples
+from evoid_jax import media, metrics, proof, provenance, triples
 
 REWARDS = {
     "arcface": (0.125, 0.41, 0.14),
@@ -227,4 +227,5 @@ def write_scores(workdir, scores: Scored, prompt: str) -> None:
         [(f"person {300 + b // 2}", prompt, 1000 + b) for b in range(64)],
         (scores.base_BM, scores.evolved_BM),
         (scores.monitor_base, scores.monitor_evolved),
+        photos=[media.digest(portrait(b // 2 % 6, 0)) for b in range(64)],
     )

@@ -63,53 +63,6 @@ def test_run_against_run_is_the_paired_difference_of_the_evolved(three):
     assert 0.05 < delta < 0.11  # the second scores 0.1 more, up to the end of the range
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"prior": 0.5}, "other priors of gme"),
-        ({"sources": [{"preset": "open", "version": "v2", "sha256": "cd"}]}, "gave gme"),
-        ({"name": "clip"}, "one has no clip, gme"),
-    ],
-)
-def test_scores_of_other_scorers_are_not_set_against_each_other(runs, tmp_path, change, why):
-    made = json.loads((runs[1] / "run.json").read_text())
-    made["starts"][-1]["rewards"][2] |= change
-    two_runs.change(runs[1] / "run.json", **made)
-    summary = json.loads((runs[1] / "summary.json").read_text())
-    if "prior" in change:
-        two_runs.change(runs[1] / "summary.json", prior=summary["prior"] | {"gme": 0.5})
-    if "name" in change:
-        prior = {("clip" if name == "gme" else name): x for name, x in summary["prior"].items()}
-        two_runs.change(runs[1] / "summary.json", prior=prior)
-        lines = (runs[1] / "metrics.jsonl").read_text().replace('"gme"', '"clip"')
-        (runs[1] / "metrics.jsonl").write_text(lines)
-    text = words(written(runs[:2], tmp_path / "out"))
-    assert f"The scores of a and b do not compare: {why}" in text.replace("other models ", "")
-    assert "No two of these runs share scored triples that compare" in text
-
-
-def test_another_judge_is_told(runs):
-    made = json.loads((runs[1] / "run.json").read_text())
-    made["starts"][-1]["judge"] = {"model": "Qwen", "address": "x"}
-    two_runs.change(runs[1] / "run.json", **made)
-    one, other = map(folder.load, runs[:2])
-    assert against.why_not(one, other) == ["another judge"]
-    assert against.why_not(one, one) == []
-    (runs[1] / "run.json").unlink()  # an older run: who scored is not recorded
-    assert against.why_not(one, folder.load(runs[1])) == []
-
-
-def test_a_judge_that_is_asked_otherwise_is_told(runs):
-    changed = {"judge_rubric": "mine.toml", "judge_frames": 4}
-    reward = {"judge_frames": 8, "judge_rubric": "", "judge_side": 512}
-    for run, more in zip(runs, ({}, changed, {}), strict=True):
-        two_runs.change(run / "config.json", reward=reward | more)
-    one, other, like = map(folder.load, runs)
-    why = "the judge was asked otherwise (judge_frames, judge_rubric)"
-    assert against.why_not(one, other) == [why]
-    assert against.why_not(one, like) == []
-
-
 def test_a_change_without_a_reward_shows_nothing_and_says_so(runs, tmp_path):
     """A tenth of the triples may lack one; more make another total."""
     held = json.loads((runs[1] / "scores.json").read_text())

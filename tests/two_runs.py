@@ -7,7 +7,7 @@ from pathlib import Path
 import made_up
 import numpy as np
 
-from evoid_jax import proof, triples
+from evoid_jax import media, proof, triples
 
 
 def fill(folder: Path, finished_run: Path, names: str = "abc", rise: float = 0.1) -> list[Path]:
@@ -37,3 +37,23 @@ def change(file: Path, **values) -> None:
 def without_scores(run: Path) -> None:
     """Make a run one of an older version."""
     (run / triples.FILE).unlink()
+
+
+def without_photos(run: Path) -> None:
+    """Make the scores those of an older version, which names no photos."""
+    scores = json.loads((run / triples.FILE).read_text())
+    for triple in scores["triples"]:
+        triple.pop("photo", None)
+    (run / triples.FILE).write_text(json.dumps(scores))
+
+
+def of_others(run: Path, people: int) -> None:
+    """Put others in the place of the first people, under the same names."""
+    scores = json.loads((run / triples.FILE).read_text())
+    for k in range(people):
+        stranger = made_up.portrait(k % 6, t=2)
+        for triple in scores["triples"][2 * k : 2 * k + 2]:
+            triple["photo"] = media.digest(stranger)
+        if k < 6:
+            media.write_image(run / f"samples/heldout_{k:02d}_reference.png", stranger)
+    (run / triples.FILE).write_text(json.dumps(scores))

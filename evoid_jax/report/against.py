@@ -10,10 +10,11 @@ import numpy as np
 
 from evoid_jax import proof, stopping, triples
 from evoid_jax.metrics import get
-from evoid_jax.report import charts, every, numbers, origin
+from evoid_jax.report import apart, charts, every, faces, numbers, origin
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
-from evoid_jax.triples import Scores
+from evoid_jax.reward_groups import JUDGE
+from evoid_jax.triples import Scores, WinRate
 
 
 class Change(NamedTuple):
@@ -29,8 +30,9 @@ def cautions(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
     """Say in plain words what keeps the runs' numbers from being set against each other."""
     words = []
     for (one, other), (name, rival) in _every_two(runs, names):
-        if why := why_not(one, other):
-            words.append(f"The scores of {name} and {rival} do not compare: {'; '.join(why)}.")
+        words.append(apart.caution(one, other, (name, rival)))
+        words.append(faces.caution(one, other, (name, rival)))
+    words.append(apart.of_settings(runs))
     unfinished = [name for run, name in zip(runs, names, strict=True) if run.summary is None]
     if unfinished:
         words.append(f"Not finished, so base and evolved were not compared: {_list(unfinished)}.")
@@ -49,29 +51,7 @@ def cautions(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
             f"Rewards of {_list(small)} are small stand-ins, not the published models whose roles "
             "they have."
         )
-    return words
-
-
-def why_not(one: RunFolder, other: RunFolder) -> list[str]:
-    """Return why the scores of two runs do not compare; nothing where they do.
-
-    What is not recorded is taken as equal: an older run says little of its scorers.
-    """
-    mine, theirs = ({row.name: row for row in run.rewards} for run in (one, other))
-    if mine.keys() != theirs.keys():
-        return [f"one has no {_list(sorted(mine.keys() ^ theirs.keys()))}"]
-    why = []
-    priors = [name for name in mine if _differ(mine[name].prior, theirs[name].prior)]
-    if priors:
-        why.append(f"other priors of {_list(priors)}")
-    models = [n for n in mine if _unlike(_models(mine[n]), _models(theirs[n]))]
-    if models:
-        why.append(f"other models gave {_list(models)}")
-    if _unlike(origin.judge_model(one), origin.judge_model(other)):
-        why.append("another judge")
-    elif asked := _asked_otherwise(one, other):
-        why.append(f"the judge was asked otherwise ({_list(asked)})")
-    return why
+    return [each for each in words if each]
 
 
 def runs(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str]) -> str:
@@ -84,7 +64,7 @@ def runs(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str]) 
     lines = []
     for run, name, row in zip(runs, names, rows, strict=True):
         summary = run.summary or {}
-        won = every.rates(run.scores) if run.scores else {}
+        won = _rates(run.scores) if run.scores else {}
         label = f"{name}: change {fmt.signed(row.delta)}"
         cells = [
             fmt.score(get(summary, "base", "total")),
@@ -92,16 +72,16 @@ def runs(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str]) 
             f"<b class='{row.kind}'>{fmt.signed(row.delta)}</b>",
             fmt.interval(row.low, row.high),
             charts.interval(label, row.delta, row.low, row.high, span, row.kind),
-            _rate(won.get("total")),
-            _rate(won.get("judge")),
+            won.get("total", fmt.NONE),
+            won.get("judge", fmt.NONE),
         ]
         cells += [_told(_row(summary, watched, "monitor_delta")) for watched in monitors]
         lines.append((f"<i style='--c:{hues[name]}'></i>{fmt.escape(name)}", cells))
     note = (
         "Each run's evolved model against what the run started from. Intervals: 95 %, paired "
         f"bootstrap over identities, coloured from {proof.ENOUGH} identities on. Wins: share of "
-        "the triples in which evolved is ahead, a tie counts half. The judge's grade is one of the "
-        "rewards."
+        f"the triples in which evolved is ahead, a tie counts half; {every.INTERVAL}."
+        f"{_rewarded_by_judge(runs, names)}"
     )
     return fmt.section("runs", "The runs", fmt.table("run", (*heads, *titles), lines), note)
 
@@ -125,44 +105,55 @@ def each_other(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
     """Return the table of every run's evolved model against every other's, triple by triple."""
     found = []
     for (one, other), (name, rival) in _every_two(runs, names):
-        if one.scores is None or other.scores is None or why_not(one, other):
+        why = apart.why(one, other)
+        if one.scores is None or other.scores is None or all(why):
             continue
-        both = triples.between(one.scores, other.scores)
+        both = faces.shared(one, other)
         if both.triples:
-            found.append((f"{fmt.escape(rival)} over {fmt.escape(name)}", both))
+            found.append((f"{fmt.escape(rival)} over {fmt.escape(name)}", both, why))
+    if not found:
+        words = (
+            "No two of these runs share scored triples that compare: the same face, prompt and "
+            "seed, scored by the same models."
+        )
+        return fmt.section("against", "Run against run", f"<p class='empty'>{words}</p>")
+    changes = [None if why.total else _total(both) for _, both, why in found]
+    span = _span([change for change in changes if change])
+    monitors = _names([t.monitor_evolved for _, both, _ in found for t in both.triples[:1]])
+    lines = [
+        (title, _cells(both, change, why, monitors, span))
+        for (title, both, why), change in zip(found, changes, strict=True)
+    ]
     note = (
         "Evolved against evolved on the same faces, prompts and seeds: the change when the second "
         "takes the place of the first."
     )
-    if not found:
-        why = (
-            "No two of these runs share scored triples that compare: the same face, prompt and "
-            "seed, scored by the same models."
-        )
-        return fmt.section("against", "Run against run", f"<p class='empty'>{why}</p>")
-    changes = [_total(both) for _, both in found]
-    span = _span(changes)
-    monitors = _names([t.monitor_evolved for _, both in found for t in both.triples[:1]])
-    lines = []
-    for (title, both), change in zip(found, changes, strict=True):
-        won, lacking = every.rates(both), _lacking(both)
-        picture = charts.interval(
-            "change of the total", change.delta, change.low, change.high, span, change.kind
-        )
-        cells = [
-            f"<b class='{change.kind}'>{fmt.signed(change.delta)}</b>",
-            fmt.interval(change.low, change.high),
-            picture,
-            _rate(won.get("total")),
-            _rate(won.get("judge")),
-            *(_told(_monitor(both, name)) for name in monitors),
-            str(len(both.triples)) + "".join(f"<small>{words}</small>" for words in lacking),
-        ]
-        lines.append((title, cells))
     heads = ("change", "95 % interval", "", "wins by total", "wins by the judge")
     titles = [f"monitor {fmt.escape(name)}" for name in monitors]
     table = fmt.table("second over first", (*heads, *titles, "triples"), lines)
     return fmt.section("against", "Run against run", table, note)
+
+
+def _cells(
+    both: Scores, change: Change | None, why: apart.Apart, monitors: Sequence[str], span: float
+) -> list[str]:
+    """Return a line's cells; change: of the total, None where the totals do not compare."""
+    won = _rates(both)
+    if change is None:
+        cells = [f"{fmt.NONE}<small>the totals do not compare</small>", fmt.NONE, "", fmt.NONE]
+    else:
+        cells = [
+            f"<b class='{change.kind}'>{fmt.signed(change.delta)}</b>",
+            fmt.interval(change.low, change.high),
+            charts.interval(
+                "change of the total", change.delta, change.low, change.high, span, change.kind
+            ),
+            won.get("total", fmt.NONE),
+        ]
+    cells.append(fmt.NONE if why.judge else won.get("judge", fmt.NONE))
+    cells += [fmt.NONE if why.monitors else _told(_monitor(both, name)) for name in monitors]
+    lacking = "".join(f"<small>{words}</small>" for words in _lacking(both))
+    return [*cells, f"{len(both.triples)}{lacking}"]
 
 
 def _every_two(runs, names):
@@ -204,12 +195,17 @@ def _total(both: Scores) -> Change:
 
 def _lacking(both: Scores) -> list[str]:
     """Say which rewards with weight more than `proof.MISSING` of the triples lack."""
-    words = []
-    for name, prior in both.prior.items():
-        had_B = np.isfinite(triples.of_reward(both, name)).all(axis=0)
-        if prior > 0 and (share := 1 - had_B.mean()) > proof.MISSING:
-            words.append(f"{fmt.escape(name)} is missing in {fmt.share(share)}")
-    return words
+    lacking = {
+        name: share
+        for name, prior in both.prior.items()
+        if prior > 0 and (share := _missing(both, name)) > proof.MISSING
+    }
+    return [f"{fmt.escape(name)} is missing in {fmt.share(lacking[name])}" for name in lacking]
+
+
+def _missing(both: Scores, name: str) -> float:
+    """Return the share of the triples that lack a reward in either arm."""
+    return 1 - np.isfinite(triples.of_reward(both, name)).all(axis=0).mean()
 
 
 def _monitor(both: Scores, name: str) -> Change:
@@ -231,45 +227,37 @@ def _told(change: Change) -> str:
     return f"<b class='{change.kind}'>{fmt.signed(change.delta)}</b><small>{between}</small>"
 
 
-def _rate(rate) -> str:
-    if rate is None or rate.rate is None:
-        return fmt.NONE
-    kind = "flat"
-    if rate.low is not None:
-        kind = "up" if rate.low > 0.5 else "down" if rate.high < 0.5 else "flat"
-    between = fmt.NONE if rate.low is None else f"{fmt.share(rate.low)} to {fmt.share(rate.high)}"
+def _rates(scores: Scores) -> dict[str, str]:
+    """Return the cells of the win rates, without colour where what they count is often missing."""
+    lacking = {
+        "total": bool(_lacking(scores)),
+        "judge": JUDGE in scores.prior and _missing(scores, JUDGE) > proof.MISSING,
+    }
+    return {name: _rate(rate, lacking[name]) for name, rate in every.rates(scores).items()}
+
+
+def _rate(rate: WinRate, lacking: bool) -> str:
+    """Return a win rate and its interval as two lines of a cell; coloured as a change is."""
+    known = rate.low is not None
+    low, high = (rate.low - 0.5, rate.high - 0.5) if known else (None, None)
+    kind = "flat" if lacking else proof.direction(low, high, rate.identities)
+    between = f"{fmt.share(rate.low)} to {fmt.share(rate.high)}" if known else fmt.NONE
     return f"<b class='{kind}'>{fmt.share(rate.rate)}</b><small>{between}</small>"
+
+
+def _rewarded_by_judge(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
+    """Say which runs learned from the grade that their wins by the judge are counted by."""
+    judged = [name for run, name in zip(runs, names, strict=True) if every.rewarded_by_judge(run)]
+    if not judged:
+        return ""
+    of = "" if len(judged) == len(names) else f" of {fmt.escape(_list(judged))}"
+    return f" The judge's grade is one of the rewards{of}."
 
 
 def _span(changes: Sequence[Change]) -> float:
     """Return one range for all pictures of a table, so that they compare."""
     ends = [x for one in changes for x in (one.delta, one.low, one.high) if x]
     return max(map(abs, ends), default=1.0)
-
-
-def _models(row) -> tuple | None:
-    keys = ("preset", "version", "sha256")
-    sources = tuple(tuple(source.get(key) for key in keys) for source in row.sources)
-    return sources or None
-
-
-def _asked_otherwise(one: RunFolder, other: RunFolder) -> list[str]:
-    """Return the settings by which two runs' judge was asked that are not the same in both."""
-    if origin.judge_model(one) is None or one.config is None or other.config is None:
-        return []
-    names = ("frames", "side", "rubric", "extra", "expected")
-    mine, theirs = (
-        {n: get(run.config, "reward", f"judge_{n}") for n in names} for run in (one, other)
-    )
-    return [f"judge_{name}" for name in names if _unlike(mine[name], theirs[name])]
-
-
-def _unlike(mine, theirs) -> bool:
-    return mine is not None and theirs is not None and mine != theirs
-
-
-def _differ(mine: float | None, theirs: float | None) -> bool:
-    return mine is not None and theirs is not None and abs(mine - theirs) > 1e-6
 
 
 def _names(tables) -> list[str]:

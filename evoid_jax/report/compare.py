@@ -82,7 +82,7 @@ def page(
         against.rewards(runs, names),
         against.each_other(runs, names),
         choices.section(counted) if counted else "",
-        rows.section(same, names, source),
+        rows.section(same, runs, names, source),
         overlay.section(runs, names, hues),
         settings_table.section(runs, names),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from evoid_jax import triples
+from evoid_jax import proof, triples
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 from evoid_jax.reward_groups import JUDGE
 from evoid_jax.triples import Scores, WinRate
 
 WIDTH, HEIGHT, SIDE = 1120, 190, 40  # of the picture in user units; SIDE for the numbers
+INTERVAL = "intervals are Wilson's, 95 %, with identities as clusters"  # of win rates
 
 
 def rates(scores: Scores) -> dict[str, WinRate]:
@@ -20,6 +21,12 @@ def rates(scores: Scores) -> dict[str, WinRate]:
     if JUDGE in scores.prior:
         found["judge"] = triples.win_rate(*triples.of_reward(scores, JUDGE), cluster_B)
     return {name: rate for name, rate in found.items() if rate.pairs}
+
+
+def rewarded_by_judge(run: RunFolder) -> bool:
+    """Tell whether a run learned from the judge's grade that its videos have."""
+    judged = run.scores is not None and "judge" in rates(run.scores)
+    return judged and JUDGE in proof.rewarded(run.summary or {"prior": run.scores.prior})
 
 
 def tiles(run: RunFolder) -> list[tuple[str, str, str]]:
@@ -49,10 +56,9 @@ def section(run: RunFolder) -> str:
     words = "; ".join(f"by {name} {fmt.share(r.rate)} ({said(r)})" for name, r in found.items())
     note = (
         "Each bar is a face, a prompt and a seed: the change of its total from base to evolved, "
-        f"sorted. Win rate of evolved {fmt.escape(words)}. A tie counts half; intervals are 95 %, "
-        "paired bootstrap over identities."
+        f"sorted. Win rate of evolved {fmt.escape(words)}. A tie counts half; {INTERVAL}."
     )
-    if "judge" in found:
+    if rewarded_by_judge(run):
         note += " The judge's grade is one of the rewards."
     body = f"<div class='panel bars'>{_bars(rise_B)}</div>{_table(run.scores, rise_B)}"
     return fmt.section("every", "Every triple", body, note)

@@ -37,7 +37,7 @@ class HeldoutSample(NamedTuple):
 
     @property
     def key(self) -> tuple:
-        """What makes the triple the same in another run."""
+        """What the run calls the triple; see faces.py for the same one in another run."""
         return tuple(self.entry.get(name) for name in ("identity", "prompt", "seed"))
 
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from evoid_jax.report import shelf, videos
+from evoid_jax.report import apart, faces, shelf, videos
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import HeldoutSample, RunFolder
 from evoid_jax.report.shelf import Source
+
+# Under a base whose total is not the same in all runs.
+APART = "the runs give it different totals: other priors, scorers or missing scores"
 
 
 class Row(NamedTuple):
@@ -25,7 +28,7 @@ class Row(NamedTuple):
 
 def matched(runs: Sequence[RunFolder]) -> list[Row]:
     """Return the triples of which two runs or more kept videos, in the order of the first run."""
-    kept = [{_key(sample): sample for sample in run.samples} for run in runs]
+    kept = [faces.kept(run) for run in runs]
     keys = dict.fromkeys(key for samples in kept for key in samples)
     rows = [Row(tuple(samples.get(key) for samples in kept)) for key in keys]
     return [row for row in rows if sum(sample is not None for sample in row.samples) > 1]
@@ -40,14 +43,17 @@ def media(rows: Sequence[Row]) -> list[Path | None]:
     return shown
 
 
-def section(rows: Sequence[Row], names: Sequence[str], source: Source) -> str:
+def section(
+    rows: Sequence[Row], runs: Sequence[RunFolder], names: Sequence[str], source: Source
+) -> str:
     """Return the section; names: of the runs."""
     title = "The same face, prompt and seed"
     if not rows:
         why = "No two of these runs kept videos of the same face, prompt and seed."
         return fmt.section("rows", title, f"<p class='empty'>{why}</p>")
+    drawn = "noise" if apart.same_noise(runs) else "seed (other settings: not the same noise)"
     note = (
-        "What each run's evolved model made of the same face, prompt and noise. Total: of this "
+        f"What each run's evolved model made of the same face, prompt and {drawn}. Total: of this "
         "video, with the run's own priors, and its change from the run's base. In the order of "
         "the list; no score had a say."
     )
@@ -75,15 +81,17 @@ def _card(row: Row, names: Sequence[str], source: Source) -> str:
 def _shown(row: Row, names: Sequence[str]) -> list[tuple[str, Path | None, str]]:
     """Return (title, file, caption) of each video: the bases, once where they are equal."""
     there = [(name, one) for name, one in zip(names, row.samples, strict=True) if one]
-    marks = {name: shelf.fingerprint(one.base) for name, one in there if one.base}
-    shown = []
-    if len(set(marks.values())) == 1:
-        _, one = next((name, one) for name, one in there if one.base)
-        shown.append(("base", one.base, _total(one, 0)))
+    marks = {shelf.fingerprint(one.base) for _, one in there if one.base}
+    shown, agreed = [], True
+    if len(marks) == 1:
+        base = next(one.base for _, one in there if one.base)
+        agreed = _agree([one for _, one in there])
+        caption = _base_total([one for _, one in there]) if agreed else APART
+        shown.append(("base", base, caption))
     else:
-        shown += [(f"base of {n}", one.base, _total(one, 0)) for n, one in there if one.base]
+        shown += [(f"base of {n}", one.base, _base_total([one])) for n, one in there if one.base]
     return shown + [
-        (name, one.evolved if one else None, _total(one, 1))
+        (name, one.evolved if one else None, _evolved_total(one, whole=not agreed))
         for name, one in zip(names, row.samples, strict=True)
     ]
 
@@ -96,13 +104,20 @@ def _figure(file, source: Source, label: str, title: str, caption: str) -> str:
     )
 
 
-def _total(sample: HeldoutSample | None, arm: int) -> str:
+def _agree(samples: Sequence[HeldoutSample]) -> bool:
+    """Tell whether all runs that have one have the same total of base, to the digits shown."""
+    totals = [one.total[0] for one in samples if one.total]
+    return not totals or max(totals) - min(totals) < 0.0005
+
+
+def _base_total(samples: Sequence[HeldoutSample]) -> str:
+    return next((fmt.score(one.total[0]) for one in samples if one.total), "")
+
+
+def _evolved_total(sample: HeldoutSample | None, whole: bool) -> str:
+    """Return evolved's total and its change; whole: from the run's own total of base."""
     if sample is None or sample.total is None:
         return ""
     base, evolved = sample.total
-    return fmt.score(base) if arm == 0 else f"{fmt.score(evolved)} ({fmt.signed(evolved - base)})"
-
-
-def _key(sample: HeldoutSample) -> tuple[str, ...]:
-    """Return what makes a sample the same as another run's, whatever heldout.json holds."""
-    return tuple(repr(value) for value in sample.key)
+    start = f"{fmt.score(base)} → " if whole else ""
+    return f"{start}{fmt.score(evolved)} ({fmt.signed(evolved - base)})"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evoid_jax import metrics
-from evoid_jax.report import shelf, shell
+from evoid_jax.report import faces, shelf, shell
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import HeldoutSample, RunFolder
 from evoid_jax.report.shelf import Source
@@ -58,14 +58,14 @@ def of_run(run: RunFolder) -> list[Trial]:
 def of_runs(runs: Sequence[RunFolder], names: Sequence[str]) -> list[Trial]:
     """Return the trials of several runs: evolved against evolved, for every two of them."""
     pairs = []
-    for (one, other), (name, rival) in zip(
-        itertools.combinations(runs, 2), itertools.combinations(names, 2), strict=True
+    kept = [faces.kept(run) for run in runs]
+    for (mine, theirs), (name, rival) in zip(
+        itertools.combinations(kept, 2), itertools.combinations(names, 2), strict=True
     ):
-        kept = {sample.key: sample for sample in other.samples if sample.evolved}
-        for sample in one.samples:
-            if sample.evolved and sample.key in kept:
-                files = {name: sample.evolved, rival: kept[sample.key].evolved}
-                pairs.append((sample, files))
+        for key, sample in mine.items():
+            other = theirs.get(key)
+            if sample.evolved and other and other.evolved:
+                pairs.append((sample, {name: sample.evolved, rival: other.evolved}))
     return _merged(pairs)
 
 
