@@ -225,6 +225,40 @@ def test_the_watch_is_drawn_as_it_measured(runs):
     assert dict(zip(steps, values["b"], strict=True))[20] == "–"
 
 
+def test_videos_that_are_kept_and_not_shown_are_not_called_missing(runs, tmp_path):
+    text = words(written(runs, tmp_path / "out", shown=0))
+    assert "6 are kept by two runs or more, none is shown (--videos)" in text
+    assert "No two of these runs kept videos" not in text
+    text = words(written(runs, tmp_path / "out", shown=2))
+    assert "The first 2 of 6 that two runs or more kept." in text
+    assert "The first" not in words(written(runs, tmp_path / "out"))
+
+
+def test_what_an_earlier_comparison_wrote_is_removed_and_nothing_else(runs, tmp_path):
+    out = tmp_path / "out"
+    written(runs, out, media="beside")
+    other = "0123456789abcdef.mp4"  # named as ours are, and none of them
+    for folder_ in (out / "media", out / "blind/media"):
+        assert len(list(folder_.iterdir())) > 10
+        (folder_ / "mine.png").touch()
+        (folder_ / other).touch()
+    (out / "blind/kept.json").touch()
+    shutil.rmtree(runs[1] / "samples")
+    compare.write(runs[:2], out, media="beside")
+    left = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    mine = {f"{name}/{file}" for name in ("media", "blind/media") for file in ("mine.png", other)}
+    assert left == {"compare.html", "blind/kept.json"} | mine
+    assert "blind/blind.html" not in (out / "compare.html").read_text()
+
+
+def test_a_page_with_its_videos_inside_leaves_none_beside_it(runs, tmp_path):
+    out = tmp_path / "out"
+    written(runs, out, media="beside")
+    written(runs, out, media="inside")
+    left = {file.relative_to(out).as_posix() for file in out.rglob("*")}
+    assert left == {"compare.html", "blind", "blind/blind.html"}
+
+
 def test_hostile_text_stays_text(runs, tmp_path):
     for run in runs[:2]:
         two_runs.change(run / "config.json", **{EVIL: run.name})
