@@ -208,7 +208,7 @@ def test_wide_videos_are_large_and_larger_in_full_screen(finished_run, tmp_path)
                 assert browser.value("document.documentElement.scrollWidth <= innerWidth")
                 browser.ask("Runtime.evaluate", expression=FULL, userGesture=True)
                 until(browser, "document.fullscreenElement !== null")
-                until(browser, f"Math.min(...({WIDTHS})('{row}')) > {max(small)}")
+                until(browser, f"Math.min(...({WIDTHS})('{row}')) > {1.05 * max(small)}")
                 assert browser.value(f"({ROWS})('{row}')") == lines
                 browser.ask("Runtime.evaluate", expression="document.exitFullscreen()")
                 until(browser, "document.fullscreenElement === null")
