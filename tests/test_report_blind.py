@@ -1,5 +1,7 @@
 """The blind study: what its page may tell, and what is made of the answers."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -92,16 +94,33 @@ def test_the_page_does_not_tell_which_is_which(workdir, mode):
         assert word not in text
     assert '"base"' not in text and "base video" not in text
     assert len(data["trials"]) == 6 and len(data["questions"]) == 3
+    assert list(data["files"]) == sorted(data["files"])
     for trial in data["trials"]:
-        names = [video["name"] for video in trial["videos"]]
-        assert names == sorted(names)  # the order of fingerprints, not that of the arms
-        for video in trial["videos"]:
+        assert trial.keys() == {"name", "prompt", "photo", "videos"}
+        # the order of fingerprints, not that of the arms
+        assert trial["videos"] == sorted(trial["videos"]) and trial["photo"] in data["files"]
+        for mark in trial["videos"]:
             if mode == "beside":
-                assert video["src"] == f"media/{video['name']}.mp4"
-                assert (workdir / "blind" / video["src"]).is_file()
+                assert data["files"][mark] == f"media/{mark}.mp4"
+                assert (workdir / "blind" / data["files"][mark]).is_file()
             else:
-                assert video["src"].startswith("data:video/mp4;base64,")
+                assert data["files"][mark].startswith("data:video/mp4;base64,")
     assert page.write_blind(workdir, mode).read_text("utf-8") == whole  # twice the same
+
+
+def test_the_page_holds_each_file_once_however_many_trials_show_it(finished_run, tmp_path):
+    """With four runs each evolved video stands in three trials, each photo in six."""
+    runs = [folder.load(run) for run in two_runs.fill(tmp_path, finished_run, "abcd")]
+    trials = study.of_runs(runs, "abcd")
+    study.write(tmp_path, trials, "inside")
+    data = json.loads(held(tmp_path).all("main")[0]["data-study"])
+    named = {mark for trial in trials for mark in trial.videos}
+    named |= {shelf.fingerprint(trial.photo) for trial in trials}
+    assert data["files"].keys() == named and len(set(data["files"].values())) == len(named)
+    bodies = [base64.b64decode(src.partition(",")[2]) for src in data["files"].values()]
+    assert {hashlib.sha256(body).hexdigest()[:16] for body in bodies} == named
+    text = (tmp_path / "blind/blind.html").read_text("utf-8")
+    assert all(text.count(src) == 1 for src in data["files"].values())
 
 
 def test_the_first_video_of_a_trial_is_of_either_arm(finished_run, tmp_path):
@@ -166,6 +185,33 @@ def test_what_was_saved_last_counts_whatever_its_file_is_called(workdir):
     assert wins() == {6}
 
 
+def test_answers_that_were_taken_back_do_not_count(workdir):
+    """One saves after 15 answers, goes back ten, and saves again: five are left."""
+    trials = study.of_run(folder.load(workdir))
+    early, late = (answers(trials, of("base"), "one") for _ in range(2))
+    early |= {"saved": "2026-01-31T12:00:00.000Z", "answers": early["answers"][:15]}
+    late |= {"saved": "2026-01-31T12:30:00.000Z", "answers": late["answers"][:5]}
+    other = answers(trials, of("base"), "two")
+    (workdir / "blind").mkdir()
+    for name, made in (("one", early), ("one (1)", late), ("two", other)):
+        (workdir / f"blind/answers_{name}.json").write_text(json.dumps(made))
+    counted = choices.counted(workdir, trials, ())
+    assert (counted.answers, counted.raters) == (5 + 18, 2)
+    # the same person's answers of another study are no earlier state of this one
+    late["study"] = "another"
+    (workdir / "blind/answers_one (1).json").write_text(json.dumps(late))
+    assert choices.counted(workdir, trials, ()).answers == 15 + 18
+
+
+def test_an_answer_to_a_question_that_nobody_asks_is_left_out(workdir):
+    trials = study.of_run(folder.load(workdir))
+    (workdir / "blind").mkdir()
+    made = answers(trials, of("base"), questions=("identity", "colour"))
+    (workdir / "blind/answers_x.json").write_text(json.dumps(made))
+    counted = choices.counted(workdir, trials, ())
+    assert (counted.answers, counted.foreign) == (6, 6)
+
+
 def test_the_interval_is_clopper_and_pearsons():
     # Clopper and Pearson 1934: with no success of n the upper end is 1 - 0.025^(1/n)
     assert choices.interval(0, 10) == pytest.approx((0.0, 1 - 0.025 ** (1 / 10)), rel=1e-12)
@@ -222,6 +268,7 @@ def test_answers_that_lie_there_do_not_stop_a_page_and_those_given_must_fit(work
     [
         ({"schema": 9}, "has schema 9, expected 1"),
         ({"rater": 3}, "a rater's name"),
+        ({"study": None}, "a study's name"),
         ({"answers": {}}, "a list of answers"),
         ({"answers": [{"trial": "x"}]}, "answer 0 does not name"),
         ({"answers": ["<script>"]}, "answer 0 does not name"),

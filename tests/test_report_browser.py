@@ -4,10 +4,12 @@ import json
 import shutil
 import time
 
+import numpy as np
 import pytest
 import two_runs
 from browser import Browser
 
+from evoid_jax import media
 from evoid_jax.report import choices, compare, folder, page, study
 
 SHORTEST_CURVE = """
@@ -71,8 +73,38 @@ HOVERED = """(() => {
 })()"""
 
 
+WIDTHS = """(selector) => [...document.querySelector(selector).querySelectorAll("video")].map(
+  (video) => Math.round(video.getBoundingClientRect().width))"""
+ROWS = """(selector) => new Set([...document.querySelector(selector).querySelectorAll("video")].map(
+  (video) => Math.round(video.getBoundingClientRect().top))).size"""
+FULL = """[...document.querySelector("article").querySelectorAll("button")]
+  .find((one) => one.textContent === "Full screen").click()"""
+SMALLEST_TEXT = """
+  Math.min(...[...document.querySelectorAll(".tick, .sorted span")].filter((one) => one.textContent)
+    .map((one) => one.getBoundingClientRect().height))
+"""
+TIP_ENDS = """(() => {
+  const ends = [];
+  for (const chart of document.querySelectorAll("svg.chart")) {
+    const box = chart.getBoundingClientRect();
+    for (const share of [0.15, 0.5, 1]) {
+      const at = {clientX: box.left + share * box.width, clientY: box.top + 9};
+      chart.dispatchEvent(new PointerEvent("pointermove", at));
+      const tip = document.getElementById("tip").getBoundingClientRect();
+      ends.push(tip.left, tip.right);
+      chart.dispatchEvent(new PointerEvent("pointerleave"));
+    }
+  }
+  return [Math.min(...ends), Math.max(...ends)];
+})()"""
+STORED = """Object.fromEntries(Object.entries(localStorage).map(([name, text]) =>
+  [name.endsWith("-before") ? "before" : "now", JSON.parse(text)]))"""
+
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+LAPTOP = {"width": 1280, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+SCREEN = {"width": 1920, "height": 1080, "deviceScaleFactor": 1, "mobile": False}
 KEYS = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, " ": 32, "s": 83, "n": 78}
+KEYS |= {"r": 82, "b": 66}
 
 
 def press(browser, *keys):
@@ -147,6 +179,73 @@ def test_the_compare_page_fits_a_phone(finished_run, tmp_path):
         assert browser.problems() == []
 
 
+def wide(run, shade=0):
+    """Make the run's first videos as wide as those of a full-size model; return the run."""
+    for name, grey in (("base", 20), ("evolved", 60 + shade)):
+        frames_FHWC = np.full((2, 480, 832, 3), grey, np.uint8)
+        media.write(run / f"samples/heldout_00_{name}.mp4", frames_FHWC, 8)
+    return run
+
+
+@pytest.mark.slow
+def test_wide_videos_are_large_and_larger_in_full_screen(finished_run, tmp_path):
+    copies = two_runs.fill(tmp_path, finished_run)
+    runs = [wide(run, shade=40 * i) for i, run in enumerate(copies)]
+    compare.write(runs, tmp_path / "out", shown=1)
+    report = page.write(runs[0], shown=1)
+    for file, row, count, least in (
+        (tmp_path / "out/compare.html", ".film .row", 4, {1280: 280, 1920: 430, 390: 320}),
+        (report, ".triple .duo", 2, {1280: 560, 1920: 560, 390: 320}),
+    ):
+        with Browser(file, "--force-prefers-reduced-motion") as browser:
+            for screen in (LAPTOP, SCREEN, PHONE):
+                lines = count if screen is PHONE else 1
+                browser.ask("Emulation.setDeviceMetricsOverride", **screen)
+                until(browser, f"innerWidth === {screen['width']}")
+                small = browser.value(f"({WIDTHS})('{row}')")
+                assert len(small) == count and min(small) >= least[screen["width"]]
+                assert browser.value(f"({ROWS})('{row}')") == lines
+                assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+                browser.ask("Runtime.evaluate", expression=FULL, userGesture=True)
+                until(browser, "document.fullscreenElement !== null")
+                until(browser, f"Math.min(...({WIDTHS})('{row}')) > {1.05 * max(small)}")
+                assert browser.value(f"({ROWS})('{row}')") == lines
+                browser.ask("Runtime.evaluate", expression="document.exitFullscreen()")
+                until(browser, "document.fullscreenElement === null")
+
+
+@pytest.mark.slow
+def test_charts_can_be_read_on_a_phone(finished_run, tmp_path):
+    long = two_runs.fill(tmp_path, finished_run, [letter * 90 for letter in "abc"])
+    compare.write(long, tmp_path / "out")
+    for file in (finished_run / "report.html", tmp_path / "out/compare.html"):
+        with Browser(file, "--force-prefers-reduced-motion") as browser:
+            browser.ask("Emulation.setDeviceMetricsOverride", **PHONE)
+            until(browser, "innerWidth === 390")
+            assert browser.value(SMALLEST_TEXT) >= 12  # the box of letters of 10 pixels
+            left, right = browser.value(TIP_ENDS)
+            assert left >= 0 and right <= 390
+            assert browser.value("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.slow
+def test_a_phone_shows_wide_blind_videos_one_above_the_other(finished_run, tmp_path):
+    (run,) = two_runs.fill(tmp_path, finished_run, "a")
+    for k in range(1, 6):
+        (run / f"samples/heldout_{k:02d}_base.mp4").unlink()
+    with Browser(page.write_blind(wide(run))) as browser:
+        press(browser, "Enter")
+        widths = lambda: browser.value(f"({WIDTHS})('.sides')")
+        shown = lambda: browser.value("document.querySelector('.sides').innerText.split(/\\s+/)")
+        wait(lambda: browser.value("document.querySelector('.sides.wide') !== null"))
+        assert browser.value(f"({ROWS})('.sides')") == 1 and "Left" in shown()
+        browser.ask("Emulation.setDeviceMetricsOverride", **PHONE)
+        wait(lambda: min(widths()) > 340)
+        assert browser.value(f"({ROWS})('.sides')") == 2
+        assert shown() == ["Upper", "Lower"]
+        assert browser.value("document.documentElement.scrollHeight <= innerHeight")
+
+
 @pytest.mark.slow
 def test_the_blind_page_works_by_keyboard_alone(finished_run, tmp_path):
     """Answers are given, taken back, skipped, saved; the file is read back as what was chosen."""
@@ -189,6 +288,44 @@ def test_the_blind_page_works_by_keyboard_alone(finished_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_no_key_throws_answers_away(finished_run, tmp_path):
+    """R saves what is not saved, and lays it aside; B takes it up again."""
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    file, saved = page.write_blind(workdir), tmp_path / "saved"
+    files = lambda: sorted(saved.glob("answers_*.json"))
+    with Browser(file) as browser:
+        browser.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(saved))
+        shown = lambda: browser.value("document.querySelector('main')?.innerText ?? ''")
+        press(browser, "Enter", *["ArrowLeft"] * 18)
+        assert "Done. Thank you." in shown() and "Save, then next person" in shown()
+        press(browser, "r")
+        (first,) = wait(files)
+        assert len(json.loads(first.read_text())["answers"]) == 18
+        assert "question 1 of 18" in shown()
+        press(browser, "Backspace")
+        assert "Back to the person before (18 of 18 answered)" in shown()
+        press(browser, "b", "Backspace", "ArrowRight")  # taken up, and the last answer changed
+        assert "Done. Thank you." in shown() and "Save, then next person" in shown()
+        press(browser, "s")
+        last = lambda: json.loads(first.read_text())["answers"][-1]
+        wait(lambda: last()["choice"] == last()["right"])  # here a file takes its name's place
+        assert "Saved as answers_" in shown() and "Save, then" not in shown()
+        press(browser, "r", "ArrowLeft", "ArrowLeft")
+        browser.ask("Page.reload")
+        wait(lambda: "Save, then begin anew" in shown())
+        press(browser, "r")
+        wait(lambda: len(files()) == 2)
+        stored = browser.value(STORED)
+        assert [len(one["answers"]) for one in stored["before"]] == [18, 2]
+        assert stored["now"]["answers"] == []
+        # whoever was laid aside comes up again, whatever was begun in between
+        press(browser, "ArrowLeft", *["Backspace"] * 2, "b", *["Backspace"] * 3, "b")
+        assert "Done. Thank you." in shown()
+        stored = browser.value(STORED)
+        assert len(stored["now"]["answers"]) == 18
+
+
+@pytest.mark.slow
 def test_order_and_sides_differ_from_person_to_person(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     file, seen = page.write_blind(workdir), set()
@@ -202,6 +339,11 @@ def test_order_and_sides_differ_from_person_to_person(finished_run, tmp_path):
             assert len({name for name, _ in orders}) == 6
             seen.add(json.dumps(orders))
     assert len(seen) == 3
+
+
+def until(browser, condition):
+    """Wait till a condition of the page holds."""
+    wait(lambda: browser.value(condition))
 
 
 def wait(found):

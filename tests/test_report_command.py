@@ -1,5 +1,6 @@
 """The report's command: it prints the page's path, and a user's mistake is one line."""
 
+import json
 import re
 import runpy
 import shutil
@@ -8,8 +9,9 @@ import sys
 
 import pytest
 import two_runs
-from report_page import read
+from report_page import Page, read
 
+from evoid_jax.report import compare, folder, study
 from evoid_jax.report import page as report
 
 
@@ -104,6 +106,56 @@ def test_a_run_may_have_a_blind_page(finished_run, tmp_path, monkeypatch, capsys
     assert capsys.readouterr().out.split() == [f"{run}/report.html", f"{run}/blind/blind.html"]
     # evolved of the first triple is the same video as base of the second, and lies there once
     assert len(list((run / "blind/media").glob("*.mp4"))) == 11
+
+
+def test_a_run_may_be_reported_on_elsewhere(finished_run, tmp_path, monkeypatch, capsys):
+    """Nothing is written to its folder, which may be somebody else's."""
+    (run,) = two_runs.fill(tmp_path, finished_run, "a")
+    state = lambda: {file: file.stat().st_mtime_ns for file in (run, *run.rglob("*"))}
+    before, out = state(), tmp_path / "new/out"
+    for mode in ("beside", "inside", "beside"):  # an earlier page is written again
+        options = ["--blind", f"--media={mode}", f"--out={out}"]
+        monkeypatch.setattr(sys, "argv", ["report", str(run), *options])
+        runpy.run_module("evoid_jax.report", run_name="__main__")
+        assert capsys.readouterr().out.split() == [f"{out}/report.html", f"{out}/blind/blind.html"]
+    assert state() == before
+    page = Page((out / "report.html").read_text("utf-8"))
+    sources = {video[key] for video in page.all("video") for key in ("src", "poster")}
+    sources |= {image["src"] for image in page.all("img")}
+    assert {f"media/{file.name}" for file in (out / "media").iterdir()} == sources
+
+
+def test_answers_beside_a_run_count_on_a_page_elsewhere(finished_run, tmp_path):
+    (run,) = two_runs.fill(tmp_path, finished_run, "a")
+    trials = study.of_run(folder.load(run))
+    left, right = trials[0].videos
+    answer = {"trial": trials[0].name, "question": "motion", "left": left, "right": right}
+    for place, rater in ((run, "one"), (tmp_path / "out", "two")):
+        report.write_blind(run, out=place)
+        made = {"schema": 1, "study": study.name(trials), "rater": rater}
+        made["answers"] = [answer | {"choice": left, "seconds": 1.0}]
+        (place / "blind/answers_x.json").write_text(json.dumps(made))
+    report.write(run, out=tmp_path / "out")
+    assert "2 answers of 2 people" in Page((tmp_path / "out/report.html").read_text()).text
+
+
+def test_a_page_does_not_go_to_a_folder_of_something_else(finished_run, tmp_path):
+    one, other, third = two_runs.fill(tmp_path, finished_run)
+    report.write(other)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/photo.png").touch()
+    compare.write([one, other], tmp_path / "both")
+    for place, why in (
+        (other, "is the folder of a run; give another one with --out"),
+        (third, r"is not empty and holds no report\.html; give a new folder with --out"),
+        (tmp_path / "mine", r"is not empty and holds no report\.html"),
+        (tmp_path / "both", r"is not empty and holds no report\.html"),
+    ):
+        with pytest.raises(ValueError, match=f"{place.name} {why}"):
+            report.write(one, out=place)
+        with pytest.raises(ValueError, match=f"{place.name} {why}"):
+            report.write_blind(one, out=place)
+    assert report.write(one, out=one) == one / "report.html"
 
 
 def test_a_folder_of_something_else_gets_no_page(tmp_path):

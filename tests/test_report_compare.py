@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import made_up
 import numpy as np
 import pytest
 import two_runs
@@ -140,10 +141,75 @@ def test_settings_that_differ_are_listed_and_others_are_not():
     assert settings_table.differing(judges) == {}  # passwords are cut out
 
 
-def test_curves_of_runs_with_other_steps_have_no_gaps():
-    assert overlay._bridged([0, 1, 2, 3, 4], {0: 1.0, 2: 3.0}) == [1.0, 2.0, 3.0, None, None]
-    assert overlay._bridged([0, 1, 2], {0: 1.0, 1: None, 2: 3.0}) == [1.0, None, 3.0]
-    assert overlay._bridged([0, 1], {}) == [None, None]
+def drawn(section, title):
+    """Return what a chart shows under the pointer, by curve, and the curves' paths."""
+    panel = next(p for p in section.split("<div class='panel'>") if f"<h3>{title}</h3>" in p)
+    (svg,) = (svg for svg in Page(panel).all("svg") if "data-chart" in svg)
+    data = json.loads(svg["data-chart"])
+    values = {one["name"]: one["values"] for one in data["series"]}
+    return data["steps"], values, [path["d"] for path in Page(panel).all("path")]
+
+
+def test_curves_of_runs_with_other_steps_have_no_gaps_and_no_invented_values():
+    hues = {"a": "red", "b": "blue", "c": "green"}
+    columns = [{0: 1.0, 2: 3.0, 4: 2.0}, {1: 1.0, 2: None, 3: 2.0}, {3: 5.0}]
+    section = overlay._panel("x", "", columns, [*hues], hues)
+    steps, values, paths = drawn(section, "x")
+    assert steps == [0, 1, 2, 3, 4]
+    assert values["a"] == ["1", "–", "3", "–", "2"]  # a dash where the run has no such step
+    assert values["b"] == ["–", "1", "–", "2", "–"]
+    assert [path.count("M") for path in paths] == [1, 2, 1]  # a gap where a value is missing
+    assert section.count("<circle") == 1  # a curve of one point is seen
+
+
+def test_the_watch_is_drawn_as_it_measured(runs):
+    """Nine comparisons with one peak: smoothed, the peak would be a third of itself."""
+    for run, every in zip(runs[:2], (10, 15), strict=True):
+        made_up.watch(run, steps=range(every, 10 * every, every))
+        for file in (run / "watch").glob("step_*.json"):
+            two_runs.change(file, delta_total=0.9 if file.stem == "step_000030" else 0.0)
+    names = ["a", "b"]
+    hues = dict(zip(names, ("red", "blue"), strict=True))
+    section = overlay.section([folder.load(run) for run in runs[:2]], names, hues)
+    steps, values, _ = drawn(section, "Change of the total, by the watch")
+    shown = dict(zip(steps, values["a"], strict=True))
+    assert (shown[20], shown[30], shown[40]) == ("0", "0.9", "0")
+    assert shown[15] == shown[45] == "–"
+    assert dict(zip(steps, values["b"], strict=True))[20] == "–"
+
+
+def test_videos_that_are_kept_and_not_shown_are_not_called_missing(runs, tmp_path):
+    text = words(written(runs, tmp_path / "out", shown=0))
+    assert "6 are kept by two runs or more, none is shown (--videos)" in text
+    assert "No two of these runs kept videos" not in text
+    text = words(written(runs, tmp_path / "out", shown=2))
+    assert "The first 2 of 6 that two runs or more kept." in text
+    assert "The first" not in words(written(runs, tmp_path / "out"))
+
+
+def test_what_an_earlier_comparison_wrote_is_removed_and_nothing_else(runs, tmp_path):
+    out = tmp_path / "out"
+    written(runs, out, media="beside")
+    other = "0123456789abcdef.mp4"  # named as ours are, and none of them
+    for folder_ in (out / "media", out / "blind/media"):
+        assert len(list(folder_.iterdir())) > 10
+        (folder_ / "mine.png").touch()
+        (folder_ / other).touch()
+    (out / "blind/kept.json").touch()
+    shutil.rmtree(runs[1] / "samples")
+    compare.write(runs[:2], out, media="beside")
+    left = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
+    mine = {f"{name}/{file}" for name in ("media", "blind/media") for file in ("mine.png", other)}
+    assert left == {"compare.html", "blind/kept.json"} | mine
+    assert "blind/blind.html" not in (out / "compare.html").read_text()
+
+
+def test_a_page_with_its_videos_inside_leaves_none_beside_it(runs, tmp_path):
+    out = tmp_path / "out"
+    written(runs, out, media="beside")
+    written(runs, out, media="inside")
+    left = {file.relative_to(out).as_posix() for file in out.rglob("*")}
+    assert left == {"compare.html", "blind", "blind/blind.html"}
 
 
 def test_hostile_text_stays_text(runs, tmp_path):

@@ -1,5 +1,8 @@
 """The report's section on the rewards' health: spread, ends of the range, what is missing."""
 
+import json
+import shutil
+
 import pytest
 
 from evoid_jax.report import curves, folder, health, page
@@ -39,6 +42,16 @@ def test_the_last_fifth_is_shown():
     assert "<td data-head='missing'>25%<" in text and "often missing</mark>" in text
     sound = health.section(steps(10), hues)
     assert ">0.125<" in sound and "<mark>" not in sound
+
+
+def test_a_reward_that_never_scored_may_have_a_spread(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["reward"]["spread"]["stranger"] = 0.0
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = page.page(folder.load(run)).split(" id='health'")[1].split("</section>")[0]
+    assert "</i>stranger</th>" in text and "the same for all videos of a pair" in text
 
 
 def test_it_stands_in_the_page_and_older_records_have_none(finished_run):

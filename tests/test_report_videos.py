@@ -1,6 +1,7 @@
 """The report's videos: best and worst, scores, files beside the page, samples over the steps."""
 
 import json
+import re
 import shutil
 
 import made_up
@@ -11,6 +12,8 @@ from report_page import Page, read
 from evoid_jax import media, triples
 from evoid_jax.report import every, folder, shelf, videos
 from evoid_jax.report import page as report
+
+STILL = r"media/[0-9a-f]{16}\.jpg"
 
 
 @pytest.fixture
@@ -95,7 +98,8 @@ def test_large_videos_stay_beside_the_page(workdir, monkeypatch):
     assert len(page.all("video")) == 12
     for video in page.all("video"):
         assert (workdir / video["src"]).is_file() and video["src"].startswith("samples/heldout_")
-        assert video["preload"] == "none" and video["poster"].startswith("data:image/jpeg")
+        assert video["preload"] == "none" and re.fullmatch(STILL, video["poster"])
+        assert (workdir / video["poster"]).read_bytes()[:3] == b"\xff\xd8\xff"  # a JPEG
     assert all((workdir / image["src"]).is_file() for image in page.all("img"))
     assert "media-src data: 'self' file:;" in text
     # by themselves, where all of them together are large
@@ -103,8 +107,34 @@ def test_large_videos_stay_beside_the_page(workdir, monkeypatch):
     report.write(workdir)
     assert (workdir / "report.html").read_text() == text
     report.write(workdir, media="inside")
-    assert all(video["src"].startswith("data:video/mp4") for video in read(workdir).all("video"))
+    for video in read(workdir).all("video"):
+        assert video["src"].startswith("data:video/mp4")
+        assert video["poster"].startswith("data:image/jpeg")
+    assert not (workdir / "media").exists()
     assert "media-src data:;" in (workdir / "report.html").read_text()
+
+
+def test_a_page_beside_its_videos_is_light_whatever_they_weigh(workdir):
+    """Pictures of noise: as large as still pictures get."""
+    noise_FHWC = np.random.default_rng(0).integers(0, 256, (2, 480, 832, 3), np.uint8)
+    report.write(workdir, media="beside", shown=0)
+    empty = (workdir / "report.html").stat().st_size
+    for k in range(6):
+        for arm in ("base", "evolved"):
+            noise_FHWC += 1
+            media.write(workdir / f"samples/heldout_{k:02d}_{arm}.mp4", noise_FHWC, 8)
+    report.write(workdir, media="beside")
+    assert sum(file.stat().st_size for file in (workdir / "media").iterdir()) > 300_000
+    assert (workdir / "report.html").stat().st_size - empty < 6 * 5_000
+
+
+def test_still_pictures_of_videos_that_are_gone_go_too(workdir):
+    report.write(workdir, media="beside")
+    (workdir / "media/mine.jpg").touch()
+    (workdir / "samples/heldout_01_base.mp4").write_bytes(made_up.mp4(30))
+    report.write(workdir, media="beside")
+    posters = {video["poster"].removeprefix("media/") for video in read(workdir).all("video")}
+    assert {file.name for file in (workdir / "media").iterdir()} == posters | {"mine.jpg"}
 
 
 def test_a_video_that_cannot_be_decoded_is_named_and_the_page_is_written(workdir):
@@ -122,6 +152,12 @@ def test_scores_stand_beside_a_square_video_and_below_a_wide_one(workdir):
     assert videos.shape(workdir / "samples/heldout_01_evolved.mp4") == (416 / 240, 572)
     text = videos.section(folder.load(workdir), shelf.inside)
     assert text.count("class='card triple wide'") == 1 and text.count("class='card triple'") == 5
+
+
+def test_four_videos_stand_in_a_row_and_more_in_two(workdir):
+    file = workdir / "samples/heldout_00_base.mp4"
+    for count, shape in ((2, (2, 1)), (4, (4, 1)), (5, (3, 2)), (6, (3, 2)), (9, (5, 2))):
+        assert "--n:{};--lines:{}'>".format(*shape) in videos.film(file, count)
 
 
 def test_samples_over_the_steps_are_thinned(workdir):

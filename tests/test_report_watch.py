@@ -35,6 +35,31 @@ def test_every_comparison_has_a_line_and_a_video(workdir):
     assert " id='watch'" in whole and "href='#watch'" in whole
 
 
+def test_a_lost_video_gives_nobody_another_ones_photo_and_prompt(workdir):
+    place = workdir / "watch"
+    people = [{"k": k, "prompt": f"prompt {k}", "identity": f"person {k}"} for k in range(3)]
+    (place / "pairs.json").write_text(json.dumps(people))
+    for k in range(3):
+        for name in ("start", "step_000010", "step_000020"):
+            (place / f"{name}_{k:02d}.mp4").write_bytes(made_up.mp4(k))
+        shutil.copy(
+            workdir / "samples/heldout_00_reference.png", place / f"pair_{k:02d}_reference.png"
+        )
+    (place / "start_00.mp4").unlink()
+    pairs = folder.load(workdir).watched_pairs
+    assert [pair.entry["identity"] for pair in pairs] == ["person 1", "person 2"]
+    for k, pair in enumerate(pairs, start=1):
+        files = [pair.start, pair.reference, *pair.videos]
+        assert [file.stem.split("_")[-1] for file in (files[0], *files[2:])] == [f"{k:02d}"] * 3
+        assert pair.reference.name == f"pair_{k:02d}_reference.png"
+    # entries in another order, one that is no object, and a number that is none
+    (place / "pairs.json").write_text(json.dumps([people[2], None, people[1] | {"k": [1]}]))
+    assert [pair.entry.get("identity") for pair in folder.load(workdir).watched_pairs] == [
+        None,
+        "person 1",
+    ]
+
+
 def test_the_best_is_marked_and_a_gamed_one_is_named(workdir):
     rewrite(workdir, 10, delta_total=0.5)
     head = "<th scope='row'>step {}</th>"

@@ -4,6 +4,7 @@
   const data = JSON.parse(main.dataset.study);
   const asked = data.trials.length * data.questions.length;
   const drawer = "evoid-blind-" + data.study; // where the browser keeps a half-done study
+  const aside = drawer + "-before"; // and what earlier people answered, the last of them last
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   const element = (tag, properties, ...children) => {
@@ -31,15 +32,15 @@
     order: shuffled(data.trials.keys()).map((trial) => ({ trial, swap: draw(2) === 1 })),
     answers: [],
   });
-  const kept = () => {
-    try {
-      const state = JSON.parse(localStorage.getItem(drawer));
-      return state && state.order.length === data.trials.length && state.answers.length ? state : null;
-    } catch { return null; }
-  };
-  const keep = () => { try { localStorage.setItem(drawer, JSON.stringify(state)); } catch { /* it is saved as a file then */ } };
+  const read = (name) => { try { return JSON.parse(localStorage.getItem(name)); } catch { return null; } };
+  const write = (name, value) => { try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* it is saved as a file then */ } };
+  const begun = (one) => one?.order?.length === data.trials.length && one.answers?.length > 0;
+  const keep = () => write(drawer, state);
+  const changed = () => { state.saved = false; keep(); };
 
-  let state = null, keys = {}, since = 0, videos = [];
+  const kept = read(drawer);
+  let state = begun(kept) ? kept : fresh(), keys = {}, since = 0, videos = [];
+  const earlier = [read(aside) ?? []].flat().filter(begun);
 
   const show = (actions, ...children) => {
     keys = actions;
@@ -49,8 +50,29 @@
     main.focus({ preventScroll: true });
   };
 
+  // Nobody's answers are thrown away: they are saved as a file, if they are not yet, and laid aside.
+  const next = () => {
+    if (state.answers.length) {
+      if (!state.saved) save();
+      earlier.push(state);
+      write(aside, earlier);
+    }
+    state = fresh();
+    keep();
+    question();
+  };
+  const before = () => {
+    const one = earlier.pop();
+    if (state.answers.length) earlier.unshift(state);
+    write(aside, earlier);
+    state = one;
+    keep();
+    question();
+  };
+  const nextButton = (text) => button(state.saved ? text : `Save, then ${text.toLowerCase()}`, "R", next);
+
   const start = () => {
-    const old = kept();
+    const answered = state.answers.length;
     const rows = [
       ["←  →", "choose the left or the right video"],
       ["Space", "play or pause both"],
@@ -58,14 +80,15 @@
       ["N", "skip: it does not play, or there is nothing to see"],
       ["S", "save the answers so far as a file"],
     ].map(([key, words]) => element("tr", {}, element("td", {}, element("kbd", {}, key)), element("td", {}, words)));
-    const begin = () => { state = fresh(); question(); };
-    const go = () => { if (old) { state = old; question(); } else begin(); };
-    const actions = { Enter: go, ...(old ? { r: begin } : {}) };
+    const actions = { Enter: question, ...(answered ? { r: next } : {}), ...(earlier.length ? { b: before } : {}) };
+    const buttons = [button(answered ? `Go on (${answered} of ${asked} answered)` : "Begin", "Enter", question, "main")];
+    if (answered) buttons.push(nextButton("Begin anew"));
+    if (earlier.length) buttons.push(button(`Back to the person before (${earlier.at(-1).answers.length} of ${asked} answered)`, "B", before));
     show(actions, element("div", { className: "start" },
       element("h1", {}, "Which video is better?"),
       element("p", {}, `${data.trials.length} pairs of videos, ${data.questions.length} questions on each. Both videos of a pair were made from the same photo and the same text; you are not told by what. Their order and their sides are drawn by chance. If you are not sure, choose what you would guess.`),
       element("table", {}, element("tbody", {}, ...rows)),
-      element("p", {}, button(old ? `Go on (${old.answers.length} of ${asked} answered)` : "Begin", "Enter", go, "main"), " ", ...(old ? [button("Begin anew", "R", begin)] : [])),
+      element("p", { className: "buttons" }, ...buttons),
     ));
   };
 
@@ -77,18 +100,18 @@
     const [left, right] = place.swap ? [...trial.videos].reverse() : trial.videos;
     const choose = (one) => () => {
       state.answers.push({
-        trial: trial.name, question: asking.name, left: left.name, right: right.name,
-        choice: one ? one.name : null, seconds: Math.round(performance.now() - since) / 1000,
+        trial: trial.name, question: asking.name, left, right,
+        choice: one, seconds: Math.round(performance.now() - since) / 1000,
       });
-      keep();
+      changed();
       question();
     };
-    const back = () => { if (state.answers.length) { state.answers.pop(); keep(); question(); } else start(); };
+    const back = () => { if (state.answers.length) { state.answers.pop(); changed(); question(); } else start(); };
     // The same two videos stay, and go on playing, while the next question on them is asked.
     const same = at % data.questions.length > 0 && main.querySelector(`.sides[data-trial="${trial.name}"]`);
     const sides = same || twoSides(trial.name, left, right);
     const head = element("div", { className: "ask" },
-      ...(trial.photo ? [element("img", { src: trial.photo, alt: "photo of the person" })] : []),
+      ...(trial.photo ? [element("img", { src: data.files[trial.photo], alt: "photo of the person" })] : []),
       element("div", { role: "status" },
         element("p", { className: "facts" }, `question ${at + 1} of ${asked}`),
         element("h1", {}, asking.text),
@@ -104,12 +127,18 @@
   };
 
   const twoSides = (name, left, right) => {
-    const side = (one, name, arrow, key) => {
-      const video = element("video", { src: one.src, muted: true, loop: true, playsInline: true, preload: "auto", ariaLabel: `${name} video` });
-      video.addEventListener("loadedmetadata", () => video.classList.toggle("tiny", video.videoWidth <= 192));
-      return element("div", { className: "side" }, video, button(name, arrow, () => keys[key]()));
+    const side = (one, name, stacked, arrow, key) => {
+      const video = element("video", { src: data.files[one], muted: true, loop: true, playsInline: true, preload: "auto", ariaLabel: `${name} video` });
+      video.addEventListener("loadedmetadata", () => {
+        video.classList.toggle("tiny", video.videoWidth <= 192);
+        sides.classList.toggle("wide", video.videoWidth > 1.2 * video.videoHeight);
+      });
+      // On a phone wide videos lie one above the other, and their buttons say so.
+      const words = element("span", {}, element("span", { className: "beside" }, name), element("span", { className: "stacked" }, stacked));
+      return element("div", { className: "side" }, video, button(words, arrow, () => keys[key]()));
     };
-    const sides = element("div", { className: "sides" }, side(left, "Left", "←", "ArrowLeft"), side(right, "Right", "→", "ArrowRight"));
+    const sides = element("div", { className: "sides" });
+    sides.append(side(left, "Left", "Upper", "←", "ArrowLeft"), side(right, "Right", "Lower", "→", "ArrowRight"));
     sides.dataset.trial = name;
     return sides;
   };
@@ -126,15 +155,19 @@
     const url = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
     element("a", { href: url, download: `answers_${rater}.json` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60000);
+    state.saved = true;
+    keep();
   };
 
   const done = () => {
-    const back = () => { state.answers.pop(); keep(); question(); };
-    const again = () => { state = fresh(); keep(); question(); };
-    show({ Enter: save, s: save, Backspace: back, r: again }, element("div", { className: "start" },
+    const back = () => { state.answers.pop(); changed(); question(); };
+    const store = () => { save(); done(); };
+    const chosen = state.answers.filter((one) => one.choice).length;
+    const told = state.saved ? `Saved as answers_${state.rater}.json: put this file` : "Save them as a file, and put it";
+    show({ Enter: store, s: store, Backspace: back, r: next }, element("div", { className: "start" },
       element("h1", {}, "Done. Thank you."),
-      element("p", {}, `${state.answers.filter((one) => one.choice).length} choices, ${state.answers.filter((one) => !one.choice).length} skipped. Save them as a file, and put it beside this page or send it to whoever asked you.`),
-      element("p", {}, button("Save the answers", "Enter", save, "main"), " ", button("Back", "Backspace", back), " ", button("Next person", "R", again)),
+      element("p", {}, `${chosen} choices, ${asked - chosen} skipped. ${told} beside this page or send it to whoever asked you.`),
+      element("p", { className: "buttons" }, button("Save the answers", "Enter", store, "main"), button("Back", "Backspace", back), nextButton("Next person")),
     ));
   };
 

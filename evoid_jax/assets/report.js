@@ -32,8 +32,10 @@
       tip.hidden = false;
       const box = chart.getBoundingClientRect();
       const x = box.left + data.x[at] * box.width / chart.viewBox.baseVal.width;
-      const right = x + 16 + tip.offsetWidth < document.documentElement.clientWidth;
-      tip.style.left = scrollX + (right ? x + 14 : x - 14 - tip.offsetWidth) + "px";
+      const room = document.documentElement.clientWidth - tip.offsetWidth;
+      // Right of the cursor where there is room, else left of it, and never off the page.
+      const left = x + 16 < room ? x + 14 : Math.max(0, x - 14 - tip.offsetWidth);
+      tip.style.left = scrollX + left + "px";
       tip.style.top = scrollY + box.top + 8 + "px";
     };
     chart.addEventListener("pointermove", (event) => {

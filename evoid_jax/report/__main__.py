@@ -1,6 +1,6 @@
 """Turn a run folder into one page, `report.html`, or several into a page that compares them.
 
-    python -m evoid_jax.report RUN [--blind]
+    python -m evoid_jax.report RUN [--blind] [--out=FOLDER]
     python -m evoid_jax.report RUN OTHER ... --out=FOLDER
 
 The page of a run holds the headline with its interval and verdict, videos of base and evolved side
@@ -33,9 +33,13 @@ def _write(runs: list[str], options: argparse.Namespace) -> list:
     if not runs:
         raise ValueError("name the folder of a run, or of several to compare them")
     if len(runs) > 1:
-        return compare.write(runs, options.out, options.videos, options.media, options.answers)
-    written = [page.write(runs[0], options.videos, options.media, options.answers)]
-    return [*written, page.write_blind(runs[0], options.media)] if options.blind else written
+        out = options.out or "compare"
+        return compare.write(runs, out, options.videos, options.media, options.answers)
+    (run,) = runs
+    written = [page.write(run, options.videos, options.media, options.answers, options.out)]
+    return (
+        [*written, page.write_blind(run, options.media, options.out)] if options.blind else written
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         help="videos inside of the page or in files beside it (default: by their size)",
     )
     parser.add_argument(
-        "--out", default="compare", help="folder of a comparison (default: compare)"
+        "--out", help="folder of the pages (default: the run's own, of several runs: compare)"
     )
     parser.add_argument("--blind", action="store_true", help="write a run's blind page too")
     parser.add_argument(

@@ -30,6 +30,7 @@ class Series(NamedTuple):
     name: str
     colour: str
     values: Sequence[float | None]
+    foreign: frozenset[int] = frozenset()  # places of steps that only other curves have
 
 
 class Frame(NamedTuple):
@@ -63,9 +64,9 @@ def lines(label, steps, series, width=560, height=260, smooth=1, low=None, high=
         curve = running_mean(one.values, smooth)
         if smooth > 1:
             body.append(f'<g class="dots" {style}>{_dots(frame, steps, one.values)}</g>')
-        path = _path(frame, steps, curve)
+        path = _path(frame, steps, curve, one.foreign)
         body.append(f'<path class="curve" {style} d="{path}"/>')
-        if len(steps) == 1:
+        if sum(value is not None for value in curve) == 1:  # a path of one point is not seen
             body.append(f'<g class="dots one" {style}>{_dots(frame, steps, curve)}</g>')
     return _svg(label, frame, steps, series, "".join(body))
 
@@ -173,9 +174,11 @@ def _step_ticks(frame):
     return [step for step in ticks(frame.first, frame.last, count) if step == int(step)]
 
 
-def _path(frame, steps, values):
+def _path(frame, steps, values, foreign):
     out, pen = [], "M"
-    for step, value in zip(steps, values, strict=True):
+    for i, (step, value) in enumerate(zip(steps, values, strict=True)):
+        if i in foreign:
+            continue  # the curve goes on over another's step
         if value is None:
             pen = "M"  # a missing value leaves a gap
             continue

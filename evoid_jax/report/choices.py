@@ -63,23 +63,38 @@ class Saved(NamedTuple):
     """What an answers file holds."""
 
     when: str  # UTC, as the page writes it: of two texts the later one is greater
+    study: str
+    rater: str
     answers: list[Answer]
 
 
-def counted(place: Path, trials: Sequence[Trial], given: Sequence[str | Path]) -> Tally | None:
+def counted(
+    place: Path,
+    trials: Sequence[Trial],
+    given: Sequence[str | Path],
+    run: Path | None = None,
+) -> Tally | None:
     """Read the answers in `place/blind` and those given besides; None where there are none.
+
+    A file holds all that a person has answered so far, and takes back what it no longer holds: of
+    one person's files of one study only the newest counts, whatever the browser called it.
+
+    Args:
+      run: a folder whose `blind` may have answers too, where the page goes elsewhere.
 
     Raises:
       OSError, ValueError: a file is missing or of something else; or some were given, and no
         answer is about these trials.
     """
-    there = sorted((place / study.FOLDER).glob(PATTERN))
+    places = [place] if run is None else [place, run]
+    there = [file for one in places for file in sorted((one / study.FOLDER).glob(PATTERN))]
     every = list(dict.fromkeys([*there, *map(files.user_path, given)]))
     if not every:
         return None
-    # Who saved twice counts with what was saved last, whatever the browser called that file.
     held = sorted(map(read, every), key=lambda one: one.when)
-    made = tally(trials, [answer for one in held for answer in one.answers])
+    newest = {(one.study, one.rater): one for one in held}
+    last = sorted(newest.values(), key=lambda one: one.when)
+    made = tally(trials, [answer for one in last for answer in one.answers])
     # Those that merely lie there may be of videos that were made anew; the page says so.
     if given and not made.answers and not made.skipped:
         raise ValueError(
@@ -92,15 +107,11 @@ def counted(place: Path, trials: Sequence[Trial], given: Sequence[str | Path]) -
 def tally(trials: Sequence[Trial], answers: Sequence[Answer]) -> Tally:
     """Count what was chosen on the trials.
 
-    A person who answered a question of a trial twice counts with the later answer.
+    A person who answered a question of a trial in two studies counts with the later answer.
     """
     known = {trial.name: trial for trial in trials}
     latest = {(one.rater, one.trial, one.question): one for one in answers}
-    ours = [
-        one
-        for one in latest.values()
-        if one.trial in known and {one.left, one.choice} - {None} <= {*known[one.trial].videos}
-    ]
+    ours = [one for one in latest.values() if _is_about(one, known.get(one.trial))]
     chosen = [one for one in ours if one.choice is not None]
     return Tally(
         preferences=_preferences(known, chosen),
@@ -131,14 +142,18 @@ def read(file: Path) -> Saved:
             f"{file} has schema {made.get('schema')!r:.60}, expected {SCHEMA}: it is no answers "
             "file of a blind page, or one of another version"
         )
-    rater, rows = made.get("rater"), made.get("answers")
-    if not isinstance(rater, str) or not isinstance(rows, list):
-        raise ValueError(f"{file}: expected a rater's name and a list of answers")
+    of, rater, rows = made.get("study"), made.get("rater"), made.get("answers")
+    if not isinstance(of, str) or not isinstance(rater, str) or not isinstance(rows, list):
+        raise ValueError(
+            f"{file}: expected a study's name, a rater's name and a list of answers; give the file "
+            "as the blind page saved it"
+        )
     dated = datetime.fromtimestamp(file.stat().st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     when = made.get("saved", dated)
     if not isinstance(when, str):
         raise ValueError(f"{file}: expected a time as saved, got {when!r:.60}")
-    return Saved(when, [_answer(file, rater, i, row) for i, row in enumerate(rows)])
+    answers = [_answer(file, rater, i, row) for i, row in enumerate(rows)]
+    return Saved(when, study=of, rater=rater, answers=answers)
 
 
 def section(made: Tally) -> str:
@@ -160,6 +175,13 @@ def section(made: Tally) -> str:
     rows = "".join(_row(one, heads) for one in made.preferences)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return fmt.section("choices", "What people chose", fmt.rows(table), note)
+
+
+def _is_about(answer: Answer, trial: Trial | None) -> bool:
+    """Tell whether an answer is about the videos of a trial that is there, and to a question."""
+    if trial is None or answer.question not in study.QUESTIONS:
+        return False
+    return {answer.left, answer.choice} - {None} <= {*trial.videos}
 
 
 def _row(one: Preference, heads: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from evoid_jax.report import (
     curves,
     folder,
     overlay,
+    places,
     rows,
     settings_table,
     shelf,
@@ -45,19 +46,22 @@ def write(
       OSError: a run's folder is missing, or out cannot be written.
       ValueError: a file is malformed, a run is given twice, or out holds something else.
     """
-    place = _place(out)
+    place = places.chosen(out, FILE)
     runs = [folder.load(workdir, folder.ALL) for workdir in workdirs]
     names = _names(workdirs)
     trials = study.of_runs(runs, names)
     counted = choices.counted(place, trials, answers)
     place.mkdir(parents=True, exist_ok=True)
-    same = rows.matched(runs)[:shown]
+    kept = rows.matched(runs)
+    same = kept[:shown]
     source = shelf.choose(media, rows.media(same), shelf.copied(place))
-    text = page(runs, names, same, source, counted, bool(trials))
+    text = page(runs, names, same, source, counted, blind=bool(trials), kept=len(kept))
     written = [metrics.write_text(place / FILE, text)]
-    if trials:
-        written.append(study.write(place, trials, media))
-    return written
+    shelf.tidy(place, source.names)
+    if not trials:
+        study.remove(place)  # of other runs
+        return written
+    return [*written, study.write(place, trials, media)]
 
 
 def page(
@@ -67,14 +71,16 @@ def page(
     source: Source,
     counted: choices.Tally | None,
     blind: bool,
+    kept: int,
 ) -> str:
     """Return the whole page.
 
     Args:
       names: of the runs, all different.
-      same: triples that runs share, see `rows.matched`.
+      same: triples to show that runs share, see `rows.matched`.
       counted: what people chose; None where nobody was asked.
       blind: whether a blind page lies beside this one.
+      kept: triples that runs share, shown or not.
     """
     hues = dict(zip(names, curves.HUES * len(names), strict=False))
     sections = (
@@ -82,7 +88,7 @@ def page(
         against.rewards(runs, names),
         against.each_other(runs, names),
         choices.section(counted) if counted else "",
-        rows.section(same, runs, names, source),
+        rows.section(same, runs, names, source, kept),
         overlay.section(runs, names, hues),
         settings_table.section(runs, names),
     )
@@ -103,16 +109,6 @@ def _head(runs, names, blind: bool) -> str:
             "saves beside it and write this page again.</p>"
         )
     return f"<p class='facts'>{len(names)} runs compared</p>{link}{notes}"
-
-
-def _place(out: str | Path) -> Path:
-    """Return the folder to write to; raise a ValueError where it holds something else."""
-    place = files.user_path(out)
-    if place.is_dir() and any(place.iterdir()) and not (place / FILE).is_file():
-        raise ValueError(
-            f"{out} is not empty and holds no {FILE}; give a new folder with --out=FOLDER"
-        )
-    return place
 
 
 def _names(workdirs: Sequence[str | Path]) -> list[str]:

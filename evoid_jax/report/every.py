@@ -10,7 +10,7 @@ from evoid_jax.report.folder import RunFolder
 from evoid_jax.reward_groups import JUDGE
 from evoid_jax.triples import Scores, WinRate
 
-WIDTH, HEIGHT, SIDE = 1120, 190, 40  # of the picture in user units; SIDE for the numbers
+WIDTH, HEIGHT = 1000, 190  # of the picture in user units; it is stretched to the page's width
 INTERVAL = "intervals are Wilson's, 95 %, with identities as clusters"  # of win rates
 
 
@@ -72,28 +72,25 @@ def _bars(rise_B: list[float | None]) -> str:
     top, bottom = max(*known, 0.0), min(*known, 0.0)
     span = (top - bottom) or 1.0
     y = lambda value: 10 + (top - value) / span * (HEIGHT - 20)
-    step = (WIDTH - SIDE) / len(known)
+    step = WIDTH / len(known)
     bars = "".join(
-        f"<rect class='{'up' if x > 0 else 'down'}' x='{SIDE + i * step:.1f}' "
+        f"<rect class='{'up' if x > 0 else 'down'}' x='{i * step:.1f}' "
         f"y='{y(max(x, 0.0)):.1f}' width='{max(step - 2, 1):.1f}' "
         f"height='{max(abs(x) / span * (HEIGHT - 20), 0.8):.1f}'/>"
         for i, x in enumerate(known)
     )
-    zero = f"<line class='zero' x1='{SIDE}' x2='{WIDTH}' y1='{y(0):.1f}' y2='{y(0):.1f}'/>"
-    ticks = "".join(
-        f"<text class='tick' x='{SIDE - 6}' y='{y(value):.1f}' dy='.32em' text-anchor='end'>"
-        f"{fmt.signed(value)[:5]}</text>"
-        for value in dict.fromkeys((top, bottom))
-        if value
-    )
+    zero = f"<line class='zero' x1='0' x2='{WIDTH}' y1='{y(0):.1f}' y2='{y(0):.1f}'/>"
+    # Beside the picture and not in it: they keep their size on a phone.
+    ends = "".join(f"<span>{fmt.signed(x) if x else ''}</span>" for x in (top, bottom))
     risen = sum(x > 0 for x in known)
     label = (
         f"Change of the total of {len(known)} triples: {risen} rose; from {fmt.signed(known[-1])} "
         f"to {fmt.signed(known[0])}"
     )
     return (
-        f"<svg class='bars' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
-        f"aria-label='{fmt.escape(label)}'>{bars}{zero}{ticks}</svg>"
+        f"<div class='sorted'><div aria-hidden='true'>{ends}</div>"
+        f"<svg class='bars' viewBox='0 0 {WIDTH} {HEIGHT}' preserveAspectRatio='none' role='img' "
+        f"aria-label='{fmt.escape(label)}'>{bars}{zero}</svg></div>"
     )
 
 

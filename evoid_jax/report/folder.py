@@ -138,11 +138,14 @@ def _watched_pairs(folder: Path, names: list[str]) -> list[WatchedPair]:
     """Return the pairs of which the watch kept a video of the start."""
     entries = _read_json(folder / "pairs.json", list) or []
     pairs = []
-    for k, start in enumerate(sorted(folder.glob("start_*.mp4"))):
-        entry = entries[k] if k < len(entries) and isinstance(entries[k], dict) else {}
-        end = start.stem.removeprefix("start")
-        videos = [_there(folder / f"{name}{end}.mp4") for name in names]
-        reference = _there(folder / f"pair{end}_reference.png")
+    known = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, dict)]
+    whole = lambda k, at: k if isinstance(k, int) else at
+    numbered = {whole(entry.get("k"), at): entry for at, entry in known}
+    for start in sorted(folder.glob("start_*.mp4")):
+        number = start.stem.removeprefix("start_")
+        entry = numbered.get(int(number), {}) if number.isdecimal() else {}
+        videos = [_there(folder / f"{name}_{number}.mp4") for name in names]
+        reference = _there(folder / f"pair_{number}_reference.png")
         pairs.append(WatchedPair(entry, reference=reference, start=start, videos=videos))
     return pairs
 
@@ -159,8 +162,8 @@ def rewards_of(
     # Of two rows with one name the later stands: what the start recorded wins over the config.
     known = {row["name"]: row for row in (*_table(config), *_dicts(of_start)) if "name" in row}
     prior = summary.get("prior") or {}
-    logged = [metrics.get(record, "reward", "score") or {} for record in steps]
-    logged += [record.get("weights") or {} for record in steps]
+    groups = (("reward", "score"), ("weights",), ("reward", "spread"))
+    logged = [metrics.get(record, *keys) or {} for keys in groups for record in steps]
     # The order decides the page's order and colours: the run's own table first.
     names = [*known, *prior, *(name for scores in logged for name in scores)]
     return tuple(

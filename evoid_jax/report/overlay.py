@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from evoid_jax.metrics import get, weighted
 from evoid_jax.report import charts
 from evoid_jax.report import text as fmt
@@ -18,7 +16,7 @@ Values = dict[int, float | None]  # by step
 def section(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str]) -> str:
     """Return the section; hues: name of a run -> CSS colour."""
     draw = lambda title, caption, columns: _panel(title, caption, columns, names, hues)
-    overall = [_overall(run.steps, _shared_weights(runs)) for run in runs]
+    overall = [_smoothed(_overall(run.steps, _shared_weights(runs))) for run in runs]
     body = draw("Mean score of the rollouts", "One set of weights for all runs.", overall)
     watched = [_watch(run, lambda s: s.get("delta_total")) for run in runs]
     body += draw("Change of the total, by the watch", "Validation people.", watched)
@@ -26,17 +24,18 @@ def section(runs: Sequence[RunFolder], names: Sequence[str], hues: dict[str, str
         column = [_watch(run, lambda s, n=name: get(s, "monitor_delta", n, "mean")) for run in runs]
         body += draw(f"Change of {name}, by the watch", "Measured, never rewarded.", column)
     for keys in (("drift", "evo_init"), ("drift", "evo_stb"), ("loss", "total"), ("grad_norm",)):
-        column = [_column(run.steps, *keys) for run in runs]
+        column = [_smoothed(_column(run.steps, *keys)) for run in runs]
         body += draw(" ".join(keys).replace("_", " "), "", column)
     small = ""
     for name in _names(runs, lambda run: [get(s, "reward") or {} for s in run.steps], "score"):
-        column = [_column(run.steps, "reward", "score", name) for run in runs]
+        column = [_smoothed(_column(run.steps, "reward", "score", name)) for run in runs]
         small += _panel(name, "", column, names, hues, small=True)
     if not body and not small:
         return fmt.section("rewards", "Curves", "<p class='empty'>No step is logged yet.</p>")
     note = (
-        "Means over each step's videos, smoothed. Runs draw the same faces at the same step only "
-        "where they share config.seed and config.data."
+        "Of training: means over each step's videos, smoothed. Of the watch: as measured. A dash "
+        "under the pointer: the run has no such step. Runs draw the same faces at the same step "
+        "only where they share config.seed and config.data."
     )
     whole = f"<div class='pair'>{body}</div><div class='small'>{small}</div>"
     return fmt.section("rewards", "Curves", whole, note)
@@ -47,13 +46,10 @@ def _panel(title, caption, columns: list[Values], names, hues, small=False) -> s
     steps = sorted({step for column in columns for step in column})
     if not any(value is not None for column in columns for value in column.values()):
         return ""
-    series = []
-    for name, column in zip(names, columns, strict=True):
-        own = sorted(column)
-        # Smoothed over the run's own steps, so that another run's steps leave no gaps in it.
-        smooth = charts.running_mean([column[step] for step in own], _window(own))
-        values = dict(zip(own, smooth, strict=True))
-        series.append(Series(name, hues[name], _bridged(steps, values)))
+    series = [
+        _series(name, hues[name], steps, column)
+        for name, column in zip(names, columns, strict=True)
+    ]
     size = {"width": 300, "height": 150} if small else {}
     chart = charts.lines(title, steps, series, **size)
     keys = "".join(f"<li><i style='--c:{hues[n]}'></i>{fmt.escape(n)}</li>" for n in names)
@@ -62,19 +58,17 @@ def _panel(title, caption, columns: list[Values], names, hues, small=False) -> s
     return f"<div class='panel'><h3>{fmt.escape(title)}</h3>{words}{chart}{legend}</div>"
 
 
-def _bridged(steps: list[int], values: Values) -> list[float | None]:
-    """Return a value per step, linear between a run's own steps, which may be fewer."""
-    known = [step for step in sorted(values) if values[step] is not None]
-    if not known:
-        return [None] * len(steps)
-    ends = {"left": np.nan, "right": np.nan}
-    between = np.interp(steps, known, [values[step] for step in known], **ends)
-    # Where the run itself says that it has none, there is a gap.
-    missing = [step in values and values[step] is None for step in steps]
-    return [
-        None if gap or np.isnan(value) else float(value)
-        for gap, value in zip(missing, between, strict=True)
-    ]
+def _series(name: str, colour: str, steps: list[int], column: Values) -> Series:
+    """Return a run's curve over the steps of all runs."""
+    foreign = frozenset(i for i, step in enumerate(steps) if step not in column)
+    return Series(name, colour, [column.get(step) for step in steps], foreign)
+
+
+def _smoothed(column: Values) -> Values:
+    """Return running means over the run's own steps, so that another run's leave no gaps."""
+    own = sorted(column)
+    means = charts.running_mean([column[step] for step in own], _window(own))
+    return dict(zip(own, means, strict=True))
 
 
 def _overall(steps: list[dict], weights: dict[str, float]) -> Values:

@@ -14,6 +14,7 @@ from evoid_jax.report import (
     health,
     numbers,
     origin,
+    places,
     settings_table,
     shelf,
     shell,
@@ -29,32 +30,48 @@ FILE = "report.html"
 
 
 def write(
-    workdir: str | Path, shown: int = 12, media: str = "auto", answers: Sequence[str | Path] = ()
+    workdir: str | Path,
+    shown: int = 12,
+    media: str = "auto",
+    answers: Sequence[str | Path] = (),
+    out: str | Path | None = None,
 ) -> Path:
-    """Write `workdir/report.html` from what the run folder holds now; return its path.
+    """Write `report.html` from what the run folder holds now; return its path.
 
     Args:
       shown: triples whose videos are shown, at most.
-      media: of shelf.MODES; beside the page means in the run's folder, where they are anyway.
-      answers: files that the run's blind page saved, besides those in `workdir/blind`.
+      media: of shelf.MODES; beside the page means in the run's folder, where they are anyway, or
+        copied into `out/media`.
+      answers: files that the run's blind page saved, besides those in `blind` of either folder.
+      out: the page's folder, made where it is absent; by default the run's. It may hold a page of
+        a run from before. Nothing is written to the run's folder then.
 
     Raises:
-      FileNotFoundError: there is no such folder. OSError: it cannot be written to.
-      ValueError: a file is malformed; names it.
+      FileNotFoundError: there is no such run. OSError: the page cannot be written.
+      ValueError: a file is malformed, or out holds something else; names it.
     """
-    run, place = folder.load(workdir, shown), files.user_path(workdir)
-    source = shelf.choose(media, videos.media(run), shelf.beside(place))
-    counted = choices.counted(place, study.of_run(folder.load(workdir, folder.ALL)), answers)
-    return metrics.write_text(place / FILE, page(run, source, counted))
+    run, home = folder.load(workdir, shown), files.user_path(workdir)
+    place = places.of_run(workdir, out, FILE)
+    trials = study.of_run(folder.load(workdir, folder.ALL))
+    counted = choices.counted(place, trials, answers, run=home)
+    place.mkdir(parents=True, exist_ok=True)
+    outside = shelf.beside(place) if place == home else shelf.copied(place)
+    source = shelf.choose(media, videos.media(run), outside)
+    written = metrics.write_text(place / FILE, page(run, source, counted))
+    shelf.tidy(place, source.names)
+    return written
 
 
-def write_blind(workdir: str | Path, media: str = "auto") -> Path:
+def write_blind(workdir: str | Path, media: str = "auto", out: str | Path | None = None) -> Path:
     """Write the page on which people choose between a run's base and evolved; return its path.
+
+    Args:
+      media, out: as of `write`; the page lies in `blind` there.
 
     Raises: as `write`; ValueError also where the run kept no videos.
     """
     trials = study.of_run(folder.load(workdir, folder.ALL))
-    return study.write(files.user_path(workdir), trials, media)
+    return study.write(places.of_run(workdir, out, FILE), trials, media)
 
 
 def page(

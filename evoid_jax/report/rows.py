@@ -44,10 +44,17 @@ def media(rows: Sequence[Row]) -> list[Path | None]:
 
 
 def section(
-    rows: Sequence[Row], runs: Sequence[RunFolder], names: Sequence[str], source: Source
+    rows: Sequence[Row],
+    runs: Sequence[RunFolder],
+    names: Sequence[str],
+    source: Source,
+    kept: int,
 ) -> str:
-    """Return the section; names: of the runs."""
+    """Return the section; names: of the runs; kept: triples that they share, shown or not."""
     title = "The same face, prompt and seed"
+    if kept and not rows:
+        why = f"{kept} are kept by two runs or more, none is shown (--videos)."
+        return fmt.section("rows", title, f"<p class='empty'>{why}</p>")
     if not rows:
         why = "No two of these runs kept videos of the same face, prompt and seed."
         return fmt.section("rows", title, f"<p class='empty'>{why}</p>")
@@ -57,6 +64,8 @@ def section(
         "video, with the run's own priors, and its change from the run's base. In the order of "
         "the list; no score had a say."
     )
+    if kept > len(rows):
+        note = f"The first {len(rows)} of {kept} that two runs or more kept. {note}"
     cards = "".join(_card(row, names, source) for row in rows)
     return fmt.section("rows", title, f"<div class='triples'>{cards}</div>", note, videos.PLAY)
 
@@ -64,14 +73,14 @@ def section(
 def _card(row: Row, names: Sequence[str], source: Source) -> str:
     entry = row.first.entry
     prompt = str(entry.get("prompt", ""))
+    shown = _shown(row, names)
     figures = "".join(
         _figure(file, source, f"{title}, video for: {prompt}", title, caption)
-        for title, file, caption in _shown(row, names)
+        for title, file, caption in shown
     )
-    ratio, widest = videos.shape(row.first.evolved or row.first.base)
     face = shelf.photo(row.first.reference, source, f"photo for: {prompt}")
     return (
-        f"<article class='card film' style='--ratio:{ratio:.4f};--widest:{widest}px'>"
+        f"{videos.film(row.first.evolved or row.first.base, len(shown))}"
         f"<div class='who'>{face}<p class='prompt'>{fmt.escape(prompt)}</p>"
         f"<p class='facts'>{videos.facts(entry)}</p></div>"
         f"<div class='stage'><div class='row'>{figures}</div></div></article>"

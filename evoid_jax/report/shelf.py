@@ -10,9 +10,9 @@ import base64
 import hashlib
 import io
 import os
-import shutil
+import re
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,18 @@ from evoid_jax.report import text as fmt
 INSIDE = 12_000_000  # bytes of videos and photos that a page takes in; mail servers take 25 MB
 MODES = ("auto", "inside", "beside")
 TYPES = {".mp4": "video/mp4", ".png": "image/png", ".jpg": "image/jpeg"}
-MEDIA = "media"  # the folder of copies beside a page
+MEDIA = "media"  # the folder of copies and still pictures beside a page
+NAMED = re.compile(r"[0-9a-f]{16}\.(mp4|png|jpg)")  # what lies there
 POSTER = 480  # pixels of a still picture's longer side
 SMALL = 192  # pixels; a video up to this width is enlarged without blur
 
-Source = Callable[[Path], str]  # a file -> what stands in src=""
+
+class Source(NamedTuple):
+    """Where a page takes its media from. Both functions return what stands in src=""."""
+
+    file: Callable[[Path], str]  # of a video or photo that is there
+    still: Callable[[bytes], str]  # of a JPEG that the report makes
+    names: set[str]  # what the page has in `media/`, as far as it was asked for
 
 
 class Clip(NamedTuple):
@@ -35,18 +42,28 @@ class Clip(NamedTuple):
 
     width: int
     height: int
-    poster: str  # its first frame as a data URI
+    poster: bytes  # its first frame, a JPEG
 
 
-def inside(file: Path) -> str:
+def _data(content: bytes, suffix: str) -> str:
     """Return a file's content as a data URI."""
-    content = base64.b64encode(file.read_bytes()).decode()
-    return f"data:{TYPES[file.suffix]};base64,{content}"
+    return f"data:{TYPES[suffix]};base64,{base64.b64encode(content).decode()}"
+
+
+inside = Source(
+    file=lambda file: _data(file.read_bytes(), file.suffix),
+    still=lambda content: _data(content, ".jpg"),
+    names=set(),
+)
 
 
 def beside(page: Path) -> Source:
-    """Return a source that names files where they are, relative to the page's folder."""
-    return lambda file: urllib.parse.quote(Path(os.path.relpath(file, page)).as_posix())
+    """Return a source that names files where they are, relative to the page's folder.
+
+    Still pictures, which are nowhere yet, are written to `media/` there.
+    """
+    where = lambda file: urllib.parse.quote(Path(os.path.relpath(file, page)).as_posix())
+    return copied(page)._replace(file=where)
 
 
 def copied(page: Path) -> Source:
@@ -55,17 +72,38 @@ def copied(page: Path) -> Source:
     They are named by their content, so that equal ones lie there once and no name tells what a
     video is.
     """
+    names: set[str] = set()
 
-    def source(file: Path) -> str:
-        copy = page / MEDIA / f"{fingerprint(file)}{file.suffix}"
+    def put(content: bytes, suffix: str) -> str:
+        name = f"{_digest(content)}{suffix}"
+        copy = page / MEDIA / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists():
             part = copy.with_suffix(".part")
-            shutil.copyfile(file, part)
+            part.write_bytes(content)
             part.replace(copy)
-        return f"{MEDIA}/{copy.name}"
+        names.add(name)
+        return f"{MEDIA}/{name}"
 
-    return source
+    return Source(
+        file=lambda file: put(file.read_bytes(), file.suffix),
+        still=lambda content: put(content, ".jpg"),
+        names=names,
+    )
+
+
+def tidy(page: Path, names: Collection[str]) -> None:
+    """Remove from `media/` what earlier pages put there, all but `names`.
+
+    What is not named by its own content is not of a page and stays.
+    """
+    folder = page / MEDIA
+    old = [file for file in folder.glob("*") if NAMED.fullmatch(file.name)]
+    for file in old:
+        if file.name not in names and file.is_file() and file.stem == fingerprint(file):
+            file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def choose(mode: str, media: Iterable[Path | None], outside: Source) -> Source:
@@ -81,7 +119,11 @@ def policy(source: Source) -> str:
 
 def fingerprint(file: Path) -> str:
     """Return a short name for a file's content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return _digest(file.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def video(file: Path | None, source: Source, label: str) -> str:
@@ -95,11 +137,12 @@ def video(file: Path | None, source: Source, label: str) -> str:
     if clip is None:
         return "<div class='hole'>a video that cannot be decoded</div>"
     small = " class='tiny'" if clip.width <= SMALL else ""
+    poster = source.still(clip.poster)
     # Nothing is read or decoded before it is played: the poster stands there till then.
     return (
-        f"<video{small} preload='none' poster='{clip.poster}' loop muted playsinline controls "
+        f"<video{small} preload='none' poster='{poster}' loop muted playsinline controls "
         f"width='{clip.width}' height='{clip.height}' aria-label='{fmt.escape(label)}' "
-        f"src='{source(file)}'></video>"
+        f"src='{source.file(file)}'></video>"
     )
 
 
@@ -108,7 +151,7 @@ def photo(file: Path | None, source: Source, label: str) -> str:
     if file is None:
         return "<div class='hole'>no photo</div>"
     lazy = "" if source is inside else "loading='lazy' "
-    return f"<img {lazy}src='{source(file)}' alt='{fmt.escape(label)}'>"
+    return f"<img {lazy}src='{source.file(file)}' alt='{fmt.escape(label)}'>"
 
 
 def look(file: Path) -> Clip | None:
@@ -123,5 +166,4 @@ def look(file: Path) -> Clip | None:
     picture.thumbnail((POSTER, POSTER))
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=70)
-    poster = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return Clip(width, height, poster)
+    return Clip(width, height, content.getvalue())

@@ -24,6 +24,7 @@ from evoid_jax.report.shelf import Source
 
 FOLDER = "blind"  # beside the page that shows what people chose
 FILE = "blind.html"
+MARK = "<main id='blind'"  # by which the page is known again
 QUESTIONS = {  # the paper's three aspects, in our words
     "identity": "In which video does the person look more like the person in the photo?",
     "motion": "In which video are the movements more natural?",
@@ -90,21 +91,35 @@ def write(place: Path, trials: Sequence[Trial], mode: str) -> Path:
         )
     folder = place / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    media = [file for trial in trials for file in (trial.photo, *trial.videos.values())]
-    source = shelf.choose(mode, media, shelf.copied(folder))
-    return metrics.write_text(folder / FILE, page(trials, source))
+    source = shelf.choose(mode, _media(trials).values(), shelf.copied(folder))
+    written = metrics.write_text(folder / FILE, page(trials, source))
+    shelf.tidy(folder, source.names)
+    return written
+
+
+def remove(place: Path) -> None:
+    """Remove the blind page that lies in `place/blind`, and its media; answers stay."""
+    folder = place / FOLDER
+    file = folder / FILE
+    if not file.is_file() or MARK not in file.read_text("utf-8", errors="replace"):
+        return
+    file.unlink()
+    shelf.tidy(folder, names=())
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def page(trials: Sequence[Trial], source: Source) -> str:
-    """Return the blind page."""
+    """Return the blind page. It holds each file once; trials name files by their fingerprints."""
     data = {
         "study": name(trials),
         "questions": [{"name": key, "text": text} for key, text in QUESTIONS.items()],
-        "trials": [_shown(trial, source) for trial in sorted(trials, key=lambda t: t.name)],
+        "files": {mark: source.file(file) for mark, file in sorted(_media(trials).items())},
+        "trials": [_shown(trial) for trial in sorted(trials, key=lambda t: t.name)],
     }
     held = fmt.escape(json.dumps(data, ensure_ascii=False))
     body = (
-        f"<main id='blind' data-study=\"{held}\" tabindex='-1'><h1>Which video is better?</h1>"
+        f"{MARK} data-study=\"{held}\" tabindex='-1'><h1>Which video is better?</h1>"
         "<noscript><p>This page asks with a script of its own; allow it to run.</p></noscript>"
         "</main>"
     )
@@ -129,13 +144,22 @@ def _merged(pairs: list[tuple[HeldoutSample, dict[str, Path]]]) -> list[Trial]:
     return list(trials.values())
 
 
-def _shown(trial: Trial, source: Source) -> dict:
+def _media(trials: Sequence[Trial]) -> dict[str, Path]:
+    """Return every file that the page shows, by its fingerprint: equal ones once."""
+    photos = [trial.photo for trial in trials if trial.photo]
+    held = {shelf.fingerprint(photo): photo for photo in photos}
+    for trial in trials:
+        held |= trial.videos
+    return held
+
+
+def _shown(trial: Trial) -> dict:
     """Return what the page may know of a trial."""
     return {
         "name": trial.name,
         "prompt": trial.prompt,
-        "photo": source(trial.photo) if trial.photo else None,
-        "videos": [{"name": mark, "src": source(file)} for mark, file in trial.videos.items()],
+        "photo": shelf.fingerprint(trial.photo) if trial.photo else None,
+        "videos": list(trial.videos),
     }
 
 

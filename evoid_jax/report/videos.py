@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from evoid_jax import proof, triples
 from evoid_jax.metrics import get
@@ -17,6 +18,7 @@ from evoid_jax.report.folder import HeldoutSample, RunFolder
 from evoid_jax.report.shelf import Source
 
 TALLEST = 330  # pixels of a video on a desktop, so that a pair fits on a screen
+IN_A_ROW = 4  # videos; more would be small on a laptop
 WIDE = 1.2  # width over height from which the scores stand below the videos
 PLAY = "<button type='button' id='play' aria-pressed='true' hidden>Play what is in view</button>"
 
@@ -81,16 +83,28 @@ def card(sample: HeldoutSample, source: Source, tag: str, rewarded: Sequence[str
         f"<figcaption>{arm}</figcaption></figure>"
         for arm, file in (("base", sample.base), ("evolved", sample.evolved))
     )
-    ratio, widest = shape(sample.evolved or sample.base)
-    wide = " wide" if ratio > WIDE else ""
+    file = sample.evolved or sample.base
+    wide, style = _looks(file)
     mark = f"<b class='tag'>{fmt.escape(tag)}</b>" if tag else ""
     return (
-        f"<article class='card triple{wide}' style='--ratio:{ratio:.4f};--widest:{widest}px'>"
+        f"<article class='card triple{wide}' style='{style}'>"
         f"<div class='who'>{mark}{shelf.photo(sample.reference, source, f'photo for: {prompt}')}"
         f"<p class='prompt'>{fmt.escape(prompt)}</p><p class='facts'>{facts(entry)}</p></div>"
         f"<div class='stage'><div class='duo'>{sides}</div></div>"
         f"{_scores(sample, rewarded)}</article>"
     )
+
+
+def film(file: Path | None, count: int) -> str:
+    """Return the opening tag of a card with several videos: up to four in one row, more in two.
+
+    Args:
+      file: one of them, for their shape. count: how many they are.
+    """
+    wide, style = _looks(file)
+    lines = 1 if count <= IN_A_ROW else 2
+    columns = math.ceil(count / lines)
+    return f"<article class='card film{wide}' style='{style};--n:{columns};--lines:{lines}'>"
 
 
 def facts(entry: dict) -> str:
@@ -99,7 +113,13 @@ def facts(entry: dict) -> str:
     return ", ".join(f"{key} {fmt.escape(entry[key])}" for key in named)
 
 
-def shape(file) -> tuple[float, int]:
+def _looks(file: Path | None) -> tuple[str, str]:
+    """Return a card's further class and its style, by the shape of its videos."""
+    ratio, widest = shape(file)
+    return " wide" if ratio > WIDE else "", f"--ratio:{ratio:.4f};--widest:{widest}px"
+
+
+def shape(file: Path | None) -> tuple[float, int]:
     """Return a video's width over height, and how many pixels wide it is shown at most."""
     clip = shelf.look(file) if file is not None else None
     if clip is None:
@@ -154,17 +174,13 @@ def over_steps(run: RunFolder, source: Source) -> str:
             f"<figcaption>{fmt.escape(name)}</figcaption></figure>"
             for name, file in shown
         )
-        ratio, widest = shape(pair.start)
         face = shelf.photo(pair.reference, source, f"photo for: {prompt}") if pair.reference else ""
         who = (
             f"<div class='who'>{face}<p class='prompt'>{fmt.escape(prompt)}</p>"
             f"<p class='facts'>{facts(pair.entry)}</p></div>"
         )
         who = who if pair.entry else ""
-        cards += (
-            f"<article class='card film' style='--ratio:{ratio:.4f};--widest:{widest}px'>"
-            f"{who}<div class='row'>{row}</div></article>"
-        )
+        cards += f"{film(pair.start, len(shown))}{who}<div class='row'>{row}</div></article>"
     return f"<div class='triples'>{cards}</div>" if cards else ""
 
 
