@@ -40,7 +40,7 @@ SECOND = {
     "nft": ("reward.clip", (0.5, 5.0)),
     "grpo": ("grpo.level", (1.0, 0.5)),
 }
-STEPS = 30
+STEPS = 20
 TRIAL_SEED = 100  # none of those that are compared
 # One video of each of 64 validation people, before the first step and after the last.
 WATCHED = ("--config.watch.identities=64", "--config.watch.seeds=1")
