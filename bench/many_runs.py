@@ -285,6 +285,8 @@ def outcome(sign: int, against: Against) -> str:
     found = 1 if apart.low > 0 else -1 if apart.high < 0 else 0
     if found == 0 or any(np.sign(delta) != found for delta in against.by_seed):
         return "not contradicted" if sign == 0 else "not shown"
+    if sign == 0:
+        return "equal there, not here"
     return "shown" if found == sign else "the other way"
 
 

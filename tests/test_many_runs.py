@@ -103,7 +103,8 @@ def against(*delta, seeds=2):
 def test_what_a_comparison_shows():
     outcome = many_runs.outcome
     assert outcome(1, against(0.01, 0.03)) == "shown" == outcome(-1, against(-0.01, -0.03))
-    assert outcome(1, against(-0.02)) == "the other way" == outcome(0, against(0.02))
+    assert outcome(1, against(-0.02)) == "the other way" == outcome(-1, against(0.02))
+    assert outcome(0, against(0.02)) == "equal there, not here" == outcome(0, against(-0.02))
     assert outcome(1, against(0.1, -0.1)) == "not shown"
     assert outcome(0, against(0.1, -0.1)) == "not contradicted"
     assert outcome(1, against(math.nan)) == "not measured"
