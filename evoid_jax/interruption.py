@@ -133,9 +133,17 @@ def shielded() -> Iterator[None]:
 
 
 def point() -> None:
-    """Raise `Interrupted` on all processes where one of them was asked to end. Collective."""
-    if _listener is None or jax.process_count() == 1:
-        return  # a process on its own raises where it stands
+    """Raise `Interrupted` on all processes where one of them was asked to end. Collective.
+
+    A process on its own has raised where it stood, and comes here only where that was lost: Python
+    drops what is raised in a finalizer, in which a signal may find it.
+    """
+    if _listener is None:
+        return
+    if jax.process_count() == 1:
+        if _listener.asked:
+            _listener.raise_for(_listener.asked)
+        return
     asked = max(distributed.exchange(_listener.asked))
     if asked and not _listener.raised:
         _listener.raise_for(asked)

@@ -32,6 +32,23 @@ def ignoring() -> None:
     plain()
 
 
+class Slow:
+    """Something that takes its time to go."""
+
+    def __del__(self):
+        wait(1.0)
+
+
+def finalizing() -> None:
+    """Be in a finalizer, where Python drops whatever is raised; come to a point, in time."""
+    with interruption.listening(grace=30):
+        slow = Slow()
+        del slow
+        print("lost", flush=True)
+        interruption.point()
+        print("not ended", flush=True)
+
+
 def shielded() -> None:
     """Be in the middle of what must not be torn apart."""
     with interruption.listening(grace=30), interruption.shielded():
@@ -64,7 +81,6 @@ def afterwards() -> None:
 
 
 if __name__ == "__main__":
-    doing = {f.__name__: f for f in (plain, ignoring, shielded, stuck, held_up, afterwards)}[
-        sys.argv.pop(1)
-    ]
+    known = (plain, ignoring, finalizing, shielded, stuck, held_up, afterwards)
+    doing = {f.__name__: f for f in known}[sys.argv.pop(1)]
     commandline.run(lambda argv: doing())

@@ -57,6 +57,10 @@ def test_what_the_process_ignores_stays_ignored():
     assert stopped("ignoring", HUP, TERM)[:2] == (75, ["saved"])
 
 
+def test_a_signal_that_meets_a_finalizer_is_not_lost():
+    assert stopped("finalizing", TERM)[:2] == (75, ["lost"])
+
+
 def test_what_must_be_whole_is_brought_to_its_end():
     assert stopped("shielded", TERM)[:2] == (75, ["whole"])
 
