@@ -8,10 +8,10 @@ and in the end once with all of them, which then only makes the table.
 
 Prints the table beside the paper's numbers and keeps it as OUT/table.md: means over all seeds'
 held-out videos, changes from the base with 95 % intervals, over people (all seeds' videos of a
-person are drawn together), and for each of the paper's orderings whether it is shown, not shown, or
-the other way. The tiny world's total and EvoScore are of its own rewards and judge: only orderings
-can be compared, never values. The paper's total has no grade of the judge in it, and neither has
-the one that stands beside it here.
+person are drawn together); for each of the paper's orderings whether it is shown, not shown, or the
+other way; and the monitors between the same rows. The tiny world's total and EvoScore are of its
+own rewards and judge: only orderings can be compared, never values. The paper's total has no grade
+of the judge in it, and neither has the one that stands beside it here.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from evoid_jax.reward_groups import JUDGE
 
 # The columns that are shown; those that the paper has too, by its names for them.
 COLUMNS = ("objective", JUDGE, "evoscore", "identity", "motion")
+MONITORS = ("identity", "motion")
 OF_PAPER = {"objective": "total", "evoscore": "evoscore"}
 
 
@@ -83,12 +84,15 @@ def numbers(paper: Paper) -> list[str]:
     return [f"{paper.total:.3f}", f"{paper.evoscore:.3f}"]
 
 
+def steps_of(measured: dict[str, Measured]) -> list[tuple[str, str]]:
+    """Return which of STEPS lie between rows that were run."""
+    return [(a, b) for a, b in STEPS if b in measured and a in ("base", *measured)]
+
+
 def orderings(measured: dict[str, Measured]) -> str:
     """Return the table of the paper's orderings among the rows that were run."""
     lines = []
-    for before, after in STEPS:
-        if after not in measured or before not in ("base", *measured):
-            continue
+    for before, after in steps_of(measured):
         for column, of_paper in OF_PAPER.items():
             paper = getattr(PAPER[after], of_paper) - getattr(PAPER[before], of_paper)
             apart = ours(measured, before, after, column)
@@ -102,6 +106,19 @@ def orderings(measured: dict[str, Measured]) -> str:
         f"{len(lines)} intervals of 95 % one in twenty excludes zero by chance."
     )
     return f"{many_runs.table(heads, lines)}\n\n{words}"
+
+
+def monitors(measured: dict[str, Measured]) -> str:
+    """Return the table of what nobody rewards, between the same rows."""
+    lines = []
+    for before, after in steps_of(measured):
+        cells = []
+        for column in MONITORS:
+            apart = ours(measured, before, after, column)
+            cells += [str(apart.change), many_runs.told_by_seed(apart)]
+        lines.append([f"{before} to {after}", *cells])
+    heads = ["from, to", *(head for column in MONITORS for head in (column, "by seed"))]
+    return many_runs.table(heads, lines)
 
 
 def ours(measured: dict[str, Measured], before: str, after: str, column: str) -> Against:
@@ -123,7 +140,8 @@ def main():
         parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(every)}")
     rows = [row(name) for name in names]
     measured, failed = many_runs.make_all(rows, range(args.seeds), args.out, more)
-    text = f"{results(measured)}\n\n{orderings(measured)}" if measured else ""
+    tables = [made(measured) for made in (results, orderings, monitors)] if measured else []
+    text = "\n\n".join(tables)
     many_runs.finish(args.out / "table.md", text, failed)
 
 

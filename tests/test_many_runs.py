@@ -185,6 +185,9 @@ def test_the_ablation_s_table_and_orderings(row):
     text = ablation.results({"mdw": row})
     assert "| base |  | 0.200 | nan | 0.500 | 0.300 | 0.100 |  | 0.658 | 0.544 |" in text
     assert "+0.225, +0.075 | 0.704 | 0.682 |" in text
+    text = ablation.monitors({"uwr": row, "pwr": row})
+    assert "| from, to | identity | by seed | motion | by seed |" in text
+    assert "| uwr to pwr | +0.000 (0.000, 0.000) |" in text and "base to uwr" in text
     text = ablation.orderings({"uwr": row, "pwr": row, "pwr_tp": row})
     assert (
         "| base to uwr | total | +0.027 | +0.150 (0.075, 0.225) | +0.225, +0.075 | shown |" in text
