@@ -24,6 +24,7 @@ INDEX = "model_index.json"
 # What a diffusers pipeline is made of here; a repository may hold other layouts, pictures, videos.
 MODELS = ("transformer", "vae", "text_encoder")
 SMALL = (INDEX, "evoid.json", "README.md", "LICENSE*", "scheduler/*.json", "tokenizer/*")
+SKETCHED = (".json", ".safetensors")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # second copies, which are not read
 
 
@@ -96,13 +97,18 @@ def folder(name: str | Path, parts: tuple[str, ...] = MODELS, with_weights: bool
 def sketch(name: str | Path) -> str | None:
     """Return a digest by which another model is known that has taken a model's place.
 
-    Of its settings and weights, of large files of parts all over them; None for a hub name, which
-    is held to its commit by `pinned`.
+    Of its settings and weights, of large files of parts all over them; what else its folder holds,
+    such as a LoRA or a run, counts for nothing. None for a hub name, which is held to its commit by
+    `pinned`.
     """
     if is_id(name):
         return None
     model = files.user_path(name)
-    parts = [file for ending in ("json", "safetensors") for file in model.rglob(f"*.{ending}")]
+    places = [model]  # of a T2V teacher in the original layout
+    parts = [file for file in (model / INDEX, model / "evoid.json") if file.is_file()]
+    if model / INDEX in parts:
+        places = [model / part for part in (*MODELS, "scheduler", "tokenizer")]
+    parts += [file for place in places for file in place.glob("*") if file.suffix in SKETCHED]
     told = [[file.relative_to(model).as_posix(), files.sketch(file)] for file in sorted(parts)]
     return files.digest(told)[:16]
 

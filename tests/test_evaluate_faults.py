@@ -107,7 +107,7 @@ def test_a_row_in_which_grades_failed_is_not_comparable(data, tmp_path):
 def test_a_folder_without_any_video_of_the_list_is_refused_first(data, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
-    with pytest.raises(FileNotFoundError, match="mine has no video of the list, as singleface_1"):
+    with pytest.raises(FileNotFoundError, match="mine has no video of the list, such as singlef"):
         asked(data, tmp_path / "out", f"--videos={folder}")
     (folder / "SingleFace_2.MP4").touch()
     with pytest.raises(FileNotFoundError, match=r"SingleFace_2\.MP4 must be called as its key"):
@@ -154,6 +154,7 @@ def test_a_row_is_not_gone_on_with_by_a_model_that_has_changed_at_its_place(tmp_
     (model / "scheduler").mkdir()
     weights = model / "transformer/w.safetensors"
     settings = model / "scheduler/scheduler_config.json"
+    (model / "model_index.json").write_text("{}")
     weights.write_bytes(b"a" * 100)
     settings.write_text('{"flow_shift": 3.0}')
     rows.begin(row, making.facts([], how(model)))

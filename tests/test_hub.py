@@ -249,3 +249,19 @@ def test_the_environment_of_the_library_holds(served, tmp_path):
     assert online.returncode == 0, online.stderr
     again = ask(HF_HUB_OFFLINE="1", **env_path)
     assert again.stdout == online.stdout != ""
+
+
+def test_a_sketch_is_of_what_makes_a_model_in_either_layout(tmp_path):
+    for place in ("", "transformer"):
+        folder = tmp_path / (place or "native")
+        (folder / place).mkdir(parents=True)
+        if place:
+            (folder / hub.INDEX).write_text("{}")
+        weights = folder / place / "weights.safetensors"
+        weights.write_bytes(b"one")
+        first = hub.sketch(folder)
+        (folder / "notes.txt").write_text("mine")
+        assert hub.sketch(folder) == first
+        weights.write_bytes(b"two")
+        assert hub.sketch(folder) != first
+    assert hub.sketch("Org/Name") is None

@@ -67,6 +67,10 @@ def test_a_run_does_not_go_on_from_another_model_at_its_own_models_place(cfg, tm
     (workdir / settings.FILE).write_text(config.dumps(cfg))
     provenance.write(workdir, provenance.collect(["x"], [], weights=work_folder.weights(cfg)))
     work_folder.check_workdir(cfg, workdir)
+    (model / "lora.safetensors").write_bytes(b"mine")  # beside the model, and none of it
+    (model / "runs").mkdir()
+    (model / "runs" / "config.json").write_text("{}")
+    work_folder.check_workdir(cfg, workdir)
     (weights,) = (model / "transformer").glob("*.safetensors")
     held = bytearray(weights.read_bytes())
     held[-1] ^= 1

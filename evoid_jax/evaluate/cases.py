@@ -111,7 +111,7 @@ def check_videos(folder: Path, listed: list[Case]) -> None:
     near = sorted(file.name for file in folder.iterdir() if file.stem.casefold() in keys)
     first = video(folder, listed[0]).name
     called = f"; {near[0]} must be called as its key in the list, with .mp4" if near else ""
-    raise FileNotFoundError(f"--videos: {folder} has no video of the list, as {first}{called}")
+    raise FileNotFoundError(f"--videos: {folder} has no video of the list, such as {first}{called}")
 
 
 def video(folder: Path, case: Case) -> Path:
