@@ -47,7 +47,8 @@ PAPER = {
     "mdw": Paper("and dynamic weighting: EvoID", 0.704, 0.682),
     "esr": Paper("and EvoScore as a reward", 0.687, 0.718),
 }
-# Which rows the paper compares by adding one thing; base is what a run started from.
+# Which rows the paper compares by adding one thing, base being what a run started from; and the
+# whole method with the first row of each of the paper's tables.
 STEPS = (
     ("base", "uwr"),
     ("uwr", "uwr_tp"),
@@ -57,6 +58,8 @@ STEPS = (
     ("pwr_tp", "pr"),
     ("pr", "mdw"),
     ("mdw", "esr"),
+    ("uwr", "mdw"),
+    ("pwr_tp", "mdw"),
 )
 
 
