@@ -112,7 +112,8 @@ ROWS = {
 ALGORITHMS = {
     "imitation": {"algorithm": "imitation"},
     "clips": {"algorithm": "imitation", "imitation": {"target": "clips"}},
-    "rwr": {"algorithm": "rwr"},
+    # The start generates all videos; a policy that learns from its own drifts off.
+    "rwr": {"algorithm": "rwr", "train": {"ema_decay": 1.0}},
     "nft": {"algorithm": "nft"},
     # The policy that generates is the one that is updated.
     "grpo": {"algorithm": "grpo", "train": {"ema_decay": 0.0}},
