@@ -134,6 +134,9 @@ def get_config(name: str = "tiny") -> ml_collections.ConfigDict:
     preset, *words = name.split(",")
     if preset not in PRESETS:
         raise ValueError(f"{preset!r} is none of {', '.join(PRESETS)}")
+    algorithms = [word for word in words if word in ALGORITHMS]
+    if len(algorithms) > 1:
+        raise ValueError(f"one algorithm at a time, got {', '.join(algorithms)}")
     cfg = ml_collections.ConfigDict(config.to_dict(config.Config()))
     for values in [PRESETS[preset], *(values for word in words for values in changes(word))]:
         cfg.update(values)

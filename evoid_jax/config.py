@@ -189,7 +189,8 @@ def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     """Yield (is wrong, message) for every rule between settings."""
     t, r = c.train, c.reward
     many = f"config.train.timesteps must be 1 to {t.grid} (config.train.grid), got {t.timesteps}"
-    yield t.timesteps > t.grid, many
+    # A walk's steps are the rollout's, and have a rule of their own.
+    yield t.timesteps > t.grid and c.algorithm != "grpo", many
     both = c.mesh.data == c.mesh.fsdp == -1
     yield both, "one of config.mesh.data and config.mesh.fsdp may be -1, not both"
     wide = "config.attention=cudnn needs config.dtype=bfloat16; take auto or exact for float32"

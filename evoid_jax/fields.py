@@ -54,9 +54,10 @@ class Bounds(NamedTuple):
 ANY = Bounds()
 SHARE = Bounds(least=0, most=1)
 DECAY = Bounds(least=0, below=1)
-# Numbers end where nothing that works lies beyond: a million of anything is a slip of the finger.
+# Numbers end where nothing that works lies beyond: a million of anything is a slip of the finger,
+# and so is a billionth, by whose square little can be divided in float32.
 COUNT = Bounds(least=1, most=1_000_000)
-POSITIVE = Bounds(above=0, most=1e6)
+POSITIVE = Bounds(above=1e-9, most=1e6)
 NOT_NEGATIVE = Bounds(least=0, most=1e6)
 
 

@@ -311,8 +311,10 @@ def _columns(record, steps) -> list[LineColumn]:
 def _training(record) -> list[LineColumn]:
     """Return the columns that stand right of the rewards, for what the record has of them."""
     columns = []
-    # Of the drifts the one between evolving and stable: at zero nothing is being learnt.
-    for group, preferred in (("loss", "total"), ("drift", "evo_stb")):
+    # Of the drifts the one between evolving and stable: at zero nothing is being learnt. Not so
+    # where there is a ratio, as stable is what evolving was: there it is how far both have come.
+    lead = "evo_init" if "ratio" in record else "evo_stb"
+    for group, preferred in (("loss", "total"), ("drift", lead)):
         values = record.get(group)
         if isinstance(values, Mapping) and values:
             name = preferred if preferred in values else next(iter(values))

@@ -113,6 +113,7 @@ def _clips(run: Run, batch: Prepared, step: int, clock: Clock) -> Iterator[Gener
     for rows in session.parts(run, len(batch.pair_B)):
         chosen_BFHWC = np.stack([clips[pair] for pair in batch.pair_B[rows]])
         true_BFHWC = sharding.place_batch(chosen_BFHWC, run.mesh)
+        share = sharding.share(true_BFHWC.shape, run.mesh)
         control_BTHWC = batch.control_PTHWC[sharding.place_batch(batch.pair_B[rows], run.mesh)]
         clean_BTHWC = _encode(
             frozen.vae_params,
@@ -121,6 +122,7 @@ def _clips(run: Run, batch: Prepared, step: int, clock: Clock) -> Iterator[Gener
             config=frozen.vae_config,
             references=batch.references,
             mesh=run.mesh,
+            in_turn=true_BFHWC[..., 0].size * share > rollout.WHOLE,
         )
         clock.lap("rollout", clean_BTHWC)
         video_BFHWC = rollout.decode(frozen, clean_BTHWC[:, batch.references :])
@@ -128,13 +130,14 @@ def _clips(run: Run, batch: Prepared, step: int, clock: Clock) -> Iterator[Gener
         yield Generated(rows, clean_BTHWC, video_BFHWC)
 
 
-@partial(jax.jit, static_argnames=("config", "references", "mesh"))
-def _encode(params, video_BFHWC, control_BTHWC, *, config, references: int, mesh):
+@partial(jax.jit, static_argnames=("config", "references", "mesh", "in_turn"))
+def _encode(params, video_BFHWC, control_BTHWC, *, config, references: int, mesh, in_turn: bool):
     """Return latents of uint8 videos, reference frames first: BTHWC float32.
 
-    These are the encoded photos, as the control has them.
+    These are the encoded photos, as the control has them. in_turn: one latent frame after the
+    other, which is slower and takes less memory.
     """
-    encode = lambda params, x_BFHWC: vae.encode(params, config, x_BFHWC)
+    encode = lambda params, x_BFHWC: vae.encode(params, config, x_BFHWC, in_turn)
     unit_BFHWC = video_BFHWC.astype(jnp.float32) / 127.5 - 1
     z_BTHWC = sharding.per_video(encode, params, unit_BFHWC, mesh)
     photos_BTHWC = control_BTHWC[:, :references, ..., : config.z_dim]

@@ -57,7 +57,7 @@ def test_weights_are_exponentials_over_their_mean():
 
 def test_weights_of_the_valid_average_to_one():
     valid_B = jnp.array([1.0, 1, 0, 1, 0, 1])
-    for temperature in (10.0, 0.3, 1e-3):  # exp(900) is no float
+    for temperature in (10.0, 0.3, 1e-3, 1e-9):  # exp(900) is no float
         weight_B = rwr.weights(REWARD_B, valid_B, temperature)
         assert float((weight_B * valid_B).sum() / valid_B.sum()) == pytest.approx(1, rel=1e-6)
         assert not np.any(weight_B[valid_B == 0])

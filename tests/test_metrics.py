@@ -134,6 +134,12 @@ def test_legend_says_what_each_short_head_is():
         assert words in legend
 
 
+def test_where_stable_is_what_evolving_was_the_line_shows_how_far_both_have_come():
+    record = {"step": 0, **RECORD, "drift": {"evo_stb": 0.0, "evo_init": 0.25}}
+    assert "drift: drift/evo_stb" in metrics.legend(record)
+    assert "drift: drift/evo_init" in metrics.legend(record | {"ratio": {"off": 0.0}})
+
+
 def test_legend_is_printed_once_and_heads_now_and_then(tmp_path, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stdout", screen)

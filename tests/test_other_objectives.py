@@ -165,9 +165,14 @@ def test_the_steps_that_grpo_trains_are_the_rollout_s_but_the_last():
     assert all(made.noise_N[:4] > 0) and made.noise_N[4] == 0
 
 
-def test_a_video_of_the_negative_prompt_teaches_no_reward(base, mesh):
-    """Of grpo: advantages do not matter where every video sees it; the start holds them."""
+@pytest.mark.parametrize("algorithm", ["grpo", "imitation", "rwr"])
+def test_a_video_of_the_negative_prompt_teaches_no_reward(base, mesh, algorithm):
+    """Where every video sees it, nothing is learned: it does not make the best video.
+
+    Of grpo the start holds them, which is where this state is.
+    """
     guidance = config.Guidance(rollout=5.0, train=5.0, null_share=1.0)
-    cfg = by("grpo", guidance=guidance)
+    cfg = by(algorithm, guidance=guidance)
     state = evolve.init(cfg, base, WAN.config)
-    assert largest(learned(state, base, walked(cfg, scored()), mesh, cfg)[0]) < 1e-7
+    data = walked(cfg, scored()) if algorithm == "grpo" else scored()
+    assert largest(learned(state, base, data, mesh, cfg)[0]) < 1e-7

@@ -65,6 +65,13 @@ def test_curves_are_drawn_for_every_reward_weight_and_loss(finished_run):
     assert spoken in labels[starts.index("Final weights")]
 
 
+def test_the_ratio_of_grpo_is_drawn_and_explained(finished_run):
+    steps = metrics.read(finished_run)
+    assert "ratio" not in curves.health(steps).lower()
+    shown = curves.health([step | {"ratio": {"off": 0.1, "clipped": 0.5}} for step in steps])
+    assert "ratio off" in shown and "ratio clipped" in shown and "beyond the clip" in shown
+
+
 def test_media_are_inside_the_page_bit_for_bit(finished_run):
     page = read(finished_run)
     content = lambda tags: sorted(base64.b64decode(tag["src"].split(",")[1]) for tag in tags)

@@ -116,7 +116,7 @@ def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
     values["lora"]["alpha"] = -1
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(
-        ValueError, match=r"config.json: config.lora.alpha must be above 0 .*, got -1"
+        ValueError, match=r"config.json: config.lora.alpha must be above 1e-09 .*, got -1"
     ):
         settings.read(tmp_path)
 

@@ -18,8 +18,9 @@ from evoid_jax import losses
 from evoid_jax.algorithms import grpo, imitation, nft, rwr
 from evoid_jax.config import Config
 
-# The lesson of a video that sees the negative prompt: its score says nothing of that.
-NEUTRAL = {"evoid": 0.5, "nft": 0.5, "imitation": 1.0, "rwr": 1.0, "grpo": 0.0}
+# The lesson of a video that sees the negative prompt: its score says nothing of that. Where nothing
+# but the video is learned from, it must not be learned that the negative prompt makes the best one.
+NEUTRAL = {"evoid": 0.5, "nft": 0.5, "imitation": 0.0, "rwr": 0.0, "grpo": 0.0}
 
 
 class Lessons(NamedTuple):

@@ -24,10 +24,9 @@ def weights(reward_B: jax.Array, valid_B: jax.Array, temperature: float) -> jax.
       temperature: > 0; large makes the weights equal, small leaves the best alone.
     """
     reward_B, valid_B = (jnp.asarray(x, jnp.float32) for x in (reward_B, valid_B))
-    log_B = reward_B / temperature
     # Less the largest, which changes no quotient: exp overflows in float32 at 89.
-    largest = jnp.where(valid_B > 0, log_B, -jnp.inf).max()
-    weight_B = jnp.where(valid_B > 0, jnp.exp(log_B - largest), 0)
+    largest = jnp.where(valid_B > 0, reward_B, -jnp.inf).max()
+    weight_B = jnp.where(valid_B > 0, jnp.exp((reward_B - largest) / temperature), 0)
     mean = weight_B.sum() / jnp.maximum(valid_B.sum(), 1)
     return weight_B / jnp.where(mean > 0, mean, 1)
 

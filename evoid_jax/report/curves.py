@@ -126,6 +126,11 @@ def health(steps) -> str:
         "Drift: mean absolute difference between two velocities on the same noisy latents: the "
         "evolving one's and the stable (stb), initial (init) or teacher's (t2v)."
     )
+    if _names(steps, "ratio"):
+        note += (
+            " Ratio, of the evolving one's probabilities to the stable one's: how far it is from 1 "
+            "(off), and the share of samples beyond the clip, which teach nothing more (clipped)."
+        )
     note = note if _names(steps, "drift") else ""
     body = f"<div class='small'>{small}</div><div class='pair'>{pair}</div>"
     return fmt.section("training", "Training", body, note)
@@ -170,10 +175,10 @@ def _panel(title, steps, series, caption, areas=False, low=None, high=None):
 
 
 def _training(steps) -> list[tuple[str, list]]:
-    """Return every loss, drift and lone number of the record: its title, a value per step."""
+    """Return the losses, drifts, ratios and lone numbers of the record: title, a value per step."""
     columns = [
         (f"{group} {name}", _column(steps, group, name))
-        for group in ("loss", "drift")
+        for group in ("loss", "drift", "ratio")
         for name in _names(steps, group)
     ]
     lone = dict.fromkeys(
