@@ -7,7 +7,7 @@ words go to every run, and give way to those of a row. On a machine with several
 several times with other --rows, and in the end once with all of them, which only makes the tables.
 
 First each algorithm's own settings are tried (RATES, SECOND), by the same rule for each, in runs of
-another seed that are as long as those compared, and judged by the total on validation people; the
+another seed with as many steps as EvoID's, and judged by the total on validation people; the
 held-out people decide nothing. Then every algorithm is run with several seeds for as many steps as
 EvoID, and for as many as the same FLOPs of the transformer buy. Prints both tables and keeps them
 as OUT/table.md.
@@ -27,8 +27,8 @@ from evoid_jax.world import portraits
 
 COLUMNS = ("total", "evoscore", "identity", "motion")
 
-# What is tried of each: its rate, and one setting of its own, the usual value first. A clip of 5 is
-# DiffusionNFT's published reward, (R - mean) / std / 10 + 1/2.
+# What is tried of each: its rate, and one setting of its own, the usual value first. A clip of 5
+# makes each reward as flat as DiffusionNFT's published one, (R - mean) / std / 10 + 1/2.
 RATES = (1e-3, 3e-3, 1e-2)
 FACTOR = 10**0.5  # from a rate to the next, where the best one is the first or the last
 MORE_RATES = 2
