@@ -207,6 +207,8 @@ def test_the_table_of_algorithms_says_what_each_took(row):
     assert "| evoid | 50 | 1 | 0.350 +0.150 (0.075, 0.225) | 0.600 " in text
     assert "| rwr | 70 | 0.7 | 0.450 +0.250 " in text
     assert "| +0.100 (0.100, 0.100) |" in text
+    text = algorithms.seeds({"evoid": row, "rwr": better})
+    assert "| evoid | +0.225, +0.075 |" in text and "| rwr | +0.325, +0.175 |" in text
 
 
 def test_every_row_of_the_ablation_is_a_preset():
