@@ -115,7 +115,7 @@ def _clips(run: Run, batch: Prepared, step: int, clock: Clock) -> Iterator[Gener
         true_BFHWC = sharding.place_batch(chosen_BFHWC, run.mesh)
         share = sharding.share(true_BFHWC.shape, run.mesh)
         control_BTHWC = batch.control_PTHWC[sharding.place_batch(batch.pair_B[rows], run.mesh)]
-        clean_BTHWC = _encode(
+        clean_BTHWC = encode(
             frozen.vae_params,
             true_BFHWC,
             control_BTHWC,
@@ -131,14 +131,14 @@ def _clips(run: Run, batch: Prepared, step: int, clock: Clock) -> Iterator[Gener
 
 
 @partial(jax.jit, static_argnames=("config", "references", "mesh", "in_turn"))
-def _encode(params, video_BFHWC, control_BTHWC, *, config, references: int, mesh, in_turn: bool):
+def encode(params, video_BFHWC, control_BTHWC, *, config, references: int, mesh, in_turn: bool):
     """Return latents of uint8 videos, reference frames first: BTHWC float32.
 
     These are the encoded photos, as the control has them. in_turn: one latent frame after the
     other, which is slower and takes less memory.
     """
-    encode = lambda params, x_BFHWC: vae.encode(params, config, x_BFHWC, in_turn)
+    of_videos = lambda params, x_BFHWC: vae.encode(params, config, x_BFHWC, in_turn)
     unit_BFHWC = video_BFHWC.astype(jnp.float32) / 127.5 - 1
-    z_BTHWC = sharding.per_video(encode, params, unit_BFHWC, mesh)
+    z_BTHWC = sharding.per_video(of_videos, params, unit_BFHWC, mesh)
     photos_BTHWC = control_BTHWC[:, :references, ..., : config.z_dim]
     return jnp.concatenate([photos_BTHWC, z_BTHWC], axis=1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tiny_pipeline import FRAMES, HEIGHT, NEGATIVE, PROMPTS, WIDTH, photo
 
-from evoid_jax import canvas, flow, rollout
+from evoid_jax import canvas, flow, rollout, sharding, sources
 from evoid_jax.models import lora, scheduler
 
 SIZE = FRAMES, HEIGHT, WIDTH
@@ -211,6 +212,17 @@ def test_decoding_frame_by_frame_changes_nothing(frozen, monkeypatch):
     whole = rollout.decode_float(frozen, latents)
     monkeypatch.setattr(rollout, "WHOLE", 0)
     np.testing.assert_allclose(rollout.decode_float(frozen, latents), whole, atol=1e-5)
+
+
+def test_true_clips_encode_frame_by_frame_as_whole_after_the_photo(frozen):
+    video_BFHWC = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3)).astype(np.uint8)
+    control = rollout.control(frozen, [IMAGES[:1]], *SIZE)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    of = partial(sources.encode, frozen.vae_params, video_BFHWC, control)
+    of = partial(of, config=frozen.vae_config, references=1, mesh=mesh)
+    whole, in_turn = of(in_turn=False), of(in_turn=True)
+    assert relative(in_turn, whole) <= 5e-6
+    np.testing.assert_array_equal(whole[:, 0], control[:, 0, ..., :16])
 
 
 @pytest.mark.parametrize(
