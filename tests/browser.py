@@ -61,6 +61,14 @@ class Browser:
         os.close(self.write_end)
         shutil.rmtree(self.profile, ignore_errors=True)
 
+    def open_again(self):
+        """Show the file in a second tab too; later words go to it. Returns the first's session."""
+        first, self.session = self.session, None
+        target = self.ask("Target.createTarget", url=self.file.as_uri())["targetId"]
+        attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = attached["sessionId"]
+        return first
+
     def ask(self, method, **params):
         self.count += 1
         message = {"id": self.count, "method": method, "params": params}

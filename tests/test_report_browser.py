@@ -326,6 +326,27 @@ def test_no_key_throws_answers_away(finished_run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_second_tab_writes_over_nothing(finished_run, tmp_path):
+    """Whichever tab did not answer last asks, and then goes on with the other's answers."""
+    file = page.write_blind(shutil.copytree(finished_run, tmp_path / "run"))
+    with Browser(file) as browser:
+        shown = lambda: browser.value("document.querySelector('main')?.innerText ?? ''")
+        first, second = browser.open_again(), browser.session
+        wait(lambda: "Begin" in shown())
+        browser.session = first
+        press(browser, "Enter", "ArrowLeft", "ArrowLeft")
+        browser.session = second
+        wait(lambda: "goes on in another tab" in shown())
+        press(browser, "ArrowLeft", "n", "s", "Backspace")  # no longer keys
+        press(browser, "Enter")
+        wait(lambda: "Go on (2 of 18 answered)" in shown())
+        press(browser, "Enter", "ArrowRight")
+        browser.session = first
+        wait(lambda: "goes on in another tab" in shown())
+        assert len(browser.value(STORED)["now"]["answers"]) == 3
+
+
+@pytest.mark.slow
 def test_order_and_sides_differ_from_person_to_person(finished_run, tmp_path):
     workdir = shutil.copytree(finished_run, tmp_path / "run")
     file, seen = page.write_blind(workdir), set()

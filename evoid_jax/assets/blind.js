@@ -180,5 +180,15 @@
     event.preventDefault();
     act();
   });
+  // Two tabs would write over each other: the one that did not write last asks before it goes on.
+  window.addEventListener("storage", (event) => {
+    if (event.key !== drawer) return;
+    const here = () => location.reload();
+    show({ Enter: here }, element("div", { className: "start" },
+      element("h1", {}, "This study goes on in another tab."),
+      element("p", {}, "Nothing is lost. Close this tab, or go on here with what was answered there."),
+      element("p", { className: "buttons" }, button("Go on here", "Enter", here, "main")),
+    ));
+  });
   start();
 })();
