@@ -19,6 +19,7 @@ from evoid_jax import fields
 from evoid_jax.algorithm_groups import ALGORITHMS, Grpo, Imitation, Nft, Rwr
 from evoid_jax.fields import COUNT, Bounds, one_of, setting
 from evoid_jax.groups import (
+    ENOUGH,
     FEW,
     FOLDER,
     PATH,
@@ -33,8 +34,8 @@ from evoid_jax.groups import (
     Watch,
 )
 from evoid_jax.groups import NEGATIVE_PROMPT as NEGATIVE_PROMPT
+from evoid_jax.reward_groups import EVOSCORE, JUDGE, Reward
 from evoid_jax.reward_groups import GROUPS as GROUPS
-from evoid_jax.reward_groups import JUDGE, Reward
 from evoid_jax.reward_groups import METRICS as METRICS
 from evoid_jax.reward_groups import Metric as Metric
 
@@ -198,15 +199,50 @@ def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     columns = [metric.name for metric in r.table]
     missing = f"config.reward.preference=True needs the judge's {JUDGE} in config.reward.table"
     yield r.preference and JUDGE not in columns, missing
-    counting = [m for m in r.table if r.preference or m.name != JUDGE]
-    weightless = "config.reward.table needs a metric with a prior above 0"
-    yield not any(r.uniform or metric.prior > 0 for metric in counting), weightless
+    yield from _prior_rules(r)
+    yield from _watch_rules(c)
     yield from _algorithm_rules(c)
     yield from _extra_rules(r.judge_extra)
 
 
+def _prior_rules(r: Reward) -> Iterator[tuple[bool, str]]:
+    """Yield the rules of priors: something must count in the update, and in the proof's total."""
+    counting = [m for m in r.table if r.preference or m.name != JUDGE]
+    weightless = "config.reward.table needs a metric with a prior above 0"
+    yield not any(metric.prior > 0 for metric in counting), weightless
+    proved = [m for m in r.table if m.name != EVOSCORE and (r.judge or m.name != JUDGE)]
+    besides = EVOSCORE if r.judge else f"{EVOSCORE} and {JUDGE}"
+    yield (
+        not any(metric.prior > 0 for metric in proved),
+        f"{weightless} besides {besides}: the total of the watch and the proof is over the others",
+    )
+
+
+def _watch_rules(c: Config) -> Iterator[tuple[bool, str]]:
+    """Yield the rules of what only the watch's comparisons can do."""
+    w, stop = c.watch, c.reward.stop_on_hacking
+    asked = {
+        "config.watch.patience": w.patience > 0,
+        "config.watch.drift": w.drift > 0,
+        "config.watch.export=best": w.export == "best",
+        "config.reward.stop_on_hacking": stop,
+    }
+    named = ", ".join(name for name, wanted in asked.items() if wanted)
+    yield w.every == 0 and bool(named), f"{named}: needs config.watch.every above 0, got 0"
+    yield (
+        stop and w.identities < ENOUGH,
+        f"config.reward.stop_on_hacking needs config.watch.identities of {ENOUGH} or more, with "
+        f"fewer nothing is said to rise or fall; got {w.identities}",
+    )
+
+
 def _algorithm_rules(c: Config) -> Iterator[tuple[bool, str]]:
     """Yield the rules of algorithms besides EvoID."""
+    yield (
+        bool(c.teacher) and c.algorithm != "evoid",
+        f"config.teacher: config.algorithm={c.algorithm} has no teacher; leave it out, or take "
+        "evoid",
+    )
     clips = c.algorithm == "imitation" and c.imitation.target == "clips"
     drawn = c.data.source == "portraits" and c.video.height == c.video.width
     yield (

@@ -251,7 +251,10 @@ def times(key: jax.Array, pairs: int, cfg: Config) -> jax.Array:
 
     All videos of a pair share them, so that times do not blur what the rewards compare.
     """
-    grid = flow.train_timesteps(cfg.train.grid, cfg.train.shift)
+    if cfg.algorithm == "grpo":  # it trains what the rollout walked through, see `walked_steps`
+        grid = grpo.of_config(cfg).sigma_N[:-1]
+    else:
+        grid = flow.train_timesteps(cfg.train.grid, cfg.train.shift)
     draw = lambda k: flow.choose_timesteps(k, grid, cfg.train.timesteps)
     return jax.vmap(draw)(jax.random.split(key, pairs))
 

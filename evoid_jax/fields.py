@@ -108,6 +108,13 @@ def leaves(kind: type, path: str) -> dict[str, Leaf]:
     return named
 
 
+def value(settings: Any, name: str) -> Any:
+    """Return a setting by its dotted name, `config.part.key`."""
+    for part in name.split(".")[1:]:
+        settings = getattr(settings, part)
+    return settings
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the dotted name that `name` most likely means: the same last word, or the likest."""
     known = list(known)

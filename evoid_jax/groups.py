@@ -23,6 +23,10 @@ TEXT = Bounds(pattern=r".*", form="a text")
 PATH = Bounds(pattern=r".*", form="a path", path=True)
 FOLDER = Bounds(pattern=r".*\S.*", form="a folder", path=True)
 
+# A percentile interval over n identities is too narrow when n is small: with normal effects it
+# covers the truth in 0.50, 0.79, 0.89, 0.93 of all cases for n = 2, 4, 8, 32, instead of in 0.95.
+ENOUGH = 8  # people for any verdict
+
 
 @dataclass(frozen=True)
 class Data:
@@ -231,7 +235,7 @@ class Watch:
         STEPS,
         free=True,
     )
-    identities: int = setting(16, "faces, of which 8 are the least for any verdict", COUNT)
+    identities: int = setting(16, f"faces, of which {ENOUGH} are the least for any verdict", COUNT)
     seeds: int = setting(2, "videos of each face", FEW)
     patience: int = setting(
         0,

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from evoid_jax.groups import ENOUGH as ENOUGH
 from evoid_jax.metrics import plain, write_text
 
 UNSEEN = "unseen identities"
 TRAINED = "training pairs, new seeds"
 UNKNOWN = "pairs of which it is not recorded whether training saw them"
 
-# A percentile interval over n identities is too narrow when n is small: with normal effects it
-# covers the truth in 0.50, 0.79, 0.89, 0.93 of all cases for n = 2, 4, 8, 32, instead of in 0.95.
-ENOUGH = 8
 # A reward with weight that is missing in a larger share of the pairs makes another total.
 MISSING = 0.1
 

@@ -31,10 +31,12 @@ from evoid_jax import (
     flow,
     hub,
     rollout,
+    settings,
     sharding,
     teacher,
 )
 from evoid_jax.data import pairs
+from evoid_jax.groups import ENOUGH
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
 from evoid_jax.rewards import faceless, servers, tryout
@@ -93,11 +95,14 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
         says what to do.
     """
     check_times(cfg)
+    if idle := settings.unused(cfg):
+        distributed.say(f"note: config.algorithm={cfg.algorithm} makes no use of {', '.join(idle)}")
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
     sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
     distributed.say(f"devices: {described(mesh)}")
     splits = open_data(cfg.data, cfg.seed)
     check_photos(splits, cfg.video)
+    check_watched(cfg, len(set(splits.validation.identities)))
     count, kind = len(splits.evolution), splits.heldout.kind
     distributed.say(f"data: {count} pairs to evolve on; the proof will be on {kind}")
     if cfg.data.dir and cfg.reward.preset == "tiny" and "local" in cfg.reward.sidecars:
@@ -172,6 +177,16 @@ def check_times(cfg: config.Config) -> None:
             make()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+
+
+def check_watched(cfg: config.Config, people: int) -> None:
+    """Raise a ValueError where the watch has too few people to stop a run as it was told to."""
+    if cfg.reward.stop_on_hacking and people < ENOUGH:
+        raise ValueError(
+            f"config.reward.stop_on_hacking: the watch has {people} people, and of fewer than "
+            f"{ENOUGH} nothing is said to rise or fall; set more apart (config.data.validation, or "
+            "`split` in prompts.jsonl), or leave it out"
+        )
 
 
 def check_photos(splits: pairs.Splits, video: config.Video) -> None:

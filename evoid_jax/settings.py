@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evoid_jax import config, fields, files, hub
+from evoid_jax.algorithm_groups import ALGORITHMS
 from evoid_jax.config import Config
 from evoid_jax.provenance import HEURISTIC
 from evoid_jax.reward_groups import EVOSCORE
@@ -93,6 +94,27 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
         files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():
         raise FileNotFoundError(f"config.lora.init: there is no {Path(cfg.lora.init).absolute()}")
+
+
+def unused(cfg: Config) -> list[str]:
+    """Return NAME=VALUE of settings that are not at their default and have no effect here."""
+    own = [name for name in ALGORITHMS if name != "evoid"]
+    idle = [f"config.{name}." for name in own if name != cfg.algorithm]
+    if cfg.algorithm != "evoid":
+        idle += ["config.loss."]
+    if cfg.algorithm == "nft" and cfg.nft.decay != "train":
+        idle += ["config.train.ema_decay"]
+    if cfg.algorithm == "grpo":
+        idle += ["config.train.grid", "config.train.shift"]
+    if cfg.algorithm == "imitation" and cfg.imitation.target == "clips":
+        idle += ["config.guidance.rollout", "config.train.ema_decay"]
+    values = {name: fields.value(cfg, name) for name in fields.leaves(Config, "config")}
+    usual = Config()
+    return [
+        f"{name}={value}"
+        for name, value in values.items()
+        if name.startswith(tuple(idle)) and value != fields.value(usual, name)
+    ]
 
 
 # --- config.json

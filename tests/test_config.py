@@ -293,8 +293,44 @@ def test_some_metric_must_count():
     values["reward"]["preference"] = False  # the judge does not count, and nobody else does
     with pytest.raises(ValueError, match="needs a metric with a prior above 0"):
         config.from_dict(values)
-    values["reward"]["uniform"] = True
+    values["reward"]["uniform"] = True  # equal weights of those with a prior
+    with pytest.raises(ValueError, match="needs a metric with a prior above 0"):
+        config.from_dict(values)
+
+
+def test_something_must_count_in_the_proof():
+    """EvoScore never does, and the judge's grade only where there is a judge."""
+    values = config.to_dict(config.Config())
+    values["reward"]["table"]["evoscore"] = {"group": "quality", "prior": 1.0, "floor": 0.0}
+    for name in values["reward"]["table"]:
+        values["reward"]["table"][name]["prior"] = float(name in ("evoscore", "vqscore"))
     config.from_dict(values)
+    values["reward"]["judge"] = ""
+    with pytest.raises(ValueError, match="besides evoscore and vqscore: the total of the watch"):
+        config.from_dict(values)
+    values["reward"] |= {"judge": "local"}
+    values["reward"]["table"]["vqscore"]["prior"] = 0.0
+    with pytest.raises(ValueError, match="besides evoscore: the total of the watch and the proof"):
+        config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"watch": {"every": 0, "patience": 1}}, r"config\.watch\.patience: needs config"),
+        ({"watch": {"every": 0, "drift": 0.1}}, r"config\.watch\.drift: needs"),
+        ({"watch": {"every": 0, "export": "best"}}, r"config\.watch\.export=best: needs"),
+        ({"watch": {"every": 0}, "reward": {"stop_on_hacking": True}}, "stop_on_hacking: needs"),
+        (
+            {"watch": {"identities": 7}, "reward": {"stop_on_hacking": True}},
+            r"needs config\.watch\.identities of 8 or more, .* got 7",
+        ),
+        ({"algorithm": "nft", "teacher": "t2v"}, r"config\.algorithm=nft has no teacher"),
+    ],
+)
+def test_what_could_never_act_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        config.from_dict(values)
 
 
 def test_preference_needs_the_judges_metric():

@@ -123,6 +123,18 @@ def test_the_stable_transformer_follows_by_nft_s_schedule(base, mesh):
     assert terms["loss"].keys() == {"policy", "self", "total"}
 
 
+def test_grpo_s_times_are_those_of_its_walk(mesh):
+    """Identity-GRPO's 25 steps, of which all but the last are trained; the grid has 20."""
+    own = by("grpo")
+    cfg = dataclasses.replace(
+        own,
+        rollout=dataclasses.replace(own.rollout, steps=25),
+        train=dataclasses.replace(own.train, timesteps=24),
+    )
+    t_PK = evolve.times(jax.random.key(0), 2, cfg)
+    np.testing.assert_array_equal(t_PK, np.tile(grpo.of_config(cfg).sigma_N[:-1], (2, 1)))
+
+
 def test_grpo_starts_at_ratio_one_and_no_divergence(base, mesh):
     cfg = by("grpo")
     state = evolve.init(cfg, base, WAN.config)

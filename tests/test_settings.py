@@ -67,6 +67,36 @@ def test_a_model_that_is_not_there_is_named_before_the_data_that_it_would_need(t
         settings.check_start(preset(model=str(tmp_path / "typo")))
 
 
+@pytest.mark.parametrize(
+    ("changes", "idle"),
+    [
+        ({}, []),
+        ({"nft": {"kl": 0.2}}, ["config.nft.kl=0.2"]),
+        (
+            {"algorithm": "nft", "loss": {"beta": 1.0, "lambda_self": 0.3}},
+            ["config.loss.lambda_self=0.3", "config.train.ema_decay=0.2"],
+        ),
+        ({"algorithm": "nft", "nft": {"kl": 0.2, "decay": "train"}}, ["config.loss.beta=2.0"]),
+        (
+            {"algorithm": "grpo", "train": {"grid": 30}, "nft": {"beta": 2.0}},
+            [
+                "config.loss.beta=2.0",
+                "config.nft.beta=2.0",
+                "config.train.grid=30",
+                "config.train.shift=3.0",
+            ],
+        ),
+        (
+            {"algorithm": "imitation", "imitation": {"target": "clips"}},
+            ["config.loss.beta=2.0", "config.train.ema_decay=0.2"],
+        ),
+        ({"algorithm": "imitation", "loss": {"beta": 1.0}}, []),
+    ],
+)
+def test_settings_that_another_algorithm_leaves_alone_are_named(changes, idle):
+    assert settings.unused(preset(**changes)) == idle
+
+
 def test_the_start_file_is_needed_only_before_the_first_checkpoint(tmp_path):
     cfg = preset(lora={"init": str(tmp_path / "a.safetensors")})
     with pytest.raises(FileNotFoundError, match="config.lora.init: there is no"):
