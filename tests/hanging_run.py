@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from evoid_jax import config, sharding
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards.request import Request
 
 
 def main(sidecar: str, judge: str, folder: str) -> None:

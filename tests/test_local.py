@@ -14,7 +14,8 @@ import replica_checks
 
 from evoid_jax import config, sharding
 from evoid_jax.rewards import local
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards.request import Request
 
 
 @pytest.fixture

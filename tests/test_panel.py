@@ -14,7 +14,8 @@ from servers import serve
 from evoid_jax import config, distributed, sharding
 from evoid_jax.rewards import absent
 from evoid_jax.rewards import panel as panel_module
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards.request import Request
 from evoid_jax.rewards.servers import check_offered
 from evoid_jax.sidecars.tiny import judge as judge_server
 
@@ -117,14 +118,14 @@ def lacking(*names, calls: int):
     return change
 
 
-def collected(fake, log_dir, *, count=1, proof=False, **changes):
+def collected(fake, log_dir, *, count=1, proof=False, monitors=False, **changes):
     """Score `count` batches in a row; return the last one's scores and request."""
     settings = {"judge": "", "preference": False, "timeout": 20.0} | changes
     with serve(fake.app()) as url:
         cfg = config.Reward(sidecars=(url,), **settings)
         with Panel(cfg, one_device(), 8, log_dir) as panel:
             for _ in range(count):
-                asked = request("a")
+                asked = request("a", monitors)
                 asked.proof = proof
                 scores = panel.collect([panel.submit(videos(10), asked, ROWS[::-1])], asked)
     return scores, asked
@@ -168,6 +169,72 @@ def test_a_run_stops_where_patience_ends_unless_it_may_go_on(fake, tmp_path, wai
         "the reply has no scores for gme, only "
         "['aesthetic', 'arcface', 'curricularface', 'flow', 'naturalness', 'qalign']": 4
     }
+
+
+def blank(name: str, of: set[int]):
+    """Answer that a reward could not be measured in the videos with these first pixels."""
+
+    def change(reply):
+        column = reply["scores"].get(name)
+        if column:
+            pixels = [round(255 * score) for score in reply["scores"]["flow"]["score"]]
+            hidden = [pixel in of for pixel in pixels]
+            column["score"] = [None if hid else 0.5 for hid in hidden]
+            column["reason"] = ["no face in 8 frames" if hid else None for hid in hidden]
+            column["excused"] = [False] * len(hidden)
+        return reply
+
+    return change
+
+
+def test_what_cannot_be_measured_is_not_waited_for_until_it_never_can_be(fake, tmp_path, waits):
+    fake.change = blank("arcface", of={10, 11, 12, 13})
+    scores, asked = collected(fake, tmp_path, count=4)
+    assert waits == [] and np.all(scores.blank_BM[:, 0]) and asked.why == {"no face in 8 frames": 4}
+    words = r"arcface could be measured in no video of the last 5 steps \(no face in 8 frames\)"
+    with pytest.raises(absent.MissingReward, match=words):
+        collected(fake, tmp_path, count=5)
+    collected(fake, tmp_path, count=6, idle_steps=0)
+    collected(fake, tmp_path, count=6, proof=True)  # its base may well hide what evolution finds
+
+
+@pytest.mark.parametrize("prior", [0.0, 0.1])
+def test_a_blank_is_told_whether_the_reward_counts_or_only_watches(fake, tmp_path, waits, prior):
+    fake.change = blank("arcface", of={10})
+    first, *others = config.METRICS
+    rows = (dataclasses.replace(first, prior=prior), *others)
+    scores, _ = collected(fake, tmp_path, table=rows)
+    np.testing.assert_array_equal(scores.blank_BM[:, 0], [0, 0, 0, 1])  # rows are turned round
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_monitors_are_asked_for_again_with_the_rewards_or_alone(fake, tmp_path, waits, broken):
+    """After an outage of the server, or of its monitors alone."""
+
+    def change(reply):
+        if not waits and broken:
+            raise RuntimeError("out of memory")
+        return reply if waits else reply | {"monitor": {}}
+
+    fake.change = change
+    scores, asked = collected(fake, tmp_path, monitors=True)
+    assert waits and np.all(scores.valid_BM[:, :7]) and asked.unseen == []
+    np.testing.assert_array_equal(asked.monitor["truth"], [26, 24, 22, 20])
+    assert [len(batch.rewards) for batch in fake.batches[-1:]] == [7 if broken else 0]
+
+
+def test_a_monitor_that_nobody_gives_ends_no_run(fake, tmp_path, waits, capsys):
+    fake.change = lambda reply: reply | {"monitor": {}}
+    _, asked = collected(fake, tmp_path, count=2, patience=6.0, monitors=True)
+    assert waits == [2, 4] and asked.unseen == ["truth"]  # the second batch does not wait again
+    said = "going on without truth (never rewarded): nothing tells whether a reward is gamed"
+    assert capsys.readouterr().out.count(said) == 1
+
+
+def test_a_monitor_that_measured_nothing_has_answered(fake, tmp_path, waits):
+    fake.change = lambda reply: reply | {"monitor": {"truth": [None] * len(reply["ids"])}}
+    _, asked = collected(fake, tmp_path, monitors=True)
+    assert waits == [] and asked.unseen == [] and np.all(np.isnan(asked.monitor["truth"]))
 
 
 def test_a_reward_that_only_watches_is_not_waited_for(fake, tmp_path, waits):

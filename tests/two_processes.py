@@ -21,7 +21,8 @@ from three_steps import shaken_base, trained
 
 from evoid_jax import checkpoint, config, distributed, sharding
 from evoid_jax.rewards import absent
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards.request import Request
 from evoid_jax.sidecars.tiny import judge as judge_server
 
 PAIR_B = np.repeat(np.arange(2), 4)

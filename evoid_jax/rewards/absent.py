@@ -30,6 +30,7 @@ class Known(NamedTuple):
     blanks: list[tuple[int, str]]  # (row, reward) that a scorer could not measure
     missing: list[tuple[int, dict[str, str]]]  # (row, reward -> why it is missing)
     had: list[tuple[int, str, float, float]]  # (row, reward, raw, score) of the last try
+    watched: list[str]  # monitors that a reply had
 
 
 def completed(names: tuple[str, ...], scores: ScoreTable, known: list[Known]) -> ScoreTable:
@@ -60,10 +61,20 @@ def reasons(
     return dict(Counter(shortened(reason) for reason in why).most_common())
 
 
-def nobody_has(names: tuple[str, ...], counts_M: np.ndarray, valid_BM: np.ndarray) -> list[str]:
-    """Return the rewards that count and that no video has."""
-    lost_M = counts_M & ~valid_BM.any(axis=0)
+def nobody_has(names: tuple[str, ...], counts_M: np.ndarray, scores: ScoreTable) -> list[str]:
+    """Return the rewards that count, that no video has, and that an answer is missing of.
+
+    A blank is an answer, which no other try would change.
+    """
+    answered_BM = scores.valid_BM | scores.blank_BM
+    lost_M = counts_M & ~scores.valid_BM.any(axis=0) & ~answered_BM.all(axis=0)
     return [name for name, lost in zip(names, lost_M, strict=True) if lost]
+
+
+def all_blank(names: tuple[str, ...], counts_M: np.ndarray, scores: ScoreTable) -> list[str]:
+    """Return the rewards that count and that could be measured in no video."""
+    blank_M = counts_M & scores.blank_BM.all(axis=0)
+    return [name for name, blank in zip(names, blank_M, strict=True) if blank]
 
 
 def pauses(patience: float) -> Iterator[tuple[float, float]]:
@@ -113,6 +124,27 @@ def check_idle(most: int, steps: int, why: dict[str, int]) -> None:
             f"weight, or has no other video of its pair to be compared with ({because(why)}). See "
             "to what scores them, and start the run again, which goes on from its newest "
             "checkpoint. To let it idle: --config.reward.idle_steps=0"
+        )
+
+
+def check_blank(most: int, steps: dict[str, int], why: dict[str, int]) -> None:
+    """Raise where a reward that counts could be measured in no video of too many steps in a row.
+
+    Args:
+      most: steps that may be so; 0: any number.
+      steps: of each such reward, how many the last ones are.
+      why: of the last step, scores that are missing for each reason.
+
+    Raises:
+      MissingReward: the message says what to do.
+    """
+    gone = [name for name, count in steps.items() if most and count >= most]
+    if gone:
+        raise MissingReward(
+            f"{', '.join(gone)} could be measured in no video of the last {most} steps "
+            f"({because(why)}). Look at the videos of the watch and at the scorer's log. To do "
+            "without: --config.reward.table.NAME.prior=0; to let it be so: "
+            "--config.reward.idle_steps=0"
         )
 
 

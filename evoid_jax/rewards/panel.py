@@ -8,7 +8,6 @@ process the same. What is missing is told and waited for as absent.py says.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import weakref
 from pathlib import Path
@@ -31,69 +30,11 @@ from evoid_jax.rewards import (
     table,
 )
 from evoid_jax.rewards.judge import Judge, open_judge
+from evoid_jax.rewards.request import Request, monitor
 from evoid_jax.rewards.table import ScoreTable
-from evoid_jax.sidecars import wire
 
 log = logging.getLogger(__name__)
-_numbers = itertools.count()
 ASKED_AGAIN = 8  # videos in one go: all that a process has may be gigabytes
-
-
-class Request:
-    """A batch of videos to be scored: what scorers see besides pixels, and what came of it.
-
-    Answers are entered here and nowhere else. Two batches under way at once cannot mix, and an
-    answer that comes after its batch has been dropped is dropped with it.
-
-    number: by which its videos name it on their way through the callback.
-    references: of each video the photos of its person, uint8 (h, w, 3) of any sizes; videos of one
-    person share the arrays, which are then sent once. prompts: B. attributes: B lists, truth of the
-    tiny world for the monitors, or None. monitors: whether to ask for the measures that are never
-    rewarded. others: of each video other photos of its person, which monitors alone see, or None.
-    proof: whether the proof's rewards count and not the update's.
-    sent: rows in the order in which they were submitted, by any process.
-    videos: by row, those of this process. reasons: by row, reward -> why it is missing. blanks:
-    (row, reward) that a scorer could not measure. monitor: name -> (B,).
-    why: after `Panel.collect`, how many scores that count are missing for each reason, on every
-    process.
-    """
-
-    def __init__(
-        self,
-        references: wire.Photos,
-        prompts: list[str],
-        attributes: list | None = None,
-        monitors: bool = False,
-        proof: bool = False,
-        others: wire.Photos | None = None,
-    ):
-        self.references, self.prompts, self.attributes = references, prompts, attributes
-        self.others = others
-        self.monitors, self.proof, self.number = monitors, proof, next(_numbers)
-        self.sent: list[int] = []
-        self.videos: dict[int, np.ndarray] = {}
-        self.reasons: dict[int, dict[str, str]] = {}
-        self.blanks: set[tuple[int, str]] = set()
-        self.monitor: dict[str, np.ndarray] = {}
-        self.why: dict[str, int] = {}
-
-    def known(self, had: list) -> absent.Known:
-        """Return what this process can tell the others. had: scores of the last try."""
-        missing = [(row, dict(of_row)) for row, of_row in list(self.reasons.items())]
-        return absent.Known(blanks=sorted(self.blanks), missing=missing, had=had)
-
-    def enter(self, rows: list[int], scores: client.Scores) -> None:
-        """Keep what came of some rows besides their scores; of other rewards what there was."""
-        for b, row in enumerate(rows):
-            earlier = self.reasons.get(row, {})
-            others = {name: why for name, why in earlier.items() if name not in scores.names}
-            self.reasons[row] = others | scores.reasons[b]
-            self.blanks -= {(row, name) for name in scores.names}
-            blank_M = np.flatnonzero(scores.table.blank_BM[b])
-            self.blanks |= {(row, scores.names[m]) for m in blank_M}
-            for name, value_b in scores.monitor.items():
-                nothing_B = np.full(len(self.prompts), np.nan)
-                self.monitor.setdefault(name, nothing_B)[row] = value_b[b]
 
 
 class Panel:
@@ -129,8 +70,11 @@ class Panel:
             self.close()
             raise
         self._cfg, self._names = cfg, table.names(cfg.table)
+        # The monitors that it asks for: those of the first sidecar that has any.
+        self.monitored = next((i["monitors"] for i in self.infos if i["monitors"]), [])
         self._told: set[str] = set()  # kinds of reasons that a warning has named
-        self._given_up: set[str] = set()  # rewards that are not waited for any more
+        self._given_up: set[str] = set()  # rewards and monitors that are not waited for any more
+        self._blank: dict[str, int] = {}  # rewards that no video of the last so many steps has
         # By number; a request lives as long as whoever made it holds it.
         self._requests: weakref.WeakValueDictionary[int, Request] = weakref.WeakValueDictionary()
         self._mesh = mesh
@@ -160,6 +104,14 @@ class Panel:
         if url == "local":
             url = self._kept(local.start_judge(log_dir)).url + "/v1"
         return open_judge(cfg, url, fps, log_dir)
+
+    def scorers(self) -> list[list[str | None]]:
+        """Return name, version and digest of every reward that the sidecars offer."""
+        return [
+            [reward.get(field) for field in ("name", "version", "sha256")]
+            for info in self.infos
+            for reward in info["rewards"]
+        ]
 
     def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:
         """Hand videos over to be scored, at once.
@@ -226,7 +178,7 @@ class Panel:
         """Wait for the scores of a request; the same on every process.
 
         A reward that counts and that none of its videos has is asked for again, for
-        `config.reward.patience` seconds.
+        `config.reward.patience` seconds, and so is a monitor.
 
         Args:
           tickets: of all of the request's videos, in the order in which they were submitted.
@@ -235,7 +187,8 @@ class Panel:
           The scores by row.
 
         Raises:
-          MissingReward: there is still such a reward, and `config.reward.on_missing` is stop.
+          MissingReward: there is still such a reward, and `config.reward.on_missing` is stop. Or
+            one could be measured in no video for `config.reward.idle_steps` steps.
         """
         for ticket_B in tickets:
             self._callback.wait(ticket_B)
@@ -249,46 +202,55 @@ class Panel:
             blank_BM=np.zeros_like(valid_BM),
         )
         priors = blend.proof_priors if request.proof else blend.priors
-        counts_M = priors(self._cfg) > 0
-        if scores.valid_BM[:, counts_M].all():
-            self._given_up.clear()
-            return scores
-        return self._completed(request, scores, counts_M)
+        return self._completed(request, scores, priors(self._cfg) > 0)
 
     def _completed(self, request: Request, scores: ScoreTable, counts_M) -> ScoreTable:
-        """Tell what is missing, and wait for the rewards that no video has."""
+        """Tell what is missing, and wait for the rewards and monitors that no video has."""
         scores = self._shared(request, scores, counts_M, again=[])
-        lost = absent.nobody_has(self._names, counts_M, scores.valid_BM)
-        self._given_up &= set(lost)
         for pause, left in absent.pauses(self._cfg.patience):
-            if set(lost) <= self._given_up:
+            if self._given_up.issuperset(request.missed()):
                 break
             distributed.say(
-                f"waiting for {', '.join(lost)}, which no video of this step has "
-                f"({absent.because(request.why)}); the next try is in {pause:g} s, and {left:g} s "
-                "of patience are left then"
+                f"waiting for {', '.join(request.missed())}, which no video of this step "
+                f"has ({absent.because(request.why)}); the next try is in {pause:g} s, and {left:g}"
+                " s of patience are left then"
             )
             interruption.pause(pause)
-            scores = self._shared(request, scores, counts_M, again=self._again(request, lost))
-            lost = absent.nobody_has(self._names, counts_M, scores.valid_BM)
-        if lost and self._cfg.on_missing == "stop":
-            raise absent.stopped(lost, self._cfg.patience, request.why)
-        self._given_up |= set(lost)
+            scores = self._shared(request, scores, counts_M, again=self._again(request))
+        if request.lost and self._cfg.on_missing == "stop":
+            raise absent.stopped(request.lost, self._cfg.patience, request.why)
+        self._go_on(request, scores, counts_M)
         return scores
 
-    def _again(self, request: Request, lost: list[str]) -> list[tuple[int, str, float, float]]:
-        """Ask once more for some rewards of this process's videos; return row, name, raw, score."""
-        had, rows, names = [], sorted(request.videos), tuple(lost)
+    def _go_on(self, request: Request, scores: ScoreTable, counts_M: np.ndarray) -> None:
+        """Remember what there was not, and say what a comparison then cannot tell."""
+        if request.unseen and not self._given_up.issuperset(request.missed()):
+            distributed.say(
+                f"going on without {', '.join(map(monitor, request.unseen))}: nothing tells "
+                "whether a reward is gamed. See the sidecar's log"
+            )
+        # What is not asked for while the run learns may still be given up when it is next.
+        kept = () if request.monitors else self._given_up.intersection(map(monitor, self.monitored))
+        self._given_up = {*request.missed(), *kept}
+        if not request.proof:
+            blank = absent.all_blank(self._names, counts_M, scores)
+            self._blank = {name: self._blank.get(name, 0) + 1 for name in blank}
+            absent.check_blank(self._cfg.idle_steps, self._blank, request.why)
+
+    def _again(self, request: Request) -> list[tuple[int, str, float, float]]:
+        """Ask once more for what this process's videos miss; return row, reward, raw, score."""
+        had, rows, names = [], sorted(request.videos), tuple(request.lost)
+        monitors = bool(request.unseen)
         once = self._options._replace(attempts=1, patience=0.0)
         for start in range(0, len(rows), ASKED_AGAIN):
             some = rows[start : start + ASKED_AGAIN]
             video_bFHWC = np.stack([request.videos[row] for row in some])
-            scores = self._ask(request, some, video_bFHWC, names, once, monitors=False)
+            scores = self._ask(request, some, video_bFHWC, names, once, monitors)
             request.enter(some, scores)
             for b, m in np.argwhere(scores.table.valid_BM).tolist():
                 raw, score = scores.table.raw_BM[b, m], scores.table.score_BM[b, m]
                 had.append((some[b], names[m], float(raw), float(score)))
-            if not had:
+            if not had and not scores.monitor:
                 break  # still nobody there: the other videos would only wait for the same
         return had
 
@@ -308,6 +270,10 @@ class Panel:
             if kind not in self._told and distributed.leads():
                 log.warning("scores are missing (this is told once): %s", reason)
             self._told.add(kind)
+        watched = {name for of_process in known for name in of_process.watched}
+        wanted = self.monitored if request.monitors else ()
+        request.unseen = [name for name in wanted if name not in watched]
+        request.lost = absent.nobody_has(self._names, counts_M, scores)
         return scores
 
     def attention(
@@ -357,12 +323,16 @@ class Panel:
         return judge_record.total(distributed.exchange(self.judge.chat.usage.take()))
 
     def monitors(self, request: Request) -> dict[str, np.ndarray]:
-        """Return a request's measures that are never rewarded: name -> (B,), NaN where unknown."""
+        """Return a request's measures that are never rewarded: name -> (B,), NaN where unknown.
+
+        All that the sidecars offer are there where they were asked for.
+        """
         own = {name: value_B.tolist() for name, value_B in request.monitor.items()}
-        known: dict[str, np.ndarray] = {}
+        nothing_B = np.full(len(request.prompts), np.nan)
+        known = {name: nothing_B.copy() for name in request.unseen}
         for share in distributed.exchange(own):
             for name, values in share.items():
-                column_B = known.setdefault(name, np.full(len(values), np.nan))
+                column_B = known.setdefault(name, nothing_B.copy())
                 column_B[:] = np.where(np.isnan(column_B), values, column_B)
         return known
 

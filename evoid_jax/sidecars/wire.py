@@ -259,6 +259,8 @@ def _prompts(header: dict) -> list[str]:
 def _rewards(header: dict) -> list[str] | None:
     if header.get("rewards") is None:
         return None
+    if header["rewards"] == [] and header.get("monitors"):
+        return []  # monitors alone
     names = _strings(header, "rewards")
     limits.check("rewards", len(names), limits.REWARDS)
     return names
