@@ -41,6 +41,7 @@ class Arm(NamedTuple):
     valid_BM: np.ndarray
     blank_BM: np.ndarray  # see rewards/table.py
     monitor: dict[str, np.ndarray]  # name -> (B,)
+    whole: bool = True  # False: no reply had some monitor, so that it is better made again
 
 
 def start(initial: dict | None, evolving: dict) -> dict:
@@ -52,7 +53,7 @@ def start(initial: dict | None, evolving: dict) -> dict:
 
 
 class Keeper(Protocol):
-    """Whoever keeps the parts of an arm, so that none is made twice; see proof_parts.py."""
+    """Whoever keeps the parts of an arm, so that no whole one is made twice; see proof_parts.py."""
 
     def read(self, number: int, first: int, shown: int) -> Arm | None: ...
 
@@ -152,16 +153,22 @@ def _play_part(run: Run, adapter: dict, part: _Part) -> Arm:
         valid_BM=scores.valid_BM[:videos],
         blank_BM=scores.blank_BM[:videos],
         monitor={name: value_B[:videos] for name, value_B in monitors.items()},
+        whole=not batch.request.unseen,
     )
 
 
 def _join(arms: list[Arm]) -> Arm:
-    """Stack the parts of one arm."""
-    names = arms[0].monitor
+    """Stack the parts of one arm; what a part has no monitor of is NaN."""
+    names = dict.fromkeys(name for arm in arms for name in arm.monitor)
+    nothing = lambda arm: np.full(len(arm.score_BM), np.nan)
     return Arm(
         shown=[video for arm in arms for video in arm.shown],
         score_BM=np.concatenate([arm.score_BM for arm in arms]),
         valid_BM=np.concatenate([arm.valid_BM for arm in arms]),
         blank_BM=np.concatenate([arm.blank_BM for arm in arms]),
-        monitor={name: np.concatenate([arm.monitor[name] for arm in arms]) for name in names},
+        monitor={
+            name: np.concatenate([arm.monitor.get(name, nothing(arm)) for arm in arms])
+            for name in names
+        },
+        whole=all(arm.whole for arm in arms),
     )

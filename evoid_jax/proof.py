@@ -119,6 +119,7 @@ def summary(
       base_BM, evolved_BM: (B, M) in [0, 1] or NaN.
       cluster_B: (B,) whose face it is, a str or an int for each video.
       monitor_base, monitor_evolved: name -> B values, None or NaN where missing; never rewarded.
+        One that a side lacks altogether is missing there.
       steps: of evolution.
       seconds: by phase.
       heldout: what the videos are: UNSEEN, TRAINED or words of your own that fit after "on".
@@ -137,7 +138,11 @@ def summary(
     rewards = {name: comparing(base_BM[:, m], evolved_BM[:, m]) for m, name in enumerate(names)}
     total_base_B, total_evolved_B = _totals(base_BM, evolved_BM, prior_M)
     rewards["total"] = comparing(total_base_B, total_evolved_B)
-    monitors = {name: comparing(monitor_base[name], monitor_evolved[name]) for name in monitor_base}
+    nothing_B = np.full(len(base_BM), np.nan)
+    monitors = {
+        name: comparing(monitor_base.get(name, nothing_B), monitor_evolved.get(name, nothing_B))
+        for name in {**monitor_base, **monitor_evolved}
+    }
     made = {} if heldout is None else {"heldout": heldout}
     made |= _headline(rewards, monitors)
     made |= {

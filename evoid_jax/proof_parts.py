@@ -56,12 +56,14 @@ class Parts:
         return arm
 
     def write(self, number: int, first: int, arm: Arm, seconds: float) -> None:
-        """Keep a part: its videos, then its scores."""
+        """Keep a part: its videos, then its scores if it is whole."""
         if not distributed.leads():
             return
         for k, video_FHWC in enumerate(arm.shown):
             with files.replacing(self.video(first + k)) as part:
                 media.write(part, video_FHWC, self._run.cfg.video.fps)
+        if not arm.whole:
+            return
         columns = {name: getattr(arm, name) for name in COLUMNS}
         columns |= {MONITOR + name: value_B for name, value_B in arm.monitor.items()}
         with files.replacing(self._file(number)) as part, part.open("wb") as out:
@@ -93,10 +95,4 @@ class Parts:
 
 def key(run: Run, adapter: dict) -> str:
     """Return what a part hangs on: the adapter, all settings, and who scores."""
-    scorers = [
-        [reward.get(field) for field in ("name", "version", "sha256")]
-        for info in run.panel.infos
-        for reward in info["rewards"]
-    ]
-    parts = [checkpoint.digests(adapter), config.digest(run.cfg), scorers]
-    return files.digest(parts)
+    return files.digest([checkpoint.digests(adapter), config.digest(run.cfg), run.panel.scorers()])

@@ -31,14 +31,20 @@ def warning(summary: Mapping) -> str:
     return f"possible reward hacking: {how}" if how else ""
 
 
+def comparable(watched: Sequence[Mapping]) -> list[Mapping]:
+    """Return the comparisons whose scores are by the scorers of the last one."""
+    return [one for one in watched if one.get("scorers") == watched[-1].get("scorers")]
+
+
 def best(watched: Sequence[Mapping]) -> Mapping | None:
     """Return the comparison with the highest total among those in which nothing was gamed.
 
-    watched: in the order of their steps. Of equal ones the earliest; None where all were gamed.
+    watched: in the order of their steps; those of other scorers than the last one's are left out.
+    Of equal ones the earliest; None where all were gamed.
     """
     sound = [
         summary
-        for summary in watched
+        for summary in comparable(watched)
         if summary.get("delta_total") is not None and not gamed(summary)
     ]
     return max(sound, key=lambda summary: summary["delta_total"], default=None)
@@ -54,7 +60,7 @@ def reason(cfg: Watch, watched: Sequence[Mapping], stop_on_hacking: bool = False
     """
     if not watched:
         return ""
-    last = watched[-1]
+    watched, last = comparable(watched), watched[-1]
     if stop_on_hacking and (said := warning(last)):
         return said
     drift = last.get("drift")

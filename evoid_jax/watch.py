@@ -37,6 +37,7 @@ from evoid_jax import (
 from evoid_jax.arms import Arm, Trial
 from evoid_jax.data import pairs
 from evoid_jax.models import lora
+from evoid_jax.proof_parts import COLUMNS
 from evoid_jax.rewards import blend, table
 from evoid_jax.session import Run
 
@@ -106,15 +107,19 @@ def guided_drift(
 
 def chosen(run: Run, state: evolve.State) -> evolve.State:
     """Return the state whose evolving adapter is exported and proved; see config.watch.export."""
-    top = stopping.best(read(run.workdir, before=int(state.step)))
-    if run.cfg.watch.export == "last" or top is None or top["steps"] == int(state.step):
+    if run.cfg.watch.export == "last":
         return state
-    distributed.say(f"watch: the best adapter is that of step {top['steps']}")
-    file = sound_adapter(run.workdir, top)
+    top = None
+    if distributed.leads():  # the others may be here while it still writes the last comparison
+        top = stopping.best(read(run.workdir, before=int(state.step)))
+    steps = distributed.exchange(top and top["steps"])[0]
+    if steps in (None, int(state.step)):
+        return state
+    distributed.say(f"watch: the best adapter is that of step {steps}")
+    file = sound_adapter(run.workdir, _read(_file(run.workdir, steps)))
     like, base = jax.device_get(state.evolving), run.frozen.wan.config
     tree = lora.start(file, like, base, scale=run.cfg.lora.scale)
-    step = np.int32(top["steps"])
-    tree, step = sharding.replicate((tree, step), run.mesh)
+    tree, step = sharding.replicate((tree, np.int32(steps)), run.mesh)
     return state._replace(evolving=tree, step=step)
 
 
@@ -143,7 +148,7 @@ def look(run: Run, state: evolve.State, drift: float) -> tuple[dict, list[np.nda
         heldout=run.validation.kind,
         rewarded=blend.rewarded(run.cfg.reward),
     )
-    summary["drift"] = drift
+    summary["drift"], summary["scorers"] = drift, _scorers(run)
     summary["judge"] = run.panel.judge_usage() or {}  # taken here, or the next step would count it
     if distributed.leads():
         _keep_videos(run, f"step_{step:06d}", evolved.shown)
@@ -209,7 +214,7 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
     """Return the scores of what the run started from: kept ones, or made now."""
     file = run.workdir / FOLDER / "start.json"
     cfg = run.cfg
-    made_with = [cfg.watch.identities, cfg.watch.seeds, cfg.guidance.proof]
+    made_with = [cfg.watch.identities, cfg.watch.seeds, cfg.guidance.proof, _scorers(run)]
     kept = kept_start(file)
     # All processes must do the same.
     if all(distributed.exchange(kept.get("made_with") == made_with)):
@@ -225,10 +230,18 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
     if distributed.leads():
         _keep_videos(run, "start", arm.shown)
         _keep_pairs(run, trial)
-        kept = {name: value for name, value in arm._asdict().items() if name != "shown"}
+    if distributed.leads() and arm.whole:
+        kept = {name: getattr(arm, name) for name in (*COLUMNS, "monitor")}
         kept = metrics.plain({"made_with": made_with} | kept)
         proof.write_json(file, files.sealed(kept))
     return arm
+
+
+def _scorers(run: Run) -> str:
+    """Return a digest of who scores: only what the same ones scored may be compared."""
+    reward = run.cfg.reward
+    judge = [reward.judge_model, reward.judge_extra] if reward.judge else []
+    return files.digest([run.panel.scorers(), judge])[:16]
 
 
 def kept_start(file: Path) -> dict:

@@ -174,6 +174,13 @@ def test_summary_of_a_reward_that_always_failed_is_null_and_counted():
     assert got["delta_total"] == pytest.approx(0.25)
 
 
+def test_a_monitor_that_an_arm_lacks_is_missing_there():
+    arms = {"monitor_base": {"motion": [1.0]}, "monitor_evolved": {"motion": [0.5], "face": [1.0]}}
+    got = proof.summary(("a",), [1.0], [[0.1]], [[0.2]], [0], **arms, steps=1, seconds={})
+    assert got["monitor_delta"]["motion"]["mean"] == -0.5
+    assert got["monitor_delta"]["face"]["mean"] is None
+
+
 def test_summary_wants_a_column_per_reward():
     with pytest.raises(ValueError, match=r"expected scores \(1, 2\)"):
         proof.summary(("a", "b"), [1, 1], [[0.1]], [[0.1]], [0], {}, {}, 1, {})

@@ -53,6 +53,16 @@ def test_the_best_is_the_highest_total_in_which_nothing_is_gamed():
     assert stopping.best([compared(10, None), compared(20, -0.5)])["steps"] == 20
 
 
+def test_scores_of_other_scorers_are_compared_with_nothing():
+    """A sidecar was exchanged after step 20, with config.reward.versions=any."""
+    before = [compared(10, 0.09), compared(20, 0.05)]
+    after = [compared(30, 0.01) | {"scorers": "b"}, compared(40, 0.02) | {"scorers": "b"}]
+    watched = [one | {"scorers": "a"} for one in before] + after
+    assert stopping.best(watched)["steps"] == 40
+    assert stopping.reason(Watch(patience=1), watched) == ""
+    assert "no better total in 1" in stopping.reason(Watch(patience=1), watched[:2])
+
+
 def test_nothing_stops_a_run_unless_it_is_asked_to():
     watched = [compared(s, -s / 10, reward=UP, monitor=DOWN, drift=99.0) for s in range(9)]
     assert stopping.reason(Watch(), watched) == ""
