@@ -14,6 +14,7 @@ one START for each time it was started, because code, machines and scorers may d
                "about"}]}]; two sources are replicas that answer differently
     monitors   [str]
     weights    {"model": str, "teacher": str}, `hub.sketch` of each that is a folder
+    data       str, `pairs.Splits.digest`
     judge      {"model": str, "address": str} or null
 
 No environment variables, no host names; passwords in addresses and values of keys are cut out.
@@ -52,6 +53,7 @@ def collect(
     judge_model: str = "",
     judge_address: str = "",
     weights: Mapping[str, str] | None = None,
+    data: str = "",
 ) -> dict:
     """Describe one start of a run, as `write` appends it to run.json.
 
@@ -63,6 +65,7 @@ def collect(
       sidecars: (address or "local", the reply of its /info) for each of them.
       judge_model, judge_address: of the judge; no model is no judge.
       weights: of `work_folder.weights`.
+      data: of `pairs.Splits.digest`.
     """
     sidecars = list(sidecars)
     judge = {"model": judge_model, "address": judge_address} if judge_model else None
@@ -85,6 +88,7 @@ def collect(
         ),
         "judge": judge,
         "weights": dict(weights or {}),
+        "data": data,
     }
     return without_secrets(plain(start))
 
@@ -151,6 +155,21 @@ def check_versions(
             f"the sidecars have other versions than when the run in {workdir} last started, and "
             f"rewards would not compare: {'; '.join(changed)}. Start them as they were, take "
             "another --workdir, or go on all the same: --config.reward.versions=any"
+        )
+
+
+def check_data(workdir: str | Path, data: str) -> None:
+    """Raise a ValueError where a run would go on with other pairs than it last had.
+
+    data: as of `collect`. A run that tells of none fits all.
+    """
+    made = read(workdir)
+    was = made["starts"][-1].get("data") if made and made["starts"] else ""
+    if was and was != data:
+        raise ValueError(
+            f"config.data: its people, prompts or pictures are not those that the run in {workdir} "
+            "was begun with, and what was scored before would be compared with other people's "
+            "videos; bring them back, or use another --workdir"
         )
 
 
@@ -224,9 +243,10 @@ def _check_start(file: Path, start: dict) -> None:
             f"{file}: expected devices and rewards to be lists of objects, each reward with a "
             "name and a list of sources; remove the file to go on without it"
         )
-    if not isinstance(start.get("weights", {}), dict):
+    if not isinstance(start.get("weights", {}), dict) or not isinstance(start.get("data", ""), str):
         raise ValueError(
-            f"{file}: expected weights to be an object; remove the file to go on without it"
+            f"{file}: expected weights to be an object and data a text; remove the file to go on "
+            "without it"
         )
 
 

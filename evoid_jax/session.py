@@ -30,18 +30,19 @@ from evoid_jax import (
     files,
     flow,
     hub,
+    provenance,
     rollout,
     settings,
     sharding,
     teacher,
 )
 from evoid_jax.data import pairs
-from evoid_jax.groups import ENOUGH
 from evoid_jax.models import lora, pipeline, umt5, wan
 from evoid_jax.models.folder import VACE
 from evoid_jax.rewards import faceless, servers, tryout
 from evoid_jax.rewards.blend import Fused
-from evoid_jax.rewards.panel import Panel, Request
+from evoid_jax.rewards.panel import Panel
+from evoid_jax.rewards.request import Request
 
 _merge = jax.jit(lora.merge)
 
@@ -99,10 +100,11 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
         distributed.say(f"note: config.algorithm={cfg.algorithm} makes no use of {', '.join(idle)}")
     mesh = sharding.make_mesh(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.context)
     sharding.check_videos(cfg.data.pairs * cfg.data.seeds, mesh)
-    distributed.say(f"devices: {described(mesh)}")
+    distributed.say(f"devices: {sharding.described(mesh)}")
     splits = open_data(cfg.data, cfg.seed)
+    provenance.check_data(workdir, splits.digest())
     check_photos(splits, cfg.video)
-    check_watched(cfg, len(set(splits.validation.identities)))
+    settings.check_watched(cfg, people=len(set(splits.validation.identities)))
     count, kind = len(splits.evolution), splits.heldout.kind
     distributed.say(f"data: {count} pairs to evolve on; the proof will be on {kind}")
     if cfg.data.dir and cfg.reward.preset == "tiny" and "local" in cfg.reward.sidecars:
@@ -140,13 +142,6 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
         yield run
 
 
-def described(mesh: Mesh) -> str:
-    """Say what a mesh is made of, in a few words."""
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
-    kind = mesh.devices.flat[0].device_kind
-    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
-
-
 def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
     """Open the pairs of the evolution, of the watch and of the proof."""
     cache = str(files.user_path(cfg.cache))
@@ -177,16 +172,6 @@ def check_times(cfg: config.Config) -> None:
             make()
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-
-def check_watched(cfg: config.Config, people: int) -> None:
-    """Raise a ValueError where the watch has too few people to stop a run as it was told to."""
-    if cfg.reward.stop_on_hacking and people < ENOUGH:
-        raise ValueError(
-            f"config.reward.stop_on_hacking: the watch has {people} people, and of fewer than "
-            f"{ENOUGH} nothing is said to rise or fall; set more apart (config.data.validation, or "
-            "`split` in prompts.jsonl), or leave it out"
-        )
 
 
 def check_photos(splits: pairs.Splits, video: config.Video) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from evoid_jax import config, fields, files, hub
 from evoid_jax.algorithm_groups import ALGORITHMS
 from evoid_jax.config import Config
+from evoid_jax.groups import ENOUGH
 from evoid_jax.provenance import HEURISTIC
 from evoid_jax.reward_groups import EVOSCORE
 
@@ -94,6 +95,16 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
         files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():
         raise FileNotFoundError(f"config.lora.init: there is no {Path(cfg.lora.init).absolute()}")
+
+
+def check_watched(cfg: Config, people: int) -> None:
+    """Raise a ValueError where the watch has too few people to stop a run as it was told to."""
+    if cfg.reward.stop_on_hacking and people < ENOUGH:
+        raise ValueError(
+            f"config.reward.stop_on_hacking: the watch has {people} people, and of fewer than "
+            f"{ENOUGH} nothing is said to rise or fall; set more apart (config.data.validation, or "
+            "`split` in prompts.jsonl), or leave it out"
+        )
 
 
 def unused(cfg: Config) -> list[str]:

@@ -352,6 +352,13 @@ def split(x, parts: int, mesh: Mesh):
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(None, BATCH[0])))
 
 
+def described(mesh: Mesh) -> str:
+    """Say what a mesh is made of, in a few words."""
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    kind = mesh.devices.flat[0].device_kind
+    return f"{mesh.size} x {kind}" + (f" ({axes})" if axes else "")
+
+
 def check_videos(videos: int, mesh: Mesh) -> None:
     """Raise a ValueError where a step's videos do not divide over data x fsdp."""
     if videos % batch_shards(mesh):

@@ -287,6 +287,7 @@ def open_log(run: Run, start: int) -> Iterator[metrics.Writer | None]:
         judge_model=reward.judge_model if reward.judge else "",
         judge_address=reward.judge,
         weights=work_folder.weights(cfg),
+        data=pairs.Splits(run.data, run.validation, run.heldout).digest(),
     )
     provenance.write(run.workdir, how)
     with metrics.Writer(

@@ -155,6 +155,21 @@ def test_a_users_folder(tmp_path):
     assert batch(pairs, 0, 2).attributes is None
 
 
+def test_other_people_prompts_or_pictures_make_other_pairs(tmp_path):
+    line = {"image": "a.png", "prompt": "one", "identity": "Anna", "split": "evolution"}
+    ben = {"image": "c.png", "prompt": "two", "identity": "Ben", "split": "evolution"}
+    told = lambda **changes: open_splits(
+        folder=write_folder(tmp_path, [ben, line | changes])
+    ).digest()
+    first = told()
+    assert told() == first
+    different = [told(identity="Anne"), told(prompt="One"), told(image="b.jpg")]
+    different.append(told(split="validation"))
+    assert len({first, *different}) == 5
+    (tmp_path / "other.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert told(image="other.png") == first
+
+
 def test_others_are_photos_of_the_person_on_other_lines(tmp_path):
     """Whoever has several photos: each line's others are the next ones, none twice, in a ring."""
     shown = [("a.png", "Anna"), ("b.jpg", "Ben"), ("c.png", "Anna"), ("a.png", "Anna")]

@@ -71,6 +71,16 @@ def test_a_run_goes_on_with_the_versions_that_it_began_with(tmp_path):
         provenance.check_versions(tmp_path, TABLE, offered(a="1", b=""))
 
 
+def test_a_run_goes_on_with_the_pairs_that_it_began_with(tmp_path):
+    provenance.check_data(tmp_path, "a")  # there is no run yet
+    provenance.write(tmp_path, provenance.collect(["x"], []))
+    provenance.check_data(tmp_path, "a")  # it did not say
+    provenance.write(tmp_path, provenance.collect(["x"], [], data="a"))
+    provenance.check_data(tmp_path, "a")
+    with pytest.raises(ValueError, match=r"^config\.data: its people, prompts or pictures are not"):
+        provenance.check_data(tmp_path, "b")
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [

@@ -97,6 +97,14 @@ def test_settings_that_another_algorithm_leaves_alone_are_named(changes, idle):
     assert settings.unused(preset(**changes)) == idle
 
 
+def test_a_watch_of_few_people_cannot_stop_a_run():
+    settings.check_watched(preset(), people=3)
+    stops = preset(reward={"stop_on_hacking": True})
+    settings.check_watched(stops, people=8)
+    with pytest.raises(ValueError, match="the watch has 7 people, and of fewer than 8 nothing"):
+        settings.check_watched(stops, people=7)
+
+
 def test_the_start_file_is_needed_only_before_the_first_checkpoint(tmp_path):
     cfg = preset(lora={"init": str(tmp_path / "a.safetensors")})
     with pytest.raises(FileNotFoundError, match="config.lora.init: there is no"):

@@ -134,7 +134,7 @@ def _open(listed: list[Case], absent: list[Case], how: How) -> Maker:
     table = flow.schedule(how.scheduler or kind, how.chosen["steps"], shift)
     adapter = lora.load(how.lora, transformer) if how.lora else None
     mesh = sharding.make_mesh(*how.mesh)
-    distributed.say(f"model: loading {how.model} on {session.described(mesh)}")
+    distributed.say(f"model: loading {how.model} on {sharding.described(mesh)}")
     dtype = jnp.dtype(how.dtype or rollout.usual_dtype())
     frozen = rollout.put(opened, dtype, remat="none", mesh=mesh)
     frozen = frozen._replace(wan=frozen.wan.clone(residual=how.residual))
