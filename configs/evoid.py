@@ -35,7 +35,7 @@ TINY = {
     "video": {"frames": 9, "height": 64, "width": 64, "fps": 8},
     "rollout": {"shift": 3.0, "videos_per_device": 32},
     "guidance": {"negative_prompt": ""},  # the tiny text encoder knows no Chinese
-    # 30 steps instead of 200, of a model 40 times narrower: larger steps that end small, a stable
+    # 30 steps instead of 200, of a model 32 times narrower: larger steps that end small, a stable
     # transformer that follows at once, steep rewards, twice the policy's force against the start's.
     "loss": {"beta": 2.0},
     # Motion's prior is 17 times the table's: with that one likeness is bought with stillness.

@@ -54,6 +54,7 @@ FILES = {"lora": adapters.DIFFUSERS_FILE, "comfyui": "comfyui_lora.safetensors"}
 FOLDERS = {"diffusers": pipeline.write_diffusers, "native": pipeline.write_native}
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 ROLES = ("evolving", "stable", "best")
+SOURCES = "a model's folder or hub name, an adapter's file or folder, or a run's --workdir"
 # Of an adapter, in headers: where it is from, and how it is meant to be deployed.
 ORIGIN = ("base_model", "step", "config_digest", "role", "guidance", "negative_prompt")
 CARD = ("base_model", "rank", "alpha", *ORIGIN[1:])  # in the README of a merged model
@@ -296,7 +297,9 @@ def convert(src: Path, dst: Path, args) -> Path:
       OSError, ValueError, ImportError: a file or a flag is wrong; the message names it.
     """
     if not src.exists() and not hub.is_id(src):
-        raise FileNotFoundError(f"{src} does not exist")
+        raise FileNotFoundError(f"{src} does not exist; expected {SOURCES}")
+    if src.is_file() and src.suffix not in (".safetensors", *adapters.PICKLES):
+        raise ValueError(f"{src} is no .safetensors file; expected {SOURCES}")
     is_adapter = src.is_file() or adapters.is_folder(src)
     # by run.json, where a run was stopped before its first checkpoint
     is_run = (src / checkpoint.FOLDER).is_dir() or (src / provenance.FILE).is_file()

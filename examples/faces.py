@@ -1,4 +1,7 @@
-"""Settings for photographs with the rewards that there are today; README has the command.
+"""Settings for photographs with the judge and a reward of your own, without the set `open`.
+
+    python -m evoid_jax.train --config=examples/faces.py --config.data.dir=FOLDER --workdir=DIR \
+        --config.reward.judge=http://HOST:8200/v1 --config.reward.sidecars=http://HOST:8100
 
 Only what somebody serves stands in the table: a reward that nobody has would be missing in every
 video. Add a row for each reward of your own sidecars, a face similarity (group identity) first.

@@ -312,7 +312,12 @@ def test_vace_blocks_go_to_comfyui_by_its_own_names(folder, tmp_path):
 def test_wrong_requests_are_refused(folder, adapter, workdir, tmp_path):
     cases = [
         ([folder, folder], FileExistsError, "exists already"),
-        ([tmp_path / "none", tmp_path / "x"], FileNotFoundError, "none does not exist"),
+        ([tmp_path / "none", tmp_path / "x"], FileNotFoundError, "none does not exist; expected a"),
+        (
+            [__file__, tmp_path / "x"],
+            ValueError,
+            "is no .safetensors file; expected a model's fold",
+        ),
         ([folder, tmp_path / "x", "--to=lora"], ValueError, "give --lora=FILE"),
         ([adapter, tmp_path / "x", "--to=diffusers"], ValueError, "is an adapter; merge it with"),
         ([workdir[0], tmp_path / "x", f"--lora={adapter}"], ValueError, "an adapter of its own"),

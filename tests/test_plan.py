@@ -84,6 +84,13 @@ def test_the_mesh_is_the_one_that_train_makes():
     assert mesh(fsdp=2) == config.Mesh(data=-1, fsdp=2, context=1)
 
 
+@pytest.mark.parametrize("size", ["frames", "height", "width", "videos_per_device", "context"])
+def test_a_size_of_zero_is_refused_and_not_taken_for_none(size):
+    sizes = dict.fromkeys(("frames", "height", "width", "videos_per_device", "context", "fsdp"))
+    with pytest.raises(ValueError, match=rf"config\.\w+\.{size} must be"):
+        plan.configure(config.Config(), SimpleNamespace(**sizes | {size: 0}))
+
+
 def test_a_model_that_is_nowhere_is_named():
     with pytest.raises(ValueError, match="somewhere is no folder, and none of Wan2.1-VACE-14B"):
         programs.models("somewhere")

@@ -192,12 +192,13 @@ def configure(cfg: config.Config, asked) -> config.Config:
     """
     values = config.to_dict(cfg)
     for size in ("frames", "height", "width"):
-        values["video"][size] = getattr(asked, size) or values["video"][size]
-    if asked.fsdp:
+        if getattr(asked, size) is not None:
+            values["video"][size] = getattr(asked, size)
+    if asked.fsdp is not None:
         values["mesh"] |= {"data": -1, "fsdp": asked.fsdp}
-    if asked.context:
+    if asked.context is not None:
         values["mesh"]["context"] = asked.context
-    if asked.videos_per_device:
+    if asked.videos_per_device is not None:
         values["train"]["videos_per_device"] = asked.videos_per_device
         values["rollout"]["videos_per_device"] = asked.videos_per_device
     return config.from_dict(values)

@@ -23,6 +23,7 @@ from evoid_jax.reward_groups import EVOSCORE
 FRAMES = 32  # that faces, text and looks are measured on; motion takes all
 WINDOW = 3  # frames of a window of qalign, of which there is one for every frame
 JUDGED = 8  # frames that the judge sees of a video; its default
+NATURAL = 16  # frames that the judge sees for naturalness
 ASSUMED = 0.2  # share of the peak: nets of other people, in small batches
 EXPOSED = 0.05  # of a step, that scoring may add
 
@@ -58,7 +59,7 @@ QWEN3_VL_EYES = vit(27, 1152, 4304)
 # Qwen3-VL-30B-A3B: 8 of 128 experts of 768 see each token, which is one ffn of 6144.
 QWEN3_A3B = Net(48, 2048, 8 * 768, queries=4096, keys=512, gated=True)
 
-IR_50, IR_101 = (3, 4, 14, 3), (3, 13, 30, 3)  # units of each stage
+IR_101 = 3, 13, 30, 3  # units of each stage
 SCRFD_10G = 2 * 9.98e9  # its authors' number for 640 x 480, which counts a multiply-add as 1
 
 
@@ -127,7 +128,7 @@ def of_video(cfg: Config) -> dict[str, float]:
     count = min(FRAMES, v.frames)
     find = SCRFD_10G * (320 * 320) / (640 * 480)  # once for both face encoders
     return {
-        "arcface": count * (find + face_net(IR_50)),
+        "arcface": count * (find + face_net(IR_101)),  # antelopev2; buffalo_l has IR-50
         "curricularface": count * face_net(IR_101),
         "gme": count * gme(v.height, v.width),
         "aesthetic": count * aesthetic(),
@@ -166,7 +167,8 @@ def plan(cfg: Config, target: Target, step: Step, mfu: float) -> dict | None:
     v, videos = cfg.video, cfg.data.pairs * cfg.data.seeds
     pflop = {name: videos * each / PETA for name, each in of_video(cfg).items()}
     evoscore = any(row.name == EVOSCORE and row.prior > 0 for row in cfg.reward.table)
-    questions = judged(v.height, v.width, JUDGED) * (1 + cfg.reward.preference + evoscore)
+    questions = judged(v.height, v.width, JUDGED) * (cfg.reward.preference + evoscore)
+    questions += judged(v.height, v.width, NATURAL)
     gpu = target.kind if target.chip.platform == "cuda" else "h100"
     alone = sum(pflop.values()) / (ASSUMED * CHIPS[gpu].peak_flops / PETA)  # seconds of one GPU
     speed = mfu * target.count * target.chip.peak_flops / PETA

@@ -35,7 +35,7 @@ class Options(NamedTuple):
     stride: int = 1  # every n-th frame of the temporal reward; only 1 is the benchmark's number
     judge: str = ""  # base URL of an OpenAI API, for naturalness
     judge_model: str = ""  # as the judge names it; "" is the only one that it has
-    judge_key_env: str = ""  # the environment variable with its key; "" sends none
+    judge_key_env: str = "OPENAI_API_KEY"  # the variable with its key; "" sends none
 
 
 DEFAULT = Options()
