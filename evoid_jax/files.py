@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,8 +222,9 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
 def check_writable(path: str | Path) -> Path:
     """Raise unless a file could be written at `path` now; leaves everything as it was.
 
-    Tries the real thing, a file beside it, in a folder that is made for the moment where absent:
-    permissions alone say nothing of read-only disks, quotas or names that are too long.
+    Tries the real thing, a file beside it: permissions alone say nothing of read-only disks, quotas
+    or names that are too long. Folders that are absent are tried under a name of this call's own:
+    another process may make, or try, the same ones at this moment.
 
     Returns the path with `~` replaced.
 
@@ -236,26 +239,34 @@ def check_writable(path: str | Path) -> Path:
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path} may not be overwritten: it is read-only")
     target = Path(os.path.realpath(path))
-    absent = [folder for folder in target.parents if not folder.exists()]
     nearest = next(folder for folder in target.parents if folder.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"{path} cannot be written: {nearest} is a file, not a folder")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _part(target).touch()
-        _part(target).unlink()
+        if target.parent == nearest:
+            _try(target)
+        else:
+            with tempfile.TemporaryDirectory(prefix=".try.", dir=nearest) as trial:
+                _try(Path(trial) / target.relative_to(nearest))
     except OSError as error:
         raise type(error)(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        for folder in absent:  # innermost first
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
     return path
 
 
+def _try(target: Path) -> None:
+    """Make what `replacing` makes before a file takes its place, and remove it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(target)
+    part.touch()
+    part.unlink()
+
+
 def _part(target: Path) -> Path:
-    """Return where a file is written before it takes its place: beside it, of this process."""
-    return target.with_name(f"{target.name}.{os.getpid()}.part")
+    """Return where a file is written before it takes its place: beside it, of this call alone.
+
+    The process's number would not do: hosts and containers that share a disk have the same ones.
+    """
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.part")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from fake_sidecar import Fake
 from servers import dead_url, serve
 
 from evoid_jax import media, run_lock
+from evoid_jax.evaluate import __main__ as evaluate
 from evoid_jax.evaluate import cases, journal, making, rows
 from evoid_jax.evaluate.journal import Entry
 
@@ -81,6 +82,17 @@ def test_flags_that_cannot_be_are_refused(tmp_path):
     kinds = asked(data, out, f"--videos={one},{same}", "--name=x,y").kinds
     assert [(kind.name, kind.videos) for kind in kinds] == [("x", one), ("y", same)]
     assert asked(data, out, f"--videos={one}").reward.preset == "paper"
+
+
+def test_of_several_processes_one_tries_whether_the_table_can_be_written(tmp_path, monkeypatch):
+    data, folder = benchmark(tmp_path / "benchmark"), clips(tmp_path / "mine", (50,) * 3)
+    tried = []
+    monkeypatch.setattr(evaluate.files, "check_writable", tried.append)
+    asked(data, tmp_path / "out", f"--videos={folder}")
+    assert tried == [tmp_path / "out/table.md"]
+    monkeypatch.setattr(evaluate.distributed, "leads", lambda: False)
+    asked(data, tmp_path / "out", f"--videos={folder}")
+    assert len(tried) == 1
 
 
 def test_who_is_not_there_is_named_by_its_flag(tmp_path):

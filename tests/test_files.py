@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,6 +74,32 @@ def test_an_output_is_tried_and_nothing_is_left(tmp_path):
     assert (tmp_path / "old.mp4").read_bytes() == b"old"
 
 
+def test_a_folder_that_is_absent_is_tried_by_many_at_once(tmp_path):
+    """None of them meets what another one makes and removes."""
+    together = threading.Barrier(8)
+
+    def tried(number):
+        together.wait()
+        return files.check_writable(tmp_path / f"out{number}" / "a" / "table.md").name
+
+    with ThreadPoolExecutor(8) as pool:
+        names = [name for k in range(20) for name in pool.map(tried, [k] * 8)]
+    assert names == ["table.md"] * 160
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_makes_meanwhile_stays(tmp_path, monkeypatch):
+    real = files._try
+
+    def tried(target):
+        (tmp_path / "out").mkdir()
+        real(target)
+
+    monkeypatch.setattr(files, "_try", tried)
+    files.check_writable(tmp_path / "out" / "table.md")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -111,6 +139,18 @@ def test_a_file_is_replaced_at_the_end_or_not_at_all(tmp_path):
         part.write_text("new")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
     assert sorted(f.name for f in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_two_writers_of_one_file_do_not_write_over_each_other(tmp_path, monkeypatch):
+    """Nor where they have the same number, as processes of two containers may."""
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    file = tmp_path / "x.mp4"
+    with files.replacing(file) as one, files.replacing(file) as two:
+        one.write_text("one")
+        two.write_text("two, and longer")
+        assert one.read_text() == "one"
+    assert file.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_sketch_tells_of_length_and_ends_and_of_every_byte_of_a_small_file(tmp_path):

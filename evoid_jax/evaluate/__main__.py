@@ -115,7 +115,8 @@ def check(args: flags.FlagValues) -> Asked:
       OSError, ValueError: a flag or a file is wrong; the message names it.
     """
     out = files.user_path(args.out)
-    files.check_writable(out / table.TEXT)
+    if distributed.leads():  # which alone writes it
+        files.check_writable(out / table.TEXT)
     if args.lora and not args.model:
         raise ValueError("--lora is an adapter for --model, which is missing")
     if args.fsdp == 0:
