@@ -184,3 +184,27 @@ def test_a_hubs_model_goes_on_at_the_commit_that_its_row_began_with(data, tmp_pa
     assert json.loads((tmp_path / "out/Name/system.json").read_text())["weights"] is None
     asked(data, tmp_path / "out", "--model=Org/Name")
     assert names == [("Org/Name", ""), ("Org/Name", f"Org/Name@{'a' * 40}")]
+
+
+@pytest.mark.parametrize(("begun", "here"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_row_of_a_gpu_goes_on_without_one_as_it_was_begun(
+    begun, here, data, tmp_path, monkeypatch, capsys
+):
+    """By the same command; a dtype that is asked for and is another one is refused."""
+    (tmp_path / "model").mkdir()
+    command = data, tmp_path / "out", f"--model={tmp_path}/model"
+    row = tmp_path / "out/model"
+
+    def begin(*more):
+        held = asked(*command, *more)
+        rows.begin(row, making.facts(held.listed, held.kinds[0].how))
+        return held.kinds[0].how.dtype
+
+    monkeypatch.setattr(evaluate.rollout, "usual_dtype", lambda: begun)
+    assert begin() == begun and capsys.readouterr().out == ""
+    monkeypatch.setattr(evaluate.rollout, "usual_dtype", lambda: here)
+    assert begin() == begun
+    assert f"model: {begun}, as it was begun; a new row here has {here}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"begun with other videos .dtype was '{begun}', now"):
+        begin(f"--dtype={here}")
+    assert asked(*command, "--name=another").kinds[0].how.dtype == here

@@ -23,7 +23,16 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags, logging
 
-from evoid_jax import commandline, deployment, distributed, fields, files, hub, run_lock
+from evoid_jax import (
+    commandline,
+    deployment,
+    distributed,
+    fields,
+    files,
+    hub,
+    rollout,
+    run_lock,
+)
 from evoid_jax.evaluate import cases, making, rows, scorers, scoring, table, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Journal
@@ -154,7 +163,7 @@ def _kinds(args: flags.FlagValues, out: Path) -> list[Kind]:
     if args.model:
         adapter = adapters.locate(args.lora) if args.lora else None
         name = args.name[0] if args.name else _usual_name(args.model, adapter)
-        kinds.append(Kind(name, how=_how(args, was=rows.model_of(out / name))))
+        kinds.append(Kind(name, how=_how(args, out / name)))
     kinds += [Kind(folder.resolve().name, videos=folder) for folder in videos]
     kinds += [Kind(folder.resolve().name, metrics=folder) for folder in metrics]
     if args.name and len(args.name) != len(kinds):
@@ -187,11 +196,11 @@ def _folder(flag: str, name: str) -> Path:
     return folder
 
 
-def _how(args: flags.FlagValues, was: str) -> making.How:
-    """Return how the model's videos are made. was: the model that the row was begun with, or ""."""
+def _how(args: flags.FlagValues, row: Path) -> making.How:
+    """Return how the videos of a model's row are made. Collective."""
     if args.shift is not None and not 0 < args.shift < math.inf:
         raise ValueError(f"--shift must be a number above 0, got {args.shift}")
-    model = Path(hub.pinned(files.user_path(args.model), was=was))
+    model, dtype = _settled(args, row)
     adapter, header = None, None
     if args.lora:
         adapter = files.require_file(adapters.locate(args.lora), "expected an adapter file")
@@ -204,11 +213,28 @@ def _how(args: flags.FlagValues, was: str) -> making.How:
         scheduler=args.scheduler,
         shift=args.shift,
         seed=args.seed,
-        dtype=args.dtype,
+        dtype=dtype,
         residual=args.residual,
         together=args.videos_per_device,
         mesh=(1 if args.fsdp == -1 else -1, args.fsdp, args.context),
     )
+
+
+def _settled(args: flags.FlagValues, row: Path) -> tuple[Path, str]:
+    """Return the model and the dtype, which hang on the day and on the machine. Collective.
+
+    A row that was begun has both: it goes on with them, unless a flag says otherwise.
+    """
+    chosen = None
+    if distributed.leads():
+        was, usual = rows.begun(row), rollout.usual_dtype()
+        model = hub.pinned(files.user_path(args.model), was=str(was.get("model") or ""))
+        begun = was.get("dtype") if was.get("dtype") in making.DTYPES else usual
+        if args.dtype is None and begun != usual:
+            distributed.say(f"{row.name}: {begun}, as it was begun; a new row here has {usual}")
+        chosen = [str(model), args.dtype or begun]
+    model, dtype = distributed.exchange(chosen)[0]
+    return Path(model), dtype
 
 
 # --- doing it

@@ -36,6 +36,7 @@ from evoid_jax.models.folder import VACE
 from evoid_jax.models.scheduler import solver_of
 
 ONE = 1  # photo of a case
+DTYPES = ("float32", "bfloat16")  # as --dtype has them
 
 
 class How(NamedTuple):

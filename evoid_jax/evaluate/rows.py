@@ -74,10 +74,10 @@ def begin(folder: Path, system: Mapping[str, Any]) -> None:
     write_text(file, _json(merged | {"added": added}))
 
 
-def model_of(folder: Path) -> str:
-    """Return the model that a row was begun with; "" where there is none, or no row."""
+def begun(folder: Path) -> dict[str, Any]:
+    """Return how a row's videos were made, as `begin` wrote it; {} where there is no row."""
     file = folder / SYSTEM
-    return str(files.read_json(file).get("model") or "") if file.exists() else ""
+    return files.read_json(file) if file.exists() else {}
 
 
 def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
