@@ -224,7 +224,7 @@ def test_the_benchmarks_question_to_its_own_model_compares(data, tmp_path, monke
         data.write_text(json.dumps(listed))
         run(data, tmp_path / "out", *flags)
     (why,) = read(tmp_path / "out/mine", "total.json")["not_comparable_because"]
-    assert why == "the list: not the benchmark's own 60 keys, prompts and photos"
+    assert why == "the list: not the benchmark's own 60 keys, prompts and names of photos"
 
 
 def test_several_folders_are_compared_in_pairs(tmp_path):

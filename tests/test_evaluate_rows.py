@@ -7,7 +7,9 @@ import pytest
 from evaluations import KEYS, LEVELS, benchmark, clips, judge_of, read, run, sidecar
 from servers import serve
 
-from evoid_jax.evaluate import published, upstream
+from evoid_jax import media
+from evoid_jax.evaluate import published, rows, upstream
+from evoid_jax.world import portraits
 
 
 @pytest.fixture
@@ -61,6 +63,72 @@ def test_rows_of_other_lists_are_compared_where_they_ask_for_the_same(tmp_path):
     assert "- high: another photo or prompt than low's in 2 videos, which are not compared" in text
 
 
+def two_folders(tmp_path, others):
+    """Return two lists alike, whose photos of the first keys show others; and videos of each."""
+    keys = [f"singleface_{k}" for k in range(10)]
+    first, second = (benchmark(tmp_path / name, keys) for name in ("one", "two"))
+    for k, key in enumerate(keys[:others]):
+        another = portraits.reference(portraits.scene(500 + k, k).identity)
+        media.write_image(second.parent / f"Images/{key}.png", another)
+    low, high = clips(tmp_path / "low", [50] * 10, keys), clips(tmp_path / "high", [100] * 10, keys)
+    return (first, f"--videos={low}"), (second, f"--videos={high}")
+
+
+@pytest.mark.parametrize("others", [1, 10])
+def test_photos_of_one_name_that_show_others_are_not_compared(others, tmp_path):
+    (first, low), (second, high) = two_folders(tmp_path, others)
+    out = tmp_path / "out"
+    with serve(sidecar().app()) as url:
+        run(first, out, low, f"--reward.sidecars={url}")
+        text = run(second, out, high, f"--reward.sidecars={url}")
+    change = read(out, "table.json")["changes"]["high"]
+    for column in ("total_score", "facesim_cur"):
+        if others == 10:
+            assert change[column] == {"reason": "of other photos or prompts"}
+        else:
+            assert (change[column]["videos"], change[column]["people"]) == (9, 9)
+    assert f"- high: photos of the same names as low's show something else in {others} v" in text
+    assert ("of other photos or prompts |" in text) == (others == 10)
+
+
+def test_rows_that_do_not_say_of_which_photos_they_are_are_compared_by_names_and_told(tmp_path):
+    """An earlier version wrote no digests; of what it made itself system.json has them."""
+    (first, low), (second, high) = two_folders(tmp_path, 10)
+    out = tmp_path / "out"
+    with serve(sidecar().app()) as url:
+        run(first, out, low, f"--reward.sidecars={url}")
+        file = out / "low/total.json"
+        total = json.loads(file.read_text())
+        known = total.pop(rows.OF)
+        file.write_text(json.dumps(total))
+        text = run(second, out, high, f"--reward.sidecars={url}")
+        assert read(out, "table.json")["changes"]["high"]["facesim_cur"]["videos"] == 10
+        assert "- high: whether its photos are those of low is not known in 10 videos" in text
+        assert "show something else" not in text
+        system = read(out, "low/system.json") | {rows.OF: known}
+        (out / "low/system.json").write_text(json.dumps(system))
+        text = run(second, out, high, f"--reward.sidecars={url}")
+    assert "is not known" not in text and "show something else in 10 videos" in text
+
+
+def test_a_photo_that_is_gone_costs_its_video_alone(data, tmp_path, monkeypatch):
+    """While the row is scored, that is; before, the list is refused."""
+    folder = clips(tmp_path / "mine", LEVELS)
+    real = type(folder).read_bytes
+
+    def read_bytes(file):
+        if file.name == f"{KEYS[1]}.png":
+            raise FileNotFoundError(2, "No such file or directory", str(file))
+        return real(file)
+
+    monkeypatch.setattr(type(folder), "read_bytes", read_bytes)
+    with serve(sidecar().app()) as url:
+        text = run(data, tmp_path / "out", f"--videos={folder}", f"--reward.sidecars={url}")
+    assert "No such file or directory" in text and "| 2 of 3" in text
+    of = read(tmp_path / "out/mine", "total.json")[rows.OF]
+    assert [key for key, digest in of.items() if digest is None] == [KEYS[1]]
+
+
 def test_a_video_that_cannot_be_read_costs_no_other(data, tmp_path, monkeypatch):
     folder = clips(tmp_path / "mine", LEVELS)
     real = type(folder).read_bytes
@@ -108,6 +176,7 @@ def test_metric_files_that_are_gone_are_gone_from_the_row(data, tmp_path):
     text = run(data, tmp_path / "out", f"--metrics={theirs},{others}")
     assert "| 3 of 3" in text
     assert "- others: whether the models that measured it are those of theirs is not known" in text
+    assert "- others: whether its photos are those of theirs is not known in 3 videos" in text
     (theirs / "gmescore.json").unlink()
     (theirs / "naturalscore_2.json").unlink()
     text = run(data, tmp_path / "out", f"--metrics={theirs},{others}")

@@ -65,7 +65,13 @@ def asked(listed: list[Case]) -> str:
 
 
 def made_of(case: Case) -> str:
-    """Return a digest of what a model makes a case's video of: prompt and the photo's bytes."""
+    """Return a digest of what a case's video is made of, and measured by: prompt, photo's bytes.
+
+    Names of photos tell no two folders apart: this does.
+
+    Raises:
+      OSError: the photo cannot be read.
+    """
     parts = case.photo.read_bytes(), case.prompt.encode()
     each = "".join(hashlib.sha256(part).hexdigest() for part in parts)
     return hashlib.sha256(each.encode()).hexdigest()[:16]

@@ -30,7 +30,9 @@ from evoid_jax.metrics import plain, write_text
 
 SYSTEM, TOTAL, VIDEOS = "system.json", "total.json", "videos"
 EVOSCORE_FILE = "evoscore.json"
-OF = "made_of"  # in system.json, of each key: what its video is made of
+# Of each key a digest of prompt and photo: in system.json those that its video was made of, in
+# total.json those that it was measured by, null where the photo could not be read.
+OF = "made_of"
 METRICS, APART = "metrics", "metrics_not_comparable"
 OTHERS = "the metric files of another program: what measured them is not known here"
 # The reward that gives each metric of the benchmark; of naturalness there may be several grades.
@@ -98,12 +100,14 @@ def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
     faults = [fault for case in listed for fault in _faults(case, found[case.key], read.values)]
     digests = {metric: _by(metric, who.sources) for metric in (*REWARDS, upstream.NATURAL.name)}
     sources = {name: source._asdict() for name, source in who.sources.items()}
+    more = {"metrics": used, "sources": sources, "measured_by": digests}
+    more |= {"evoscore": _mean(evoscores), OF: {case.key: _made_of(case) for case in listed}}
     return _finish(
         folder,
         listed,
         read._replace(faults=faults),
         why,
-        {"metrics": used, "sources": sources, "measured_by": digests, "evoscore": _mean(evoscores)},
+        more,
     )
 
 
@@ -190,6 +194,14 @@ def _faults(case: Case, entries: Mapping[str, Entry], values: upstream.Values) -
     return faults
 
 
+def _made_of(case: Case) -> str | None:
+    """Return a digest of a case's prompt and photo; None where that cannot be read."""
+    try:
+        return cases.made_of(case)
+    except OSError:
+        return None
+
+
 def _by(metric: str, sources: Mapping[str, Source]) -> str | None:
     """Return the digest of what measures a metric; None where nobody does."""
     source = sources.get(REWARDS.get(metric, scorers.NATURALNESS))
@@ -242,7 +254,7 @@ def _unlike_the_benchmark(
     """
     why = []
     if cases.asked(listed) != cases.WHOLE:
-        why.append("the list: not the benchmark's own 60 keys, prompts and photos")
+        why.append("the list: not the benchmark's own 60 keys, prompts and names of photos")
     fewest = min(merged.counts.values())
     if fewest < len(listed):
         why.append(f"missing: {len(listed) - fewest} of {len(listed)} videos lack a metric")

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     total: dict[str, Any]
     units: dict[str, dict[str, float]]  # column -> key -> in [0, 1] mostly
     by: dict[str, str | None]  # column -> digest of what measures it
+    made_of: dict[str, str]  # key -> digest of photo and prompt, where it is known
 
 
 def added(folder: Path) -> str:
@@ -64,6 +65,8 @@ def _check(total: dict) -> None:
         held = total.get(key) or ()
         texts = held.values() if isinstance(held, dict) else held
         _need(key, all(isinstance(text, str) for text in texts))
+    known = total.get(rows.OF) or {}
+    _need(rows.OF, all(isinstance(digest, str | None) for digest in known.values()))
     for part in ("missing", "doubtful"):
         for fault in total[part]:
             _need(part, all(isinstance(fault[name], str) for name in ("key", "metric", "reason")))
@@ -106,4 +109,13 @@ def _row(folder: Path, total: dict) -> Row:
     by["total_score"] = None if None in by.values() else " ".join(by[m] for m in sorted(by))
     source = total["sources"].get(scorers.EVOSCORE)
     by["evoscore"] = source["digest"] if source else None
-    return Row(folder.name, total, units, by)
+    return Row(folder.name, total, units, by, _made_of(folder, total))
+
+
+def _made_of(folder: Path, total: dict) -> dict[str, str]:
+    """Return a digest of every video's photo and prompt, where it is known.
+
+    Metric files of another program do not say it, nor did an earlier version but of what it made.
+    """
+    held = total.get(rows.OF) or rows.begun(folder).get(rows.OF) or {}
+    return {key: held[key] for key in total["people"] if isinstance(held.get(key), str)}

@@ -1,8 +1,9 @@
 """All rows of a folder as one table: numbers, differences with their intervals, published rows.
 
 Differences are paired: the same keys, photos and prompts, both with the metric, by models of one
-source. Their 95 % intervals are of a bootstrap over people (proof.py), since two videos of a face
-are not two independent observations. V videos.
+source. A photo is known by its content where a row says it, else by its name. The 95 % intervals
+are of a bootstrap over people (proof.py), since two videos of a face are not two independent
+observations. V videos.
 """
 
 from __future__ import annotations
@@ -89,7 +90,10 @@ def compare(base: Row, other: Row) -> dict[str, dict[str, Any]]:
             changes[column] = {"reason": "by other models"}
             continue
         both = base.units[column].keys() & other.units[column].keys()
-        keys = sorted(both - unlike(base, other))
+        keys = sorted(both - unlike(base, other) - strangers(base, other))
+        if both and not keys:
+            changes[column] = {"reason": "of other photos or prompts"}
+            continue
         before_V, after_V = (
             np.array([row.units[column][key] for key in keys]) for row in (base, other)
         )
@@ -104,6 +108,19 @@ def unlike(base: Row, other: Row) -> set[str]:
     """Return the keys that ask for another photo or prompt in the one than in the other."""
     mine, theirs = base.total["asked"], other.total["asked"]
     return {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
+
+
+def strangers(base: Row, other: Row) -> set[str]:
+    """Return the keys whose photo, of one name in both, is known to be another in each."""
+    mine, theirs = base.made_of, other.made_of
+    known = (mine.keys() & theirs.keys()) - unlike(base, other)  # of one prompt, then
+    return {key for key in known if mine[key] != theirs[key]}
+
+
+def unsure(base: Row, other: Row) -> set[str]:
+    """Return the keys that ask for the same in both, where one does not say of which photo."""
+    both = (base.total["asked"].keys() & other.total["asked"].keys()) - unlike(base, other)
+    return both - (base.made_of.keys() & other.made_of.keys())
 
 
 def write(out: Path, listed: list[Row]) -> str:
@@ -141,7 +158,7 @@ def _parts(listed: list[Row], changes: Mapping[str, Mapping]) -> list[str]:
                 ["system", *HEADS.values(), "videos, people"],
                 [_change_cells(name, change) for name, change in changes.items()],
             ),
-            "\n".join([*_few(changes), *_cautions(listed)]),
+            "\n".join([*_few(changes), *_cautions(listed, changes)]),
         ]
     told = [_published_cells(one) for one in published.ROWS]
     heads = ["system", *HEADS.values(), "source"]
@@ -259,7 +276,7 @@ def _few(changes: Mapping[str, Mapping]) -> list[str]:
     ]
 
 
-def _cautions(listed: list[Row]) -> list[str]:
+def _cautions(listed: list[Row], changes: Mapping[str, Mapping]) -> list[str]:
     """Say what is not known of a comparison with the first row, or was left out of it."""
     base, *others = listed
     lines = []
@@ -268,6 +285,16 @@ def _cautions(listed: list[Row]) -> list[str]:
             lines.append(
                 f"- {row.name}: another photo or prompt than {base.name}'s in {len(keys)} videos, "
                 "which are not compared"
+            )
+        if keys := strangers(base, row):
+            lines.append(
+                f"- {row.name}: photos of the same names as {base.name}'s show something else in "
+                f"{len(keys)} videos, which are not compared"
+            )
+        if (keys := unsure(base, row)) and _compared(changes[row.name]):
+            lines.append(
+                f"- {row.name}: whether its photos are those of {base.name} is not known in "
+                f"{len(keys)} videos; what is known of them is their names"
             )
         if rows.OTHERS in base.by.values() and rows.OTHERS in row.by.values():
             lines.append(
