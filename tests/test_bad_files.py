@@ -24,6 +24,7 @@ from evoid_jax import (
 )
 from evoid_jax.data import folder as data_folder
 from evoid_jax.evaluate import cases, journal, upstream
+from evoid_jax.evaluate import kept as earlier_scorers
 from evoid_jax.fields import locate
 from evoid_jax.models import adapter_scale, lora, scheduler, umt5, vae, weights
 from evoid_jax.models.wan_config import WanConfig
@@ -58,6 +59,7 @@ READERS = {
     "image": (media.read_image, "a.png"),
     "look": (media.check_image, "a.png"),
     "video": (media.read, "a.mp4"),
+    "sources": (lambda file: earlier_scorers.earlier(file.parent, {}), earlier_scorers.FILE),
     "stage": (lambda file: kept.read(file, {}), "vae.npz"),
 }
 CONTENTS = {

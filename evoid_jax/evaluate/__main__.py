@@ -15,7 +15,7 @@ import dataclasses
 import logging as std_logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from evoid_jax import (
     rollout,
     run_lock,
 )
-from evoid_jax.evaluate import cases, making, rows, scorers, scoring, table, upstream
+from evoid_jax.evaluate import cases, kept, making, rows, scorers, scoring, table, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Journal
 from evoid_jax.models import adapters
@@ -141,6 +141,8 @@ def check(args: flags.FlagValues) -> Asked:
             cases.check_videos(kind.videos, listed)
     if args.score:
         table.check(out, anew=[kind.name for kind in kinds])
+        for kind in kinds:
+            kept.earlier(out / kind.name, today={})  # can be read
     if args.against is not None and args.score:
         table.check_name(out, args.against, [*table.names(out), *(kind.name for kind in kinds)])
     return Asked(
@@ -292,27 +294,31 @@ def _score(asked: Asked, kinds: list[Kind]) -> None:
     logs = asked.out / LOGS / kinds[0].name
     distributed.say(f"scorers: starting, logs in {logs}")
     with scorers.open_scorers(asked.reward, logs, asked.evoscore) as who:
-        for why in scorers.not_comparable(who):
+        for why in scorers.not_comparable(who.sources):
             distributed.say(f"NOT COMPARABLE with the leaderboard: {why}")
-        for lacking in _lacking(who):
-            distributed.say(f"no total: nobody measures {lacking}")
-        for kind in kinds:
+        before = [kept.earlier(asked.out / kind.name, who.sources) for kind in kinds]
+        for kind, earlier in zip(kinds, before, strict=True):
+            if lacking := _lacking({**earlier, **who.sources}):
+                distributed.say(f"{kind.name}: no total: nobody measures {', '.join(lacking)}")
+        for kind, earlier in zip(kinds, before, strict=True):
             folder = asked.out / kind.name
             videos = kind.videos or folder / rows.VIDEOS
             there = sum(cases.video(videos, case).is_file() for case in asked.listed)
             distributed.say(f"{kind.name}: {there} of {len(asked.listed)} videos are there")
-            journal = Journal(folder)
-            found = scoring.score(asked.listed, videos, who, journal, asked.workers)
-            rows.write(folder, asked.listed, found, who)
+            kept.note(folder, {**earlier, **who.sources})
+            found, held = scoring.score(
+                asked.listed, videos, who, earlier, Journal(folder), asked.workers
+            )
+            if held:
+                distributed.say(f"{kind.name}: kept from an earlier command: {', '.join(held)}")
+            rows.write(folder, asked.listed, found, who.sources, held)
 
 
-def _lacking(who: scorers.Scorers) -> list[str]:
+def _lacking(sources: Mapping[str, scorers.Source]) -> list[str]:
     """Return the metrics that nobody measures."""
     needed = {metric.name: rows.REWARDS.get(metric.name) for metric in upstream.METRICS}
     return [
-        name
-        for name, reward in needed.items()
-        if (reward or scorers.NATURALNESS) not in who.sources
+        name for name, reward in needed.items() if (reward or scorers.NATURALNESS) not in sources
     ]
 
 

@@ -3,6 +3,7 @@
     NAME/system.json     what the videos are, and how they were made
     NAME/videos/         KEY.mp4, where they were made here
     NAME/scores.jsonl    every number as it came (journal.py)
+    NAME/sources.json    who was asked for them (kept.py)
     NAME/metrics/        the benchmark's files, and nothing else: its merge reads every file there
     NAME/evoscore.json   EvoScore of every video, with its aspects
     NAME/total.json      the total, what is missing, and why it may not be compared
@@ -23,7 +24,7 @@ from evoid_jax import files
 from evoid_jax.evaluate import cases, scorers, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Entry
-from evoid_jax.evaluate.scorers import Scorers, Source
+from evoid_jax.evaluate.scorers import Source
 from evoid_jax.evaluate.scoring import Found
 from evoid_jax.evaluate.upstream import Fault
 from evoid_jax.metrics import plain, write_text
@@ -82,11 +83,27 @@ def begun(folder: Path) -> dict[str, Any]:
     return files.read_json(file) if file.exists() else {}
 
 
-def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
-    """Write a scored system's files. Returns what total.json holds."""
-    why = scorers.not_comparable(who)
-    paper = not any(source.preset not in (scorers.PAPER, "") for source in who.sources.values())
-    entries = metric_entries(found, who.sources)
+def write(
+    folder: Path,
+    listed: list[Case],
+    found: Found,
+    today: Mapping[str, Source],
+    kept: Mapping[str, Source],
+) -> dict:
+    """Write a scored system's files. Returns what total.json holds.
+
+    Args:
+      folder: of the row.
+      listed: the cases.
+      found: what is known of each.
+      today: who measured now, by measure.
+      kept: who measured the others in an earlier command.
+    """
+    both = {**kept, **today}
+    sources = {name: both[name] for name in scorers.MEASURES if name in both}
+    why = scorers.not_comparable(sources)
+    paper = not any(source.preset not in (scorers.PAPER, "") for source in sources.values())
+    entries = metric_entries(found, sources)
     used, other = (METRICS, APART) if paper else (APART, METRICS)
     upstream.write(folder / used, entries)
     if (folder / other).is_dir():  # of an earlier command, by other models
@@ -98,9 +115,9 @@ def write(folder: Path, listed: list[Case], found: Found, who: Scorers) -> dict:
         (folder / EVOSCORE_FILE).unlink(missing_ok=True)
     read = upstream.read(folder / used) if entries else upstream.nothing()
     faults = [fault for case in listed for fault in _faults(case, found[case.key], read.values)]
-    digests = {metric: _by(metric, who.sources) for metric in (*REWARDS, upstream.NATURAL.name)}
-    sources = {name: source._asdict() for name, source in who.sources.items()}
-    more = {"metrics": used, "sources": sources, "measured_by": digests}
+    digests = {metric: _by(metric, sources) for metric in (*REWARDS, upstream.NATURAL.name)}
+    told = {name: source._asdict() for name, source in sources.items()}
+    more = {"metrics": used, "sources": told, "kept": list(kept), "measured_by": digests}
     more |= {"evoscore": _mean(evoscores), OF: {case.key: _made_of(case) for case in listed}}
     return _finish(
         folder,

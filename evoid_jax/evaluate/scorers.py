@@ -7,7 +7,7 @@ by measures of one source alone. Only the preset `paper` measures what the bench
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from evoid_jax.settings import check_reward_preset
 PAPER = "paper"
 OBJECTIVE = ("arcface", "curricularface", "gme", "aesthetic", "qalign", "flow")
 NATURALNESS, EVOSCORE = "naturalness", "evoscore"
+MEASURES = (*OBJECTIVE, NATURALNESS, EVOSCORE)
 LOADING = 1800.0  # seconds for a sidecar to load its nets: `paper` reads 39 GB
 FRAMES, SIDE = 16, 512  # that the benchmark shows for naturalness
 BENCHMARKS, USERS, OURS = "the benchmark's words", "the user's words", "our words"
@@ -34,16 +35,16 @@ class Source(NamedTuple):
     model: str  # and its version
     about: str
     digest: str
+    why: tuple[str, ...] = ()  # what keeps its numbers from the leaderboard's, one sentence each
 
 
 class Scorers(NamedTuple):
-    """Everybody who measures, and what. words: whose ask the judge for naturalness."""
+    """Everybody who measures, and what."""
 
     urls: tuple[str, ...]
     judge: Judge | None
     options: client.Options
     sources: dict[str, Source]
-    words: str
 
     def of_sidecars(self) -> tuple[str, ...]:
         """Return the measures that sidecars are asked for."""
@@ -80,51 +81,62 @@ def open_scorers(cfg: Reward, logs: Path, evoscore: bool = True) -> Iterator[Sco
             raise ValueError(
                 f"--reward.sidecars: nobody there offers any of {', '.join(OBJECTIVE)}"
             )
-        yield Scorers(urls, judge, options, sources, _words(judge))
+        yield Scorers(urls, judge, options, sources)
 
 
-def _words(judge: Judge | None) -> str:
-    """Say in whose words a judge is asked for naturalness; "" without a judge."""
-    if judge is None:
-        return ""
-    question = judge.questions.naturalness
-    if rubrics.is_benchmarks(question):
-        return BENCHMARKS
-    return OURS if question.text == rubrics.questions().naturalness.text else USERS
-
-
-def not_comparable(scorers: Scorers) -> list[str]:
+def not_comparable(sources: Mapping[str, Source]) -> list[str]:
     """Say what keeps the numbers from standing beside the leaderboard's, one sentence each."""
+    return list(dict.fromkeys(why for source in sources.values() for why in source.why))
+
+
+def objections(name: str, preset: str, about: str) -> tuple[str, ...]:
+    """Say what keeps a sidecar's numbers from standing beside the leaderboard's.
+
+    Args:
+      name: of the measure.
+      preset: the sidecar's set.
+      about: what it says of the measure.
+    """
     words = []
-    others = {s.preset for s in scorers.sources.values()} - {PAPER, ""}
-    if others:
-        presets = ", ".join(sorted(others))
+    if preset != PAPER:
         words.append(
-            f"preset {presets}: stand-ins for the benchmark's models, their scores on its scales"
+            f"preset {preset}: stand-ins for the benchmark's models, their scores on its scales"
         )
-    if scorers.judge is not None:
-        model, server = scorers.judge.chat.model, scorers.judge.chat.server
-        if model != GRADER or scorers.words != BENCHMARKS:
-            words.append(
-                f"naturalness: graded by {model}, asked in {scorers.words}; the leaderboard's is "
-                f"{GRADER}'s, in the benchmark's"
-            )
-        if server.extra or server.expected:
-            words.append(
-                "naturalness: asked with judge_extra or judge_expected, which change the grades; "
-                "the benchmark asks with neither"
-            )
-    elif NATURALNESS in scorers.sources:
+    if name == NATURALNESS:
         words.append(
             "naturalness: one grade of the sidecar's, in all three files; the leaderboard's is the "
             f"mean of three by {GRADER}"
         )
-    for name, source in scorers.sources.items():
-        if source.preset == PAPER and "not the benchmark's" in source.about:
-            words.append(f"{name}: {source.about}")
-        if source.preset == PAPER and name == "gme" and "7B" not in source.about:
-            words.append(f"gme: the leaderboard's model is the 7B one, here: {source.about or '?'}")
-    return words
+    if preset == PAPER and "not the benchmark's" in about:
+        words.append(f"{name}: {about}")
+    if preset == PAPER and name == "gme" and "7B" not in about:
+        words.append(f"gme: the leaderboard's model is the 7B one, here: {about or '?'}")
+    return tuple(words)
+
+
+def _objections_to(judge: Judge) -> tuple[str, ...]:
+    """Say what keeps a judge's grades of naturalness from standing beside the leaderboard's."""
+    words, asked = [], _words(judge)
+    model, server = judge.chat.model, judge.chat.server
+    if model != GRADER or asked != BENCHMARKS:
+        words.append(
+            f"naturalness: graded by {model}, asked in {asked}; the leaderboard's is "
+            f"{GRADER}'s, in the benchmark's"
+        )
+    if server.extra or server.expected:
+        words.append(
+            "naturalness: asked with judge_extra or judge_expected, which change the grades; "
+            "the benchmark asks with neither"
+        )
+    return tuple(words)
+
+
+def _words(judge: Judge) -> str:
+    """Say in whose words a judge is asked for naturalness."""
+    question = judge.questions.naturalness
+    if rubrics.is_benchmarks(question):
+        return BENCHMARKS
+    return OURS if question.text == rubrics.questions().naturalness.text else USERS
 
 
 def _started(preset: str, logs: Path) -> local.Local:
@@ -180,7 +192,8 @@ def _offered(infos: dict[str, dict], naturalness: bool) -> dict[str, Source]:
                     f"and {about!r}); start them alike, or give one of them"
                 )
             digest = files.digest([preset, name, version, about, sha256])[:16]
-            sources.setdefault(name, Source(preset, version, about, digest))
+            why = objections(name, preset, about)
+            sources.setdefault(name, Source(preset, version, about, digest, why))
     return {name: sources[name] for name in wanted if name in sources}
 
 
@@ -191,7 +204,9 @@ def _judged(judge: Judge, evoscore: bool) -> dict[str, Source]:
         asked[EVOSCORE] = (judge.questions.evoscore, judge.frames, judge.side)
     model, server = judge.chat.model, judge.chat.server
     how = [model, dict(server.extra), server.expected]  # what changes answers, as the judge's cache
+    why = {NATURALNESS: _objections_to(judge), EVOSCORE: ()}
+    digest = lambda question, shown: files.digest([*how, question.text, *shown])[:16]
     return {
-        name: Source("", model, question.name, files.digest([*how, question.text, *shown])[:16])
+        name: Source("", model, question.name, digest(question, shown), why[name])
         for name, (question, *shown) in asked.items()
     }

@@ -6,7 +6,7 @@ F frames, H W C pixels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,14 @@ from evoid_jax import media
 from evoid_jax.evaluate import cases, scorers, upstream
 from evoid_jax.evaluate.cases import Case
 from evoid_jax.evaluate.journal import Entry, Journal
-from evoid_jax.evaluate.scorers import Scorers
+from evoid_jax.evaluate.scorers import Scorers, Source
 from evoid_jax.rewards import client, evoscore, judge, rubrics
 from evoid_jax.rewards.judge_server import JudgeError
 
 HEAT = 1.0  # of its three questions: at 0 they would be one
 USUAL_RATE = 16.0  # frames per second of a file that names none; Wan2.1's
+
+LEFT_OUT = "nobody measures it any more, and no number of this video is kept"
 
 Found = dict[str, dict[str, Entry]]  # key -> measure -> its number, or why there is none
 
@@ -39,19 +41,30 @@ class Video(NamedTuple):
     row: int  # of the case in the list
 
 
-def score(listed: list[Case], videos: Path, who: Scorers, journal: Journal, workers: int) -> Found:
+def score(
+    listed: list[Case],
+    videos: Path,
+    who: Scorers,
+    earlier: Mapping[str, Source],
+    journal: Journal,
+    workers: int,
+) -> tuple[Found, dict[str, Source]]:
     """Measure all videos that are there, and return what is known of every case.
 
     Args:
       listed: the cases.
       videos: the folder with KEY.mp4.
       who: measures.
+      earlier: who measured what they do not, and is not asked: see kept.py.
       journal: what is in it is not asked for again.
       workers: videos under way at once.
+
+    Returns:
+      What is known, and those of `earlier` by whom there is a number of these videos.
     """
     with ThreadPoolExecutor(workers) as pool:
         tasks = {
-            case.key: pool.submit(_score_one, case, row, videos, who, journal)
+            case.key: pool.submit(_score_one, case, row, videos, who, earlier, journal)
             for row, case in enumerate(listed)
         }
         try:
@@ -60,14 +73,18 @@ def score(listed: list[Case], videos: Path, who: Scorers, journal: Journal, work
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {key: task.result() for key, task in tasks.items()}
+    found = {key: task.result() for key, task in tasks.items()}
+    had = {n for entries in found.values() for n, entry in entries.items() if entry.raw is not None}
+    kept = {name: one for name, one in earlier.items() if had & measures({name: one}).keys()}
+    named = measures({**who.sources, **kept})
+    return {key: {n: of[n] for n in named} for key, of in found.items()}, kept
 
 
-def measures(who: Scorers) -> dict[str, str]:
+def measures(sources: Mapping[str, Source]) -> dict[str, str]:
     """Return the names under which numbers are written down, each with its source's digest."""
     names = {}
-    for name, source in who.sources.items():
-        if name == scorers.NATURALNESS and who.judge is not None:
+    for name, source in sources.items():
+        if name == scorers.NATURALNESS and not source.preset:  # the judge's, asked several times
             numbers = range(1, upstream.ASKS + 1)
             names |= {f"{scorers.NATURALNESS}_{k}": source.digest for k in numbers}
         else:
@@ -76,10 +93,16 @@ def measures(who: Scorers) -> dict[str, str]:
 
 
 def _score_one(
-    case: Case, row: int, videos: Path, who: Scorers, journal: Journal
+    case: Case,
+    row: int,
+    videos: Path,
+    who: Scorers,
+    earlier: Mapping[str, Source],
+    journal: Journal,
 ) -> dict[str, Entry]:
     """Return what is known of a case, after asking for what is not."""
-    names, file = measures(who), cases.video(videos, case)
+    today, file = measures(who.sources), cases.video(videos, case)
+    names = today | measures(earlier)
     if not file.is_file():
         reason = f"there is no {file.name}"
         return {n: Entry(case.key, "", n, by, None, reason=reason) for n, by in names.items()}
@@ -88,13 +111,12 @@ def _score_one(
     except OSError as error:
         return {n: Entry(case.key, "", n, by, None, reason=str(error)) for n, by in names.items()}
     had = {name: journal.had(case.key, of, name, by) for name, by in names.items()}
-    wanted = {n: by for n, by in names.items() if had[n] is None or had[n].raw is None}
-    if not wanted:
-        return had
-    for entries in _ask(file, case, of, row, wanted, who):
+    wanted = {n: by for n, by in today.items() if had[n] is None or had[n].raw is None}
+    for entries in _ask(file, case, of, row, wanted, who) if wanted else ():
         journal.add(entries)  # at once: what a kill finds written is not asked for again
         had |= {entry.name: entry for entry in entries}
-    return had
+    lost = lambda name: Entry(case.key, of, name, names[name], None, reason=LEFT_OUT)
+    return {name: entry or lost(name) for name, entry in had.items()}
 
 
 def _digest(file: Path, case: Case) -> str:

@@ -65,6 +65,8 @@ def _check(total: dict) -> None:
         held = total.get(key) or ()
         texts = held.values() if isinstance(held, dict) else held
         _need(key, all(isinstance(text, str) for text in texts))
+    for name in total.get("kept") or ():
+        _need("kept", all(isinstance(total["sources"][name][p], str) for p in ("preset", "model")))
     known = total.get(rows.OF) or {}
     _need(rows.OF, all(isinstance(digest, str | None) for digest in known.values()))
     for part in ("missing", "doubtful"):

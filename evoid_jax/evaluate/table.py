@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from evoid_jax import proof
-from evoid_jax.evaluate import published, rows, stored, upstream
+from evoid_jax.evaluate import published, rows, scorers, stored, upstream
 from evoid_jax.evaluate.stored import Row
 from evoid_jax.metrics import plain, write_text
 from evoid_jax.rewards import absent
@@ -33,6 +33,8 @@ HEADS = {
     "evoscore": "EvoScore",
 }
 COUNTS = ("videos", "people")  # of a change
+MEASURED = {reward: HEADS[metric] for metric, reward in rows.REWARDS.items()}
+MEASURED |= {scorers.NATURALNESS: HEADS[upstream.NATURAL.name], scorers.EVOSCORE: "EvoScore"}
 
 
 def load(out: Path, first: str | None = None) -> list[Row]:
@@ -203,6 +205,11 @@ def _warnings(row: Row) -> list[str]:
         f"- {row.name}: not comparable with the leaderboard: {why}"
         for why in total["not_comparable_because"]
     ]
+    if kept := [_kept(name, total["sources"][name]) for name in total.get("kept") or ()]:
+        lines.append(
+            f"- {row.name}: kept from an earlier command, as nobody measured it in the last one: "
+            f"{', '.join(kept)}"
+        )
     if total["total_score"] is None:
         lacking = [HEADS[m.name] for m in upstream.METRICS if total[m.name] is None]
         lines.append(f"- {row.name}: no total, since no video has {', '.join(lacking)}")
@@ -215,6 +222,12 @@ def _warnings(row: Row) -> list[str]:
     if left := total.get("videos_left_out"):
         lines.append(f"- {row.name}: not in the list, and not merged: {', '.join(left)}")
     return lines
+
+
+def _kept(name: str, source: Mapping[str, str]) -> str:
+    """Return a measure that is kept, in words, with who measured it."""
+    who = f"the set {source['preset']}" if source["preset"] else source["model"]
+    return f"{MEASURED.get(name, name)} by {who}"
 
 
 def _counted(row: Row, faults: list[dict[str, str]]) -> dict[tuple[str, str], str]:
