@@ -1,6 +1,7 @@
 """The report's command: it prints the page's path, and a user's mistake is one line."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import two_runs
 from report_page import Page, read
 
-from evoid_jax.report import compare, folder, study
+from evoid_jax.report import compare, folder, study, terminal
 from evoid_jax.report import page as report
 
 
@@ -88,6 +89,20 @@ def test_command_line(finished_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == (str(workdir / "report.html"), 0)
     assert len(read(workdir).all("video")) == 2
+
+
+def test_a_folder_whose_name_is_no_utf8_has_pages(finished_run, tmp_path):
+    names = [os.fsdecode(b"run\xff"), os.fsdecode(b"run\xfe")]
+    runs = two_runs.fill(tmp_path, finished_run, names)
+    command = [sys.executable, "-m", "evoid_jax.report"]
+    for words in ([runs[0], "--media=beside"], [*runs, f"--out={runs[0]}/out"]):
+        done = subprocess.run([*command, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"{tmp_path}/run\\xff/" in done.stdout
+    assert "run\\xff" in read(runs[0]).text
+    compared = Page((runs[0] / "out/compare.html").read_text("utf-8")).text
+    assert "run\\xff" in compared and "run\\xfe" in compared
+    assert "run\\xff/export" in terminal.terminal_summary(folder.load(runs[0]))
 
 
 def test_several_folders_are_compared(finished_run, tmp_path, monkeypatch, capsys):

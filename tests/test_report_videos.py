@@ -144,6 +144,14 @@ def test_a_video_that_cannot_be_decoded_is_named_and_the_page_is_written(workdir
     assert len(read(workdir).all("video")) == 11
 
 
+def test_a_playlist_is_no_video_and_shows_no_other_file(workdir):
+    (workdir / "samples/secret.mp4").write_bytes(made_up.mp4(3))
+    playlist = workdir / "samples/heldout_01_evolved.mp4"
+    playlist.write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    assert shelf.look(workdir / "samples/secret.mp4") and shelf.look(playlist) is None
+    assert shelf.look(workdir / "samples/nowhere.mp4") is None
+
+
 def test_scores_stand_beside_a_square_video_and_below_a_wide_one(workdir):
     # small ones are enlarged to whole pixels: 5 x 64 of at most 330
     assert videos.shape(workdir / "samples/heldout_00_base.mp4") == (1.0, 320)

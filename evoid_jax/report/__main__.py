@@ -17,6 +17,7 @@ the page is written again. What is written is printed.
 import argparse
 
 from evoid_jax.report import compare, page, shelf
+from evoid_jax.report import text as fmt
 
 
 def main() -> None:
@@ -24,9 +25,9 @@ def main() -> None:
     runs = [*options.runs, *([options.workdir] if options.workdir else [])]
     try:
         for file in _write(runs, options):
-            print(file)
+            print(fmt.whole(file))
     except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {fmt.whole(error)}") from error
 
 
 def _write(runs: list[str], options: argparse.Namespace) -> list:

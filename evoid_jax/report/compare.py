@@ -118,4 +118,5 @@ def _names(workdirs: Sequence[str | Path]) -> list[str]:
         twice = next(place for place in places if places.count(place) > 1)
         raise ValueError(f"{twice} is given twice; name different runs")
     names = [place.name for place in places]
-    return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
+    names = names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
+    return [fmt.whole(name) for name in names]

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import av
 
+from evoid_jax import decoding
 from evoid_jax.report import text as fmt
 
 INSIDE = 12_000_000  # bytes of videos and photos that a page takes in; mail servers take 25 MB
@@ -62,7 +63,9 @@ def beside(page: Path) -> Source:
 
     Still pictures, which are nowhere yet, are written to `media/` there.
     """
-    where = lambda file: urllib.parse.quote(Path(os.path.relpath(file, page)).as_posix())
+    where = lambda file: urllib.parse.quote(
+        os.fsencode(Path(os.path.relpath(file, page)).as_posix())
+    )
     return copied(page)._replace(file=where)
 
 
@@ -155,12 +158,16 @@ def photo(file: Path | None, source: Source, label: str) -> str:
 
 
 def look(file: Path) -> Clip | None:
-    """Return a video's size and first frame; None where it cannot be decoded."""
+    """Return a video's size and first frame; None where it cannot be decoded.
+
+    A playlist is no video: what other files it names are not looked at.
+    """
+    options = {"format_whitelist": decoding.CONTAINERS}
     try:
-        with av.open(str(file)) as container:
+        with open(file, "rb") as opened, av.open(opened, options=options) as container:
             frame = next(container.decode(video=0))
             picture = frame.to_image()
-    except (av.error.FFmpegError, StopIteration, IndexError):
+    except (av.error.FFmpegError, OSError, StopIteration, IndexError):
         return None
     width, height = picture.size
     picture.thumbnail((POSTER, POSTER))

@@ -25,7 +25,7 @@ def terminal_summary(run: RunFolder) -> str:
     if run.adapter is not None:
         lines.append("to generate with the adapter:")
         lines += folder.next_command(run.path, run.config, run.adapter).split("\n")
-    return "\n".join(lines)
+    return fmt.whole("\n".join(lines))
 
 
 def _comparison(summary) -> list[str]:

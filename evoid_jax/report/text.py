@@ -2,9 +2,12 @@
 
 import html
 import math
+import re
 from collections.abc import Sequence
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+# What Python makes of a byte of a file's name that is no UTF-8, and no UTF-8 text can hold.
+HALVES = re.compile("[\ud800-\udfff]")
 
 
 def number(value, digits=3) -> str:
@@ -49,7 +52,12 @@ def duration(seconds) -> str:
 
 def escape(text) -> str:
     """Make any text safe inside an element or a quoted attribute."""
-    return html.escape(str(text), quote=True)
+    return html.escape(whole(text), quote=True)
+
+
+def whole(text) -> str:
+    """Return a text that can be written: a name's byte that is no UTF-8 becomes as \\xff."""
+    return HALVES.sub(lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", str(text))
 
 
 def rows(table) -> str:
