@@ -86,6 +86,40 @@ def test_a_reward_that_one_run_lacks_leaves_judge_and_monitors(runs):
     assert f"b over a {BLANK}" in table(runs)
 
 
+def test_what_weighs_in_neither_proof_keeps_nothing_from_comparing(runs):
+    whole = table(runs)
+    change_prior(runs[1], evoscore=0.0)  # a proof that measures it besides
+    assert apart.why(*loaded(runs)) == ([], [], []) and table(runs) == whole
+    for run in runs:
+        change_prior(run, gme=0.0)
+    change_reward(runs[1], sources=[{"preset": "open", "version": "v2", "sha256": "cd"}])
+    assert apart.why(*loaded(runs)) == ([], [], []) and DASH not in table(runs)
+    for run in runs:
+        change_prior(run, vqscore=0.0)
+    change_start(runs[1], judge={"model": "Qwen", "address": "x"})
+    assert apart.why(*loaded(runs)) == ([], ["another judge"], [])
+    assert "The judge's grades of a and b do not compare: another judge." in said(runs)
+    change_prior(runs[0], evoscore=0.1)  # weighs in one of them
+    change_prior(runs[0], gme=0.1)
+    total, *_ = apart.why(*loaded(runs))
+    assert total == ["other priors of gme, evoscore", "other models gave gme", "another judge"]
+
+
+def test_monitors_hang_on_the_service_that_measured_them_alone(runs):
+    by = {"identity": "tiny, tiny-1", "motion": "tiny, tiny-1"}
+    for run in runs:
+        two_runs.change(run / "summary.json", monitored_by=by)
+    change_reward(runs[1], sources=[{"preset": "open", "version": "v2", "sha256": "cd"}])
+    assert apart.why(*loaded(runs)) == (["other models gave gme"], [], [])
+    change_reward(
+        runs[1], **json.loads((runs[0] / "run.json").read_text())["starts"][-1]["rewards"][2]
+    )
+    two_runs.change(runs[1] / "summary.json", monitored_by=by | {"motion": "open, open-1"})
+    assert apart.why(*loaded(runs)) == ([], [], ["other services measured motion"])
+    assert "The monitors of a and b do not compare: other services measured motion." in said(runs)
+    assert table(runs).endswith(f"{DASH} {DASH} 64")
+
+
 def test_another_judge_is_told_and_the_monitors_still_compare(runs):
     before = table(runs)
     change_start(runs[1], judge={"model": "Qwen", "address": "x"})

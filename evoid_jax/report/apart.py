@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from evoid_jax.metrics import get
 from evoid_jax.report import origin, settings_table
-from evoid_jax.report.folder import RunFolder
+from evoid_jax.report.folder import RewardRow, RunFolder
+from evoid_jax.reward_groups import EVOSCORE, JUDGE
 
 # Settings by what the runs then have not in common; a group stands for all that is in it.
 SETTINGS = {
@@ -33,31 +34,32 @@ class Apart(NamedTuple):
 def why(one: RunFolder, other: RunFolder) -> Apart:
     """Return why the totals, the judge's grades and the monitors of two runs do not compare.
 
-    Monitors come from the services that give the rewards: with other models there, they may be
-    others too.
+    A reward that weighs in neither run's proof is in neither total, whatever gives it.
     """
     mine, theirs = ({row.name: row for row in run.rewards} for run in (one, other))
-    both = [name for name in mine if name in theirs]
+    counts = [name for name in (*mine, *theirs) if _weighs(mine.get(name), theirs.get(name))]
+    both = [name for name in mine if name in theirs and name in counts]
     models = [name for name in both if _unlike(_models(mine[name]), _models(theirs[name]))]
     priors = [name for name in both if _differ(mine[name].prior, theirs[name].prior)]
-    alone = sorted(mine.keys() ^ theirs.keys())
+    alone = sorted((mine.keys() ^ theirs.keys()) & {*counts})
     scorers = [f"other models gave {_list(models)}"] if models else []
     judge = _judge(one, other)
     total = [f"one has no {_list(alone)}"] if alone else []
     total += [f"other priors of {_list(priors)}"] if priors else []
-    return Apart(total=total + scorers + judge, judge=judge, monitors=scorers)
+    total += scorers
+    total += judge if not counts or {JUDGE, EVOSCORE} & {*counts} else []
+    return Apart(total=total, judge=judge, monitors=_monitors(one, other, scorers))
 
 
 def caution(one: RunFolder, other: RunFolder, names: Sequence[str]) -> str:
     """Say which numbers of two runs do not compare; "" where all do. names: of the runs."""
     apart = why(one, other)
-    if not apart.total:
+    if not any(apart):
         return ""
-    what = ["totals"]
-    what += ["judge's grades"] if apart.judge else []
-    what += ["monitors"] if apart.monitors else []
-    of_both = f"of {names[0]} and {names[1]} do not compare"
-    return f"The {' and '.join(what)} {of_both}: {'; '.join(apart.total)}."
+    words = {"total": "totals", "judge": "judge's grades", "monitors": "monitors"}
+    what = " and ".join(words[part] for part, reasons in apart._asdict().items() if reasons)
+    reasons = dict.fromkeys(reason for part in apart for reason in part)
+    return f"The {what} of {names[0]} and {names[1]} do not compare: {'; '.join(reasons)}."
 
 
 def of_settings(runs: Sequence[RunFolder]) -> str:
@@ -86,6 +88,24 @@ def _differing(runs: Sequence[RunFolder]) -> list[str]:
     """Return the settings that have two values or more among the runs that know them."""
     apart = settings_table.differing([run.config or {} for run in runs])
     return [key for key, values in apart.items() if len({*values} - {settings_table.ABSENT}) > 1]
+
+
+def _weighs(*rows: RewardRow | None) -> bool:
+    """Tell whether a reward counts in the total of a run that has it; not recorded, it may."""
+    return any(row is not None and (row.prior is None or row.prior > 0) for row in rows)
+
+
+def _monitors(one: RunFolder, other: RunFolder, scorers: list[str]) -> list[str]:
+    """Return why the monitors of two runs do not compare.
+
+    scorers: stands in where a run, of an older version, does not say which services measured its
+    monitors: they may be those whose rewards came from other models.
+    """
+    mine, theirs = (get(run.summary or {}, "monitored_by") for run in (one, other))
+    if mine is None or theirs is None:
+        return scorers
+    names = [name for name in mine if _unlike(mine[name], theirs.get(name))]
+    return [f"other services measured {_list(names)}"] if names else []
 
 
 def _judge(one: RunFolder, other: RunFolder) -> list[str]:
