@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evoid_jax import arms, distributed, evolve, media, proof, triples
+from evoid_jax import arms, distributed, evolve, media, metrics, proof, triples
 from evoid_jax.arms import Arm, Trial
 from evoid_jax.data import pairs
-from evoid_jax.proof_parts import Parts
+from evoid_jax.proof_parts import Parts, key
 from evoid_jax.rewards import blend, table
 from evoid_jax.session import Run
 
@@ -31,7 +31,7 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
       began: the `time.perf_counter()` of the run's start.
 
     Returns:
-      What summary.json holds; see `proof.summary`.
+      `proof.summary`, to which summary.json adds `circumstances`.
     """
     start = time.perf_counter()
     data, each = run.heldout, run.cfg.data.heldout_seeds
@@ -40,6 +40,10 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
     trial = Trial(chosen, each, seed=SEED, shown=SHOWN, name="held-out")
     start_adapter = arms.start(state.initial, state.evolving)
     keepers = Parts(run, "base", start_adapter), Parts(run, "evolved", state.evolving)
+    made_by = key(run, state.evolving)
+    if distributed.leads():  # before the first video of an earlier proof is replaced
+        (run.workdir / triples.BEGUN).parent.mkdir(parents=True, exist_ok=True)
+        proof.write_json(run.workdir / triples.BEGUN, {"made_by": made_by})
     base = arms.play(run, trial, start_adapter, keepers[0])
     evolved = arms.play(run, trial, state.evolving, keepers[1])
     base, evolved = arms.level(base, evolved)
@@ -58,14 +62,31 @@ def prove(run: Run, state: evolve.State, began: float) -> dict:
         rewarded=blend.rewarded(run.cfg.reward),
     )
     if distributed.leads():
-        proof.write_json(run.workdir / "summary.json", summary)
-        write_scores(run, trial, base, evolved)
+        proof.write_json(run.workdir / "summary.json", summary | circumstances(run, evolved))
+        write_scores(run, trial, base, evolved, made_by)
         write_samples(run, trial)
     return summary
 
 
-def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm) -> None:
-    """Keep what each single video scored, for the report."""
+def circumstances(run: Run, evolved: Arm) -> dict:
+    """Return what summary.json says besides, for whoever reads it later.
+
+    reached       int, steps that the run had made; more than `steps` where a watch chose
+    monitored_by  {MONITOR: str}, the service that measured it: its preset and versions
+    """
+    logged = metrics.read(run.workdir)
+    service = next((info for info in run.panel.infos if info.get("monitors")), {})
+    # The first word is the code's own; what follows names one reward's model.
+    versions = [str(row.get("version") or "").split(" ")[0] for row in service.get("rewards", [])]
+    words = ", ".join([str(service.get("preset")), *sorted({*versions} - {""})])
+    return {
+        "reached": logged[-1]["step"] + 1 if logged else 0,
+        "monitored_by": dict.fromkeys(evolved.monitor, words),
+    }
+
+
+def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm, made_by: str) -> None:
+    """Keep what each single video scored, for the report. made_by: see triples.py."""
     seed_PN = arms.seeds(trial, 0, len(trial.chosen))
     triples.write(
         run.workdir,
@@ -79,6 +100,7 @@ def write_scores(run: Run, trial: Trial, base: Arm, evolved: Arm) -> None:
         (base.score_BM, evolved.score_BM),
         (base.monitor, evolved.monitor),
         photos=[media.digest(pair.images[0]) for pair in trial.chosen for _ in range(trial.each)],
+        made_by=made_by,
     )
 
 

@@ -1,6 +1,10 @@
 """What each video of the proof scored, kept beside the summary: `scores.json` in a run's folder.
 
-    {"schema": 1, "prior": {REWARD: float}, "triples": [TRIPLE, ...]}
+    {"schema": 1, "prior": {REWARD: float}, "made_by": str, "triples": [TRIPLE, ...]}
+
+made_by is `proof_parts.key` of the evolved model; it is not there in an older run's file. A proof
+writes it to `samples/made_by.json` when it begins: where that has another one, the videos in there
+are no longer all those that were scored.
 
 A TRIPLE is a face, a prompt and a seed, which both arms were given, in the order of the proof:
 
@@ -24,6 +28,7 @@ from scipy import special
 from evoid_jax import files, proof
 
 FILE = "scores.json"
+BEGUN = "samples/made_by.json"
 SCHEMA = 1
 
 
@@ -50,6 +55,7 @@ class Scores(NamedTuple):
 
     prior: dict[str, float]
     triples: tuple[Triple, ...]
+    made_by: str | None = None  # see above
 
 
 class WinRate(NamedTuple):
@@ -72,6 +78,7 @@ def write(
     score_BM: tuple[np.ndarray, np.ndarray],
     monitor: tuple[Mapping[str, Sequence], Mapping[str, Sequence]],
     photos: Sequence[str] | None = None,
+    made_by: str | None = None,
 ) -> Path:
     """Write scores.json.
 
@@ -81,6 +88,7 @@ def write(
       score_BM: of base and evolved, in [0, 1], NaN where missing.
       monitor: of base and evolved, name -> B values, NaN or None where missing.
       photos: of each of the B videos, see media.digest; None where they are not known.
+      made_by: see above; None where it is not known.
     """
     rows = []
     for b, (identity, prompt, seed) in enumerate(triples):
@@ -93,7 +101,9 @@ def write(
             | {"monitor": dict(zip(("base", "evolved"), watched, strict=True))}
         )
     prior = dict(zip(names, prior_M, strict=True))
-    made = {"schema": SCHEMA, "prior": prior, "triples": rows}
+    made = {"schema": SCHEMA, "prior": prior}
+    made |= {} if made_by is None else {"made_by": made_by}
+    made |= {"triples": rows}
     return proof.write_json(Path(workdir) / FILE, made)
 
 
@@ -112,14 +122,29 @@ def read(workdir: str | Path) -> Scores | None:
             f"{file} has schema {made.get('schema')!r:.60}, expected {SCHEMA}: read it with the "
             "version that wrote it, or remove it to go on without scores of single videos"
         )
-    prior, rows = made.get("prior"), made.get("triples")
+    prior, rows, made_by = made.get("prior"), made.get("triples"), made.get("made_by")
     weighs = lambda value: value is not None and value >= 0
     sound = _numbers(prior) and all(map(weighs, prior.values())) and isinstance(rows, list)
     if not sound:
         raise ValueError(
             f"{file}: expected a prior of each reward, at least 0, and a list of triples"
         )
-    return Scores(prior=prior, triples=tuple(_triple(file, i, row) for i, row in enumerate(rows)))
+    if not isinstance(made_by, str | None):
+        raise ValueError(f"{file}: expected made_by to be a text, got {made_by!r:.60}")
+    held = tuple(_triple(file, i, row) for i, row in enumerate(rows))
+    return Scores(prior=prior, triples=held, made_by=made_by)
+
+
+def outdated(workdir: str | Path, scores: Scores | None) -> bool:
+    """Tell whether a later proof has begun, which replaces the videos that were scored.
+
+    Raises:
+      ValueError: `samples/made_by.json` is no JSON object; the message names the file.
+    """
+    file = Path(workdir) / BEGUN
+    if scores is None or not file.exists():
+        return False
+    return files.read_json(file).get("made_by") != scores.made_by
 
 
 def totals(scores: Scores) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ NOT_OURS = {
     "prepared.json",
     "prompts.json",
     "run.json",
+    "samples/made_by.json",
     "scores.json",
     "summary.json",
     "system.json",

@@ -99,9 +99,10 @@ def test_the_proof_keeps_with_each_score_the_photo_that_it_keeps_beside_the_vide
     trial = arms.Trial(chosen, 2, seed=heldout.SEED, shown=2, name="held-out")
     run = SimpleNamespace(workdir=tmp_path, cfg=config.from_dict({"data": {"source": "portraits"}}))
     arm = SimpleNamespace(score_BM=rng.random((6, len(run.cfg.reward.table))), monitor={})
-    heldout.write_scores(run, trial, arm, arm)
+    heldout.write_scores(run, trial, arm, arm, made_by="this one")
     heldout.write_samples(run, trial)
     scored = triples.read(tmp_path).triples
+    assert triples.read(tmp_path).made_by == "this one"
     assert [triple.photo for triple in scored] == [media.digest(photos[b // 2]) for b in range(6)]
     for sample in folder.load(tmp_path).samples:
         assert media.digest(media.read_image(sample.reference)) == sample.scored.photo

@@ -100,7 +100,9 @@ def test_a_run_leaves_what_it_says(runs):
     for name in ("heldout_00_base.mp4", "heldout_00_evolved.mp4", "heldout_00_reference.png"):
         assert (workdir / "samples" / name).stat().st_size > 500
     assert "<video" in (workdir / "report.html").read_text()
+    assert summary["reached"] == 4 and set(summary["monitored_by"]) == {"identity", "motion"}
     scores = triples.read(workdir)
+    assert scores.made_by and not triples.outdated(workdir, scores)
     assert len(scores.triples) == summary["pairs"] == 2
     base_B, evolved_B = triples.totals(scores)
     assert (evolved_B - base_B).mean() == pytest.approx(summary["delta_total"], abs=1e-9)

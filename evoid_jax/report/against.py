@@ -10,7 +10,7 @@ import numpy as np
 
 from evoid_jax import proof, stopping, triples
 from evoid_jax.metrics import get
-from evoid_jax.report import apart, charts, every, faces, numbers, origin
+from evoid_jax.report import apart, charts, current, every, faces, numbers, origin
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 from evoid_jax.reward_groups import JUDGE
@@ -43,6 +43,8 @@ def cautions(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
             "there are no win rates of it."
         )
     for run, name in zip(runs, names, strict=True):
+        if aged := current.notice(run):
+            words.append(f"{name}: {' '.join(aged)}")
         if run.summary and (said := stopping.warning(run.summary)):
             words.append(f"{name}: {said}.")
     small = [name for run, name in zip(runs, names, strict=True) if origin.stand_ins(run)]

@@ -73,6 +73,7 @@ class RunFolder(NamedTuple):
     samples: list[HeldoutSample]
     samples_total: int
     scores: Scores | None  # of every video of the proof
+    outdated: bool  # see triples.outdated: then no sample has scores
     watched: list[dict]  # summaries, in the order of their steps
     watched_pairs: list[WatchedPair]
     adapter: str | None  # relative to the folder; None where there is none yet
@@ -103,6 +104,8 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
     made = provenance.read(folder) or {"starts": []}
     entries = _read_json(folder / "samples" / "heldout.json", list) or []
     scores = triples.read(folder)
+    outdated = triples.outdated(folder, scores)
+    of_samples = None if outdated else scores
     watched = _watched(folder / WATCH)
     return RunFolder(
         path=str(workdir),
@@ -113,9 +116,10 @@ def load(workdir: str | Path, videos: int = 12) -> RunFolder:
         starts=made["starts"],
         rewards=rewards_of(config or {}, made["starts"], steps, summary or {}),
         summary=summary,
-        samples=[_sample(folder / "samples", entry, scores) for entry in entries[:videos]],
+        samples=[_sample(folder / "samples", entry, of_samples) for entry in entries[:videos]],
         samples_total=len(entries),
         scores=scores,
+        outdated=outdated,
         watched=list(watched.values()),
         watched_pairs=_watched_pairs(folder / WATCH, list(watched)) if videos else [],
         adapter=_adapter(folder),
@@ -256,8 +260,9 @@ def _check_summary(file: Path, summary: dict) -> None:
     for part in ("base", "evolved"):
         if not isinstance(summary.get(part), dict):
             raise ValueError(f"{file} has no {part!r}: it is no summary of a run")
-    for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities"):
+    for part in ("delta_total", "steps", "pairs", "pairs_dropped", "identities", "reached"):
         _check_number(file, part, summary.get(part))
+    _check_dict(file, "monitored_by", summary.get("monitored_by"))
     _check_interval(file, "delta_total_ci95", summary.get("delta_total_ci95"))
     if not all(isinstance(name, str) for name in _list(file, "rewarded", summary.get("rewarded"))):
         raise ValueError(f"{file}: expected rewarded to be a list of names")

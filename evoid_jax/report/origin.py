@@ -236,7 +236,8 @@ def _adapter(run) -> str:
         return "none is written yet"
     command = fmt.escape(folder.next_command(run.path, run.config, run.adapter))
     path = fmt.escape(shlex.quote(str(Path(run.adapter))))
-    return f"<code>{path}</code> in the run folder. To generate with it:<pre>{command}</pre>"
+    other = " The numbers here may be of an earlier one." if run.outdated else ""
+    return f"<code>{path}</code> in the run folder.{other} To generate with it:<pre>{command}</pre>"
 
 
 def evidence(summary) -> str:

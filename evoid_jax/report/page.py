@@ -8,6 +8,7 @@ from evoid_jax.metrics import get
 from evoid_jax.report import (
     charts,
     choices,
+    current,
     curves,
     every,
     folder,
@@ -105,7 +106,10 @@ def page(
 def header(run: RunFolder) -> str:
     """Return the head of the page: run, digest, what to know, headline with interval, tiles."""
     steps = (run.summary or {}).get("steps") or len(run.steps)
-    facts = [_digest(run), f"{fmt.escape(steps)} steps", fmt.duration(_seconds(run))]
+    later = current.gone_on(run)
+    count = f"{fmt.escape(steps)} steps"
+    count = count if later is None else f"result of {count}, {later} are made"
+    facts = [_digest(run), count, fmt.duration(_seconds(run))]
     head = f"<h1>{fmt.escape(run.name)}</h1><p class='facts'>{' · '.join(facts)}</p>"
     words = " ".join(origin.notes(run))
     head += f"<p class='know' role='note'>{fmt.escape(words)}</p>" if words else ""
@@ -117,7 +121,18 @@ def header(run: RunFolder) -> str:
             f"finished.</strong> {done} steps are logged and there is no summary.json, so base and "
             "evolved have not been compared yet. Write the report again later.</div></header>"
         )
-    return f"<header>{head}{_headline(run)}</header>"
+    return f"<header>{head}{_aged(run)}{_headline(run)}</header>"
+
+
+def _aged(run):
+    """Say that the result is not of the run as it is now."""
+    first, *others = current.notice(run) or [""]
+    if not first:
+        return ""
+    return (
+        f"<div class='unfinished' role='status'><strong>{fmt.escape(first)}</strong> "
+        f"{fmt.escape(' '.join(others))} Write the report again when the run has ended.</div>"
+    )
 
 
 def _digest(run):

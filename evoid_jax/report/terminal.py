@@ -4,7 +4,7 @@ import textwrap
 
 from evoid_jax import proof, stopping
 from evoid_jax.metrics import WIDTH, get
-from evoid_jax.report import folder, origin
+from evoid_jax.report import current, folder, origin
 from evoid_jax.report import text as fmt
 from evoid_jax.report.folder import RunFolder
 
@@ -18,7 +18,8 @@ def terminal_summary(run: RunFolder) -> str:
     Returns:
       At most 14 lines of at most 100 columns, unless a path alone is longer.
     """
-    lines = [] if run.summary is None else _comparison(run.summary)
+    lines = textwrap.wrap(" ".join(current.notice(run)[:1]), WIDTH)
+    lines += [] if run.summary is None else _comparison(run.summary)
     short = _short_notes(run)
     if short:
         lines.append(f"note: {short}")

@@ -47,6 +47,8 @@ def _note(run: RunFolder) -> str:
         "same face, prompt and noise; only the adapter differs. They are chosen by their place in "
         "the list alone (see how this run was made)."
     )
+    if run.outdated:
+        words += " A later proof has begun to replace them, so that none has scores beside it."
     if ends(run.samples):
         return (
             f"{words} Best and worst are those of these {shown} whose total rose most and least, "
