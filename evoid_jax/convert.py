@@ -35,6 +35,7 @@ from absl import app, flags, logging
 from evoid_jax import (
     checkpoint,
     commandline,
+    deployment,
     evolve,
     export,
     files,
@@ -56,7 +57,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 ROLES = ("evolving", "stable", "best")
 SOURCES = "a model's folder or hub name, an adapter's file or folder, or a run's --workdir"
 # Of an adapter, in headers: where it is from, and how it is meant to be deployed.
-ORIGIN = ("base_model", "step", "config_digest", "role", "guidance", "negative_prompt")
+ORIGIN = ("base_model", "step", "config_digest", "role", *deployment.HEADER.values())
 CARD = ("base_model", "rank", "alpha", *ORIGIN[1:])  # in the README of a merged model
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from evoid_jax import config
+from evoid_jax import config, deployment, metrics
 from evoid_jax.models import lora, pipeline
 
 FILE = "export/pytorch_lora_weights.safetensors"  # in a run's folder: the evolved adapter
@@ -30,7 +30,12 @@ def write(file: Path, tree: dict, cfg: config.Config, step: int, role: str = "ev
 
 
 def header(cfg: config.Config, step: int, role: str) -> dict[str, str]:
-    """Return what the header of an adapter's file says, besides its rank and scale."""
+    """Return what the header of an adapter's file says, besides its rank and scale.
+
+    How its run made videos is there by the settings' own names, as `deployment.HEADER` has them.
+    """
+    made = config.to_dict(cfg)
+    settings = {name: metrics.get(made, *name.split(".")) for name in deployment.OF_RUN.values()}
     return {
         "base_model": pipeline.model_name(cfg.model),
         "step": str(step),
@@ -38,4 +43,5 @@ def header(cfg: config.Config, step: int, role: str) -> dict[str, str]:
         "config_digest": config.digest(cfg),
         "guidance": f"{cfg.guidance.deploy:g}",
         "negative_prompt": cfg.guidance.negative_prompt,
+        **{name: str(value) for name, value in settings.items()},
     }

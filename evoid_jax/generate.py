@@ -44,7 +44,9 @@ def define_flags(values: flags.FlagValues):
     string("noise", None, "npy of the initial noise: (1, 16, references + F, H, W).")
     string("raw", None, "npy to write: frames (1, F, H, W, 3), float32 in [0, 1].")
     string("latents", None, "npy to write: latents (1, 16, references + F, H, W).")
-    choice("reference_order", "diffusers", rollout.ORDERS, "Order of several references.")
+    words = "Order of several references; default of the adapter, else diffusers."
+    choice("reference_order", None, rollout.ORDERS, words)
+    values.set_default("residual", None)  # or it would go before the adapter's
 
 
 def image_files(value: str) -> list[Path]:
@@ -181,7 +183,8 @@ class Inputs(NamedTuple):
     noise: Path | None
     targets: dict[str, Path]  # files to write, by flag
     chosen: dict  # a value for each key of DEFAULTS
-    shift: float | None
+    sampler: dict  # and of SAMPLER
+    told: str  # what of these the adapter's file says
 
 
 def check(args) -> Inputs:
@@ -190,8 +193,8 @@ def check(args) -> Inputs:
         raise ValueError("--prompt is empty, or has no visible character")
     if not args.output.endswith(".mp4"):
         raise ValueError(f"--output must end in .mp4, got {args.output}")
-    if args.shift is not None and not 0 < args.shift <= 1000:
-        raise ValueError(f"--shift must be a number above 0, at most 1000, got {args.shift}")
+    asked = args.flag_values_dict()
+    deployment.sampler(asked)  # before any file is read
     umt5.check_text(args.prompt)
     model, photos = Path(hub.pinned(files.user_path(args.model))), image_files(args.image)
     read = {}
@@ -200,15 +203,16 @@ def check(args) -> Inputs:
     if args.noise is not None:
         noise = files.user_path(args.noise)
         read["noise"] = files.require_file(noise, "expected an npy file of noise")
-    header = adapters.read(read["lora"]).header if "lora" in read else None
+    header = adapters.read(read["lora"]).header if "lora" in read else {}
     return Inputs(
         model=model,
         images=[media.read_image(file) for file in photos],
         lora=read.get("lora"),
         noise=read.get("noise"),
         targets=outputs(args, [*photos, *read.values()]),
-        chosen=settings(hub.folder(model, with_weights=False), args.flag_values_dict(), header),
-        shift=args.shift,
+        chosen=settings(hub.folder(model, with_weights=False), asked, header),
+        sampler=deployment.sampler(asked, header),
+        told=deployment.told(asked, header),
     )
 
 
@@ -219,7 +223,9 @@ def run(args) -> np.ndarray:
       OSError, ValueError: a flag or a file is wrong; the message names it.
     """
     inputs = check(args)
-    chosen, references = inputs.chosen, len(inputs.images)
+    chosen, sampler, references = inputs.chosen, inputs.sampler, len(inputs.images)
+    if inputs.told:
+        say(inputs.told)
     frames, height, width = (chosen[key] for key in ("frames", "height", "width"))
     say(f"loading {inputs.model}")
     # Of the model, too, all is checked before its weights are read, which may take minutes.
@@ -227,12 +233,10 @@ def run(args) -> np.ndarray:
     transformer, vae = (opened.pipeline.parts[name].config for name in ("transformer", "vae"))
     rollout.check_size_of(transformer, vae, frames, height, width)
     adapter = lora.load(inputs.lora, transformer) if inputs.lora else None
-    kind, shift = solver_of(opened.scheduler)
-    shift = shift if inputs.shift is None else inputs.shift
-    table = flow.schedule(args.scheduler or kind, chosen["steps"], shift)
+    table = schedule(opened.scheduler, chosen["steps"], sampler)
     dtype = args.dtype or rollout.usual_dtype()
     frozen = rollout.put(opened, jnp.dtype(dtype), remat="none")
-    frozen = frozen._replace(wan=frozen.wan.clone(residual=args.residual))
+    frozen = frozen._replace(wan=frozen.wan.clone(residual=sampler["residual"]))
     prompts = {"prompt": args.prompt}
     if chosen["guidance"] > 1:
         prompts["negative_prompt"] = chosen["negative_prompt"]
@@ -252,13 +256,25 @@ def run(args) -> np.ndarray:
         table,
         guidance=float(chosen["guidance"]),
         size=(frames, height, width),
-        order=args.reference_order,
+        order=sampler["reference_order"],
     )
     say("decoding")
     video_BFHWC = rollout.decode_float(frozen, latents[:, references:])
     video = np.asarray(rollout.to_uint8(video_BFHWC))[0]
     save(inputs.targets, latents, video_BFHWC, video, chosen["fps"])
     return video
+
+
+def schedule(scheduler: dict, steps: int, sampler: dict) -> flow.Table:
+    """Return the solver's table.
+
+    Args:
+      scheduler: the model's own, which has a say where the sampler has none.
+      sampler: of `deployment.sampler`.
+    """
+    kind, shift = solver_of(scheduler)
+    shift = shift if sampler["shift"] is None else sampler["shift"]
+    return flow.schedule(sampler["scheduler"] or kind, steps, shift)
 
 
 def save(

@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from evoid_jax import commandline, config, files, flow, hub, media, rollout, train
+from evoid_jax import commandline, config, deployment, files, hub, media, rollout, train
 from evoid_jax import generate as generation
 from evoid_jax.models import adapters, lora
-from evoid_jax.models.scheduler import solver_of
 from evoid_jax.report import folder
 from evoid_jax.report.folder import RunFolder
 from evoid_jax.rewards import client, local
@@ -69,6 +68,8 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    scheduler: str | None = None,
+    shift: float | None = None,
     frames: int | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -80,25 +81,34 @@ def generate(
       seed: of the noise; the same seed and settings give the same video.
       negative_prompt, steps, guidance, frames, height, width: None is the adapter's or the model's
         own, see generate.py.
+      scheduler: unipc or euler; None is the adapter's or the model's own, as of shift.
+      shift: of the solver's times, above 0.
 
     Returns:
       uint8 (F, H, W, 3).
+
+    Raises:
+      OSError, ValueError: the photo, a setting or the size cannot be used; the message says why.
     """
     asked = {"steps": steps, "guidance": guidance, "negative_prompt": negative_prompt}
     asked |= {"frames": frames, "height": height, "width": width}
+    asked |= {"scheduler": scheduler, "shift": shift}
     chosen = generation.settings(model.path, asked, model.header)
+    sampler = deployment.sampler(asked, model.header)
+    if told := deployment.told(asked, model.header):
+        generation.say(told)
     size = chosen["frames"], chosen["height"], chosen["width"]
     rollout.check_size(model.frozen, *size)
-    kind, shift = solver_of(model.frozen.scheduler)
+    wan = model.frozen.wan.clone(residual=sampler["residual"])
     shape = rollout.latent_shape(model.frozen, *size, references=1)
     latents_BTHWC = generation.generate(
-        model.frozen,
+        model.frozen._replace(wan=wan),
         model.adapter,
         [_photo(image)],
         prompt,
         chosen["negative_prompt"],
         rollout.noise(np.uint32([seed]), shape),
-        flow.schedule(kind, chosen["steps"], shift),
+        generation.schedule(model.frozen.scheduler, chosen["steps"], sampler),
         guidance=float(chosen["guidance"]),
         size=size,
     )

@@ -184,18 +184,26 @@ def rewards_of(
 def next_command(path: str, config: Mapping | None, adapter: str) -> str:
     """Return the command that generates with the run's adapter, in lines for a shell."""
     config = config or {}
-    settings = [("video", key) for key in ("frames", "height", "width", "fps")]
-    settings += [("rollout", key) for key in ("steps", "shift")]  # the adapter knows its guidance
-    values = [(key, metrics.get(config, part, key)) for part, key in settings]
-    same = " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
+    groups = {"video": ("frames", "height", "width", "fps")}
+    groups |= {"rollout": ("steps", "scheduler", "shift")}  # the adapter knows its guidance
+    usual = [(key, metrics.get(config, part, key)) for part, keys in groups.items() for key in keys]
+    rare = [
+        ("reference_order", metrics.get(config, "rollout", "reference_order"), "diffusers"),
+        ("residual", metrics.get(config, "residual"), "model"),
+    ]
+    other = [(key, value) for key, value, usually in rare if value != usually]
     model = config.get("model") or "MODEL"
     lines = [
         f"python -m evoid_jax.generate {shlex.quote(f'--model={model}')}",
         shlex.quote(f"--lora={Path(path) / adapter}"),
-        *([same] if same else []),
+        *filter(None, map(_flags, (usual, other))),
         '--image=face.png --prompt="A person waves a hand." --output=out.mp4',
     ]
     return metrics.without_secrets(" \\\n    ".join(lines))
+
+
+def _flags(values: list[tuple]) -> str:
+    return " ".join(shlex.quote(f"--{key}={value}") for key, value in values if value is not None)
 
 
 def _number(value) -> float | None:
