@@ -145,7 +145,7 @@ def main():
     measured, failed = many_runs.make_all(rows, range(args.seeds), args.out, more)
     tables = [made(measured) for made in (results, orderings, monitors)] if measured else []
     text = "\n\n".join(tables)
-    many_runs.finish(args.out / "table.md", text, failed)
+    many_runs.finish(args.out / "table.md", text, failed, measured.values())
 
 
 if __name__ == "__main__":

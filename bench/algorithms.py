@@ -193,7 +193,7 @@ def main():
             failed.append(f"{name} is not in the tables: {error}")
     known = {"evoid", *chosen}
     cost = {name: step_flops(row(name, args.steps, (), name), more) for name in known}
-    texts = []
+    texts, read = [], []
     for label, steps in (
         ("rollouts", dict.fromkeys(chosen, args.steps)),
         ("FLOPs", at_equal_flops(list(chosen), args.steps, cost)),
@@ -201,10 +201,11 @@ def main():
         words = {name: chosen[name] for name in steps}
         held, lost = compared(args, words, steps, more)
         failed += [words for words in lost if words not in failed]
+        read += held.values()
         tables = f"{results(held, steps, cost)}\n\n{seeds(held)}\n" if held else ""
         texts.append(f"At equal {label}:\n\n{tables}")
     settings = [f"{name}: {' '.join(words)}" for name, words in chosen.items()]
-    many_runs.finish(args.out / "table.md", "\n".join([*texts, *settings]), failed)
+    many_runs.finish(args.out / "table.md", "\n".join([*texts, *settings]), failed, read)
 
 
 if __name__ == "__main__":

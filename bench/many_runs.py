@@ -6,7 +6,8 @@ As a command it evolves without a proof: for trials of settings, which may be ju
 validation people and by nobody else. `ablation.py` and `algorithms.py` are made of the rest.
 
 The folder of a run is named by its row, its seed and a digest of its settings and of the base's
-weights: after a change of either it is another run.
+weights: after a change of either it is another run. A finished one is taken whatever code made it;
+where the commits differ, or the digests of the rewards, a line under the table says so.
 
 Letters: B videos, those of all seeds one after the other.
 """
@@ -14,6 +15,8 @@ Letters: B videos, those of all seeds one after the other.
 import shlex
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +29,7 @@ from evoid_jax import (
     fields,
     files,
     proof,
+    provenance,
     run_lock,
     session,
     train,
@@ -139,9 +143,13 @@ def call(line: list[str], log: Path) -> None:
         raise Failed(f"a run ended with {done.returncode}, see {log}")
 
 
-def finish(file: Path, text: str, failed: list[str]) -> None:
-    """Keep and print a table; end with an error where a row is missing in it."""
+def finish(file: Path, text: str, failed: list[str], rows: Iterable["Measured"] = ()) -> None:
+    """Keep and print a table; end with an error where a row is missing in it.
+
+    rows: all that it is made of; where their runs were not made alike, a line under it says so.
+    """
     text = "\n".join([text, *failed])
+    text += unlike([made for row in rows for made in row.made])
     file.write_text(f"{text}\n")
     print(text)
     if failed:
@@ -158,6 +166,7 @@ class Measured(NamedTuple):
     evolved: dict[str, np.ndarray]
     triple_B: list[tuple]  # seed of the run, identity, prompt, seed of the noise
     identity_B: np.ndarray
+    made: tuple["Made", ...] = ()  # how each of the runs was
 
 
 def measured(workdirs: list[Path]) -> Measured:
@@ -173,7 +182,52 @@ def measured(workdirs: list[Path]) -> Measured:
         for arm in (0, 1)
     ]
     keys = [key for key, _ in rows]
-    return Measured(*arms, keys, np.array([key[1] for key in keys]))
+    made = tuple(map(how_made, workdirs))
+    return Measured(*arms, keys, np.array([key[1] for key in keys]), made)
+
+
+class Made(NamedTuple):
+    """What of how a run was made its folder's name does not tell: the code, and who scored."""
+
+    workdir: Path
+    code: tuple[str, ...]  # of each start in turn: the commit, and whether files were changed
+    rewards: tuple[tuple[str, str], ...]  # name, sha256 of what gave it
+
+
+def how_made(workdir: Path) -> Made:
+    """Read how a run was made; one without run.json is of unknown code."""
+    starts = (provenance.read(workdir) or {"starts": []})["starts"]
+    code = dict.fromkeys(code_of(start.get("git")) for start in starts)
+    rewards = {
+        (row["name"], str(source.get("sha256") or ""))
+        for start in starts
+        for row in start.get("rewards", [])
+        for source in row.get("sources", [])
+    }
+    return Made(workdir, tuple(code) or ("unknown code",), tuple(sorted(rewards)))
+
+
+def code_of(git: dict | None) -> str:
+    """Return a commit in words."""
+    if not git:
+        return "unknown code"
+    return f"{git['commit'][:12]}{' with changes' if git.get('changed') else ''}"
+
+
+def unlike(made: Sequence[Made]) -> str:
+    """Return a line that says how many runs are of which code; "" where all were made alike."""
+    runs = {one.workdir: one for one in made}.values()  # one may be in several tables
+    codes = Counter(" then ".join(one.code) for one in runs)
+    told = []
+    if len({code for one in runs for code in one.code}) > 1:
+        counts = ", ".join(f"{count} of {code}" for code, count in codes.most_common())
+        told.append(f"runs by their code: {counts}")
+    digests = {}
+    for name, sha256 in {reward for one in runs for reward in one.rewards}:
+        digests.setdefault(name, []).append(sha256)
+    if others := sorted(name for name, held in digests.items() if len(held) > 1):
+        told.append(f"not the same model (sha256) in all of them gave {', '.join(others)}")
+    return f"\n\nThe runs were not made alike: {'; '.join(told)}." if told else ""
 
 
 def columns(triple: dict, prior: dict[str, float]) -> tuple[dict, dict]:

@@ -10,6 +10,7 @@ import pytest
 import small_run
 
 from bench import many_runs
+from evoid_jax import provenance
 
 sys.path.append(str(Path(many_runs.__file__).parent))  # where `bench/ablation.py` finds it
 
@@ -170,6 +171,37 @@ def test_a_row_that_fails_costs_no_other(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         many_runs.finish(tmp_path / "table.md", "the table", failed)
     assert failed[0] in (tmp_path / "table.md").read_text() and failed[0] in capsys.readouterr().out
+
+
+def started(workdir, commit, changed=False, sha256="ab"):
+    """Write what a start of a run keeps of its code and of who scored."""
+    source = {"preset": "tiny", "version": "tiny-1", "sha256": sha256}
+    rewards = [{"name": "arcface", "sources": [source]}, {"name": "vqscore", "sources": []}]
+    provenance.write(
+        workdir, {"git": {"commit": commit * 40, "changed": changed}, "rewards": rewards}
+    )
+    return workdir
+
+
+def test_runs_of_other_code_or_other_rewards_are_told_under_the_table(tmp_path, capsys):
+    runs = [write(tmp_path / str(i), [triple("a", 1, (0, 0, 0), (1, 1, 1))]) for i in range(5)]
+    for run in runs[:3]:
+        started(run, "a")
+    alike = many_runs.measured(runs[:3])
+    many_runs.finish(tmp_path / "table.md", "the table", [], [alike])
+    assert (tmp_path / "table.md").read_text() == "the table\n"
+    started(runs[3], "b", changed=True)
+    other = many_runs.measured(runs[3:])  # the last one has no run.json
+    many_runs.finish(tmp_path / "table.md", "the table", [], [alike, other, alike])
+    line = f"3 of {'a' * 12}, 1 of {'b' * 12} with changes, 1 of unknown code."
+    assert (
+        f"the table\n\nThe runs were not made alike: runs by their code: {line}"
+        in (tmp_path / "table.md").read_text()
+    )
+    assert line in capsys.readouterr().out
+    started(runs[2], "a", sha256="cd")  # it went on with another model
+    told = many_runs.unlike(many_runs.measured(runs[:3]).made)
+    assert told.endswith("alike: not the same model (sha256) in all of them gave arcface.")
 
 
 def test_a_trial_is_judged_by_its_last_comparison(tmp_path):
