@@ -87,7 +87,12 @@ def define_flags(values: flags.FlagValues):
     whole("seed", 0, "Seed of the noise.", lower_bound=0, upper_bound=2**32 - 1)
     choice("scheduler", None, CHOICES["scheduler"], "Solver; default of the adapter or the model.")
     choice("dtype", None, ["float32", "bfloat16"], "Of the transformer; default float32 on CPU.")
-    choice("residual", "model", CHOICES["residual"], "Of its residual stream; model is --dtype.")
+    choice(
+        "residual",
+        None,
+        CHOICES["residual"],
+        "Of its residual stream; model is --dtype. Default of the adapter, else model.",
+    )
 
 
 def settings(folder: str | Path, asked: dict, header: Mapping[str, str] | None = None) -> dict:

@@ -46,7 +46,6 @@ def define_flags(values: flags.FlagValues):
     string("latents", None, "npy to write: latents (1, 16, references + F, H, W).")
     words = "Order of several references; default of the adapter, else diffusers."
     choice("reference_order", None, rollout.ORDERS, words)
-    values.set_default("residual", None)  # or it would go before the adapter's
 
 
 def image_files(value: str) -> list[Path]:

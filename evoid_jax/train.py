@@ -50,7 +50,7 @@ from evoid_jax import (
 from evoid_jax.data import pairs
 from evoid_jax.interruption import Interrupted
 from evoid_jax.models import lora, platform
-from evoid_jax.report import folder, page, terminal
+from evoid_jax.report import folder, page, terminal, text
 from evoid_jax.rewards import blend, fuse, table
 from evoid_jax.rewards.blend import Fused, RewardMemory
 from evoid_jax.rewards.table import ScoreTable
@@ -327,7 +327,7 @@ def main(argv: list[str]) -> None:
             raise
         if distributed.leads():
             print(terminal.terminal_summary(folder.load(workdir, videos=0)))
-            print(f"report: {report.resolve()}")
+            print(text.whole(f"report: {report.resolve()}"))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,23 @@
 """An adapter's file says how its run made videos; generate and the notebook do it so."""
 
+import evaluations
 import numpy as np
 import pytest
 from absl import flags
 from safetensors.numpy import save_file
 
 from configs import evoid
-from evoid_jax import config, convert, deployment, export, generate, media, notebook, rollout
+from evoid_jax import (
+    config,
+    convert,
+    deployment,
+    export,
+    fields,
+    generate,
+    media,
+    notebook,
+    rollout,
+)
 from evoid_jax.models import adapters
 from evoid_jax.report import folder
 from evoid_jax.world import portraits
@@ -72,6 +83,18 @@ def test_flags_go_before_the_adapters_file_and_that_before_the_model(tmp_path):
     inputs = generate.check(parsed(tmp_path, f"--lora={written(tmp_path)}"))  # an older one
     assert inputs.sampler == deployment.SAMPLER and inputs.told == ""
     assert inputs.chosen["steps"] == 20
+
+
+def test_an_evaluation_samples_as_the_adapter_was_proved(tmp_path, capsys):
+    header = {f"rollout.{name}": str(value) for name, value in EULER.items()}
+    file = written(tmp_path, **header, residual="float32", guidance="1.0")
+    flag = lambda *more: (f"--model={fields.locate(config.TINY)}", f"--lora={file}", *more)
+    data = evaluations.benchmark(tmp_path / "list")
+    (kind,) = evaluations.asked(data, tmp_path / "out", *flag("--noscore")).kinds
+    assert kind.how.sampler | {"steps": 2} == EULER | {"residual": "float32"}
+    assert kind.how.chosen["steps"] == 2 and "shift 7.5" in capsys.readouterr().out
+    (kind,) = evaluations.asked(data, tmp_path / "out", *flag("--noscore", "--shift=3")).kinds
+    assert kind.how.sampler["shift"] == 3
 
 
 @pytest.mark.parametrize(

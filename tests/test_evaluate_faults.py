@@ -6,6 +6,7 @@ import pytest
 from evaluations import KEYS, LEVELS, asked, benchmark, clips, judge_of, read, run, sidecar
 from servers import serve
 
+from evoid_jax import deployment
 from evoid_jax.evaluate import __main__ as evaluate
 from evoid_jax.evaluate import making, rows, upstream
 
@@ -138,11 +139,9 @@ def how(model):
         model=model,
         lora=None,
         chosen={},
-        scheduler=None,
-        shift=None,
+        sampler=deployment.SAMPLER | {"residual": "float32"},
         seed=0,
         dtype=None,
-        residual="float32",
         together=1,
         mesh=(-1, 1, 1),
     )

@@ -207,16 +207,16 @@ def _how(args: flags.FlagValues, row: Path) -> making.How:
     if args.lora:
         adapter = files.require_file(adapters.locate(args.lora), "expected an adapter file")
         header = adapters.read(adapter).header
+        if meant := deployment.told(args.flag_values_dict(), header):
+            distributed.say(f"{row.name}: {meant}")
     settings_folder = hub.folder(model, with_weights=False)
     return making.How(
         model=model,
         lora=adapter,
         chosen=deployment.settings(settings_folder, args.flag_values_dict(), header),
-        scheduler=args.scheduler,
-        shift=args.shift,
+        sampler=deployment.sampler(args.flag_values_dict(), header),
         seed=args.seed,
         dtype=dtype,
-        residual=args.residual,
         together=args.videos_per_device,
         mesh=(1 if args.fsdp == -1 else -1, args.fsdp, args.context),
     )

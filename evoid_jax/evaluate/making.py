@@ -45,11 +45,9 @@ class How(NamedTuple):
     model: Path
     lora: Path | None
     chosen: dict  # a value for each key of `deployment.DEFAULTS`
-    scheduler: str | None  # None: the model's
-    shift: float | None  # None: the model's
+    sampler: dict  # a value for each key of `deployment.SAMPLER`; one photo has no order
     seed: int
     dtype: str | None  # None: `rollout.usual_dtype`
-    residual: str
     together: int  # videos of a device at once
     mesh: tuple[int, int, int]  # data, fsdp, context
 
@@ -70,7 +68,7 @@ def facts(listed: list[Case], how: How) -> dict[str, Any]:
         "dtype": how.dtype or rollout.usual_dtype(),
         rows.OF: {case.key: cases.made_of(case) for case in listed},
     }
-    made |= {"scheduler": how.scheduler, "shift": how.shift, "residual": how.residual}
+    made |= {name: how.sampler[name] for name in ("scheduler", "shift", "residual")}
     return made | how.chosen
 
 
@@ -131,14 +129,14 @@ def _open(listed: list[Case], absent: list[Case], how: How) -> Maker:
     for case in absent:
         canvas.fitted(media.check_image(case.photo), (height, width))
     kind, shift = solver_of(opened.scheduler)
-    shift = shift if how.shift is None else how.shift
-    table = flow.schedule(how.scheduler or kind, how.chosen["steps"], shift)
+    shift = shift if how.sampler["shift"] is None else how.sampler["shift"]
+    table = flow.schedule(how.sampler["scheduler"] or kind, how.chosen["steps"], shift)
     adapter = lora.load(how.lora, transformer) if how.lora else None
     mesh = sharding.make_mesh(*how.mesh)
     distributed.say(f"model: loading {how.model} on {sharding.described(mesh)}")
     dtype = jnp.dtype(how.dtype or rollout.usual_dtype())
     frozen = rollout.put(opened, dtype, remat="none", mesh=mesh)
-    frozen = frozen._replace(wan=frozen.wan.clone(residual=how.residual))
+    frozen = frozen._replace(wan=frozen.wan.clone(residual=how.sampler["residual"]))
     negative = how.chosen["negative_prompt"]
     rows = _text_rows([*(case.prompt for case in listed), negative], frozen, mesh)
     null_1SE = None
