@@ -19,7 +19,6 @@ from evoid_jax import fields
 from evoid_jax.algorithm_groups import ALGORITHMS, Grpo, Imitation, Nft, Rwr
 from evoid_jax.fields import COUNT, Bounds, one_of, setting
 from evoid_jax.groups import (
-    ENOUGH,
     FEW,
     FOLDER,
     PATH,
@@ -200,7 +199,6 @@ def _rules(c: Config) -> Iterator[tuple[bool, str]]:
     missing = f"config.reward.preference=True needs the judge's {JUDGE} in config.reward.table"
     yield r.preference and JUDGE not in columns, missing
     yield from _prior_rules(r)
-    yield from _watch_rules(c)
     yield from _algorithm_rules(c)
     yield from _extra_rules(r.judge_extra)
 
@@ -218,31 +216,8 @@ def _prior_rules(r: Reward) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _watch_rules(c: Config) -> Iterator[tuple[bool, str]]:
-    """Yield the rules of what only the watch's comparisons can do."""
-    w, stop = c.watch, c.reward.stop_on_hacking
-    asked = {
-        "config.watch.patience": w.patience > 0,
-        "config.watch.drift": w.drift > 0,
-        "config.watch.export=best": w.export == "best",
-        "config.reward.stop_on_hacking": stop,
-    }
-    named = ", ".join(name for name, wanted in asked.items() if wanted)
-    yield w.every == 0 and bool(named), f"{named}: needs config.watch.every above 0, got 0"
-    yield (
-        stop and w.identities < ENOUGH,
-        f"config.reward.stop_on_hacking needs config.watch.identities of {ENOUGH} or more, with "
-        f"fewer nothing is said to rise or fall; got {w.identities}",
-    )
-
-
 def _algorithm_rules(c: Config) -> Iterator[tuple[bool, str]]:
     """Yield the rules of algorithms besides EvoID."""
-    yield (
-        bool(c.teacher) and c.algorithm != "evoid",
-        f"config.teacher: config.algorithm={c.algorithm} has no teacher; leave it out, or take "
-        "evoid",
-    )
     clips = c.algorithm == "imitation" and c.imitation.target == "clips"
     drawn = c.data.source == "portraits" and c.video.height == c.video.width
     yield (

@@ -130,7 +130,7 @@ def open_run(cfg: config.Config, workdir: Path) -> Iterator[Run]:
             workdir=workdir,
             mesh=mesh,
             frozen=frozen,
-            teacher=teacher.load(cfg.teacher, cfg.model, frozen, mesh),
+            teacher=teacher.load(teacher.asked(cfg), cfg.model, frozen, mesh),
             data=splits.evolution,
             validation=splits.validation,
             heldout=splits.heldout,
@@ -154,7 +154,7 @@ def open_data(cfg: config.Data, seed: int) -> pairs.Splits:
 def open_model(cfg: config.Config) -> pipeline.Opened:
     """Open the model, fetching what a hub name stands for; processes may share the hub's cache."""
     with distributed.leader_first():
-        if cfg.teacher:
+        if teacher.asked(cfg):
             hub.folder(cfg.teacher, parts=("transformer",))
         return pipeline.open_diffusers(cfg.model, (VACE,))
 
@@ -192,7 +192,7 @@ def check_model(cfg: config.Config, opened: pipeline.Opened, fresh: bool) -> Non
     parts, video = opened.pipeline.parts, cfg.video
     transformer = parts["transformer"].config
     rollout.check_size_of(transformer, parts["vae"].config, video.frames, video.height, video.width)
-    teacher.check(cfg.teacher, cfg.model, transformer)
+    teacher.check(teacher.asked(cfg), cfg.model, transformer)
     if fresh and cfg.lora.init:
         shapes = jax.eval_shape(lambda: wan.init(jax.random.key(0), wan.Wan(transformer)))
         drawn = evolve.init(cfg, shapes, transformer).evolving

@@ -88,6 +88,7 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
             "trial without, by the heuristic of plain measurements: "
             f"--config.reward.judge_model={HEURISTIC}"
         )
+    check_stops(cfg)
     for url in cfg.reward.sidecars:
         check_address("config.reward.sidecars", url)
     check_address("config.reward.judge", cfg.reward.judge)
@@ -95,6 +96,24 @@ def check_start(cfg: Config, fresh: bool = True) -> None:
         files.require_file(cfg.reward.judge_rubric, hint="config.reward.judge_rubric names it")
     if fresh and cfg.lora.init and not Path(cfg.lora.init).exists():
         raise FileNotFoundError(f"config.lora.init: there is no {Path(cfg.lora.init).absolute()}")
+
+
+def check_stops(cfg: Config) -> None:
+    """Raise a ValueError for what only the watch's comparisons can do, where it makes none."""
+    asked = {
+        "config.watch.patience": cfg.watch.patience > 0,
+        "config.watch.drift": cfg.watch.drift > 0,
+        "config.watch.export=best": cfg.watch.export == "best",
+        "config.reward.stop_on_hacking": cfg.reward.stop_on_hacking,
+    }
+    named = ", ".join(name for name, wanted in asked.items() if wanted)
+    if named and cfg.watch.every == 0:
+        raise ValueError(f"{named}: needs config.watch.every above 0, got 0")
+    if cfg.reward.stop_on_hacking and cfg.watch.identities < ENOUGH:
+        raise ValueError(
+            f"config.reward.stop_on_hacking needs config.watch.identities of {ENOUGH} or more: of "
+            f"fewer nothing is said to rise or fall; got {cfg.watch.identities}"
+        )
 
 
 def check_watched(cfg: Config, people: int) -> None:
@@ -112,7 +131,7 @@ def unused(cfg: Config) -> list[str]:
     own = [name for name in ALGORITHMS if name != "evoid"]
     idle = [f"config.{name}." for name in own if name != cfg.algorithm]
     if cfg.algorithm != "evoid":
-        idle += ["config.loss."]
+        idle += ["config.teacher", "config.loss."]
     if cfg.algorithm == "nft" and cfg.nft.decay != "train":
         idle += ["config.train.ema_decay"]
     if cfg.algorithm == "grpo":

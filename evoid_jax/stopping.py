@@ -32,8 +32,11 @@ def warning(summary: Mapping) -> str:
 
 
 def comparable(watched: Sequence[Mapping]) -> list[Mapping]:
-    """Return the comparisons whose scores are by the scorers of the last one."""
-    return [one for one in watched if one.get("scorers") == watched[-1].get("scorers")]
+    """Return the comparisons whose scores are by the scorers of the last one.
+
+    One of an older version does not say whose its are, and counts.
+    """
+    return [one for one in watched if one.get("scorers") in (None, watched[-1].get("scorers"))]
 
 
 def best(watched: Sequence[Mapping]) -> Mapping | None:

@@ -14,8 +14,14 @@ from pathlib import Path
 from jax.sharding import Mesh, NamedSharding
 
 from evoid_jax import distributed, rollout, sharding
+from evoid_jax.config import Config
 from evoid_jax.models import loading, pipeline, weights
 from evoid_jax.models.wan import WanConfig
+
+
+def asked(cfg: Config) -> str:
+    """Return the folder or name of the teacher; "" where it is the base, or nobody asks it."""
+    return cfg.teacher if cfg.algorithm == "evoid" else ""
 
 
 def load(folder: str, model: str | Path, frozen: rollout.Frozen, mesh: Mesh) -> dict | None:

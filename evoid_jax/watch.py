@@ -238,10 +238,11 @@ def _start(run: Run, trial: Trial, state: evolve.State) -> Arm:
 
 
 def _scorers(run: Run) -> str:
-    """Return a digest of who scores: only what the same ones scored may be compared."""
+    """Return a digest of who scores: only what the same ones scored may be compared. Collective."""
     reward = run.cfg.reward
     judge = [reward.judge_model, reward.judge_extra] if reward.judge else []
-    return files.digest([run.panel.scorers(), judge])[:16]
+    own = files.digest([run.panel.scorers(), judge])[:16]
+    return distributed.exchange(own)[0]  # what is kept is the first process's
 
 
 def kept_start(file: Path) -> dict:

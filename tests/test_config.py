@@ -314,25 +314,6 @@ def test_something_must_count_in_the_proof():
         config.from_dict(values)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"watch": {"every": 0, "patience": 1}}, r"config\.watch\.patience: needs config"),
-        ({"watch": {"every": 0, "drift": 0.1}}, r"config\.watch\.drift: needs"),
-        ({"watch": {"every": 0, "export": "best"}}, r"config\.watch\.export=best: needs"),
-        ({"watch": {"every": 0}, "reward": {"stop_on_hacking": True}}, "stop_on_hacking: needs"),
-        (
-            {"watch": {"identities": 7}, "reward": {"stop_on_hacking": True}},
-            r"needs config\.watch\.identities of 8 or more, .* got 7",
-        ),
-        ({"algorithm": "nft", "teacher": "t2v"}, r"config\.algorithm=nft has no teacher"),
-    ],
-)
-def test_what_could_never_act_is_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        config.from_dict(values)
-
-
 def test_preference_needs_the_judges_metric():
     values = config.to_dict(config.Config())
     del values["reward"]["table"]["vqscore"]

@@ -83,7 +83,9 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch, capsys, leads):
     monkeypatch.setattr(distributed, "leads", lambda: leads)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     panel = SimpleNamespace(infos=[{"rewards": [], "monitors": []}])
-    run = SimpleNamespace(cfg=settings("unused", 4), workdir=tmp_path, mesh=mesh, panel=panel)
+    some = dict.fromkeys(("data", "validation", "heldout"), SimpleNamespace(rows=[]))
+    cfg = settings("unused", 4)
+    run = SimpleNamespace(cfg=cfg, workdir=tmp_path, mesh=mesh, panel=panel, **some)
     with train.open_log(run, 0) as writer:
         assert (writer is not None) == leads
     distributed.say("hello")

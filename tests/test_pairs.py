@@ -168,6 +168,9 @@ def test_other_people_prompts_or_pictures_make_other_pairs(tmp_path):
     assert len({first, *different}) == 5
     (tmp_path / "other.png").write_bytes((tmp_path / "a.png").read_bytes())
     assert told(image="other.png") == first
+    del line["identity"]  # is then known by the picture's bytes
+    unnamed = told()
+    assert told(image="other.png") == unnamed != told(image="b.jpg")
 
 
 def test_others_are_photos_of_the_person_on_other_lines(tmp_path):

@@ -223,6 +223,26 @@ def test_monitors_are_asked_for_again_with_the_rewards_or_alone(fake, tmp_path, 
     assert [len(batch.rewards) for batch in fake.batches[-1:]] == [7 if broken else 0]
 
 
+def test_monitors_are_those_of_one_service_whoever_else_has_some(fake, tmp_path, waits):
+    """Of the first that has any; another that scores rewards does not stand in for it."""
+    first = Fake(names=["sharpness"])
+    first.column = {"sharpness": 0}
+    first.change = lambda reply: reply if waits else reply | {"monitor": {}}
+    with serve(first.app()) as watcher, serve(fake.app()) as url:
+        settings = {"judge": "", "preference": False, "timeout": 20.0}
+        cfg = config.Reward(sidecars=(f"{watcher}/", url), **settings)
+        with Panel(cfg, one_device(), 8, tmp_path) as panel:
+            asked = request("a", monitors=True)
+            panel.collect([panel.submit(videos(10), asked, ROWS)], asked)
+            again = Panel(
+                dataclasses.replace(cfg, sidecars=(url, watcher)), one_device(), 8, tmp_path
+            )
+            assert panel.scorers() == again.scorers()  # in whatever order they are named
+            again.close()
+    assert waits == [2] and asked.unseen == [] and not any(b.monitors for b in fake.batches)
+    np.testing.assert_array_equal(asked.monitor["truth"], [20, 22, 24, 26])
+
+
 def test_a_monitor_that_nobody_gives_ends_no_run(fake, tmp_path, waits, capsys):
     fake.change = lambda reply: reply | {"monitor": {}}
     _, asked = collected(fake, tmp_path, count=2, patience=6.0, monitors=True)

@@ -76,6 +76,7 @@ def test_a_model_that_is_not_there_is_named_before_the_data_that_it_would_need(t
             {"algorithm": "nft", "loss": {"beta": 1.0, "lambda_self": 0.3}},
             ["config.loss.lambda_self=0.3", "config.train.ema_decay=0.2"],
         ),
+        ({"algorithm": "rwr", "teacher": "t2v"}, ["config.teacher=t2v", "config.loss.beta=2.0"]),
         ({"algorithm": "nft", "nft": {"kl": 0.2, "decay": "train"}}, ["config.loss.beta=2.0"]),
         (
             {"algorithm": "grpo", "train": {"grid": 30}, "nft": {"beta": 2.0}},
@@ -95,6 +96,24 @@ def test_a_model_that_is_not_there_is_named_before_the_data_that_it_would_need(t
 )
 def test_settings_that_another_algorithm_leaves_alone_are_named(changes, idle):
     assert settings.unused(preset(**changes)) == idle
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"watch": {"every": 0, "patience": 1}}, r"config\.watch\.patience: needs config"),
+        ({"watch": {"every": 0, "drift": 0.1}}, r"config\.watch\.drift: needs"),
+        ({"watch": {"every": 0, "export": "best"}}, r"config\.watch\.export=best: needs"),
+        ({"watch": {"every": 0}, "reward": {"stop_on_hacking": True}}, "stop_on_hacking: needs"),
+        (
+            {"watch": {"identities": 7}, "reward": {"stop_on_hacking": True}},
+            r"needs config\.watch\.identities of 8 or more: .* got 7",
+        ),
+    ],
+)
+def test_what_could_never_stop_a_run_does_not_start_one(values, message):
+    with pytest.raises(ValueError, match=message):
+        settings.check_start(preset(**values))
 
 
 def test_a_watch_of_few_people_cannot_stop_a_run():

@@ -61,6 +61,8 @@ def test_scores_of_other_scorers_are_compared_with_nothing():
     assert stopping.best(watched)["steps"] == 40
     assert stopping.reason(Watch(patience=1), watched) == ""
     assert "no better total in 1" in stopping.reason(Watch(patience=1), watched[:2])
+    older = [compared(5, 0.1)]  # does not say who scored
+    assert stopping.best([*older, *watched])["steps"] == 5
 
 
 def test_nothing_stops_a_run_unless_it_is_asked_to():

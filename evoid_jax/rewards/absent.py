@@ -142,9 +142,9 @@ def check_blank(most: int, steps: dict[str, int], why: dict[str, int]) -> None:
     if gone:
         raise MissingReward(
             f"{', '.join(gone)} could be measured in no video of the last {most} steps "
-            f"({because(why)}). Look at the videos of the watch and at the scorer's log. To do "
-            "without: --config.reward.table.NAME.prior=0; to let it be so: "
-            "--config.reward.idle_steps=0"
+            f"({because(why)}). Look at the videos of the watch and at the scorer's log. To let "
+            "it be so: --config.reward.idle_steps=0; to do without it, in another --workdir: "
+            "--config.reward.table.NAME.prior=0"
         )
 
 

@@ -72,7 +72,7 @@ def score(
     references: wire.Photos,
     prompts: list[str],
     attributes: list | None = None,
-    monitors: bool = False,
+    monitors: bool | tuple[str, ...] = False,
     options: Options = DEFAULTS,
     judge: Grader | None = None,
     judged: tuple[str, ...] = (JUDGE,),
@@ -89,7 +89,7 @@ def score(
         several videos share should be one array, which a request then carries once.
       prompts: B strings.
       attributes: per video the truth of the tiny world (list of floats) or None; for monitors.
-      monitors: ask for the measures that are never rewarded too.
+      monitors: ask for the measures that are never rewarded too, of these sidecars or of any.
       judge: who fills the columns `judged`, of which there are JUDGE and EVOSCORE; None: nobody.
       first: which row of its batch the first video is; replicas take turns by it, so that batches
         sent one video at a time do not all begin with the same replica.
@@ -110,7 +110,8 @@ def score(
         for name in (judged if judge else ())
     }
     rows = range(first, first + len(prompts))
-    jobs, missing, dead = sharing.plan(urls, names, rows, monitors, options, deadline)
+    watchers = (urls if monitors else ()) if isinstance(monitors, bool) else monitors
+    jobs, missing, dead = sharing.plan(urls, names, rows, watchers, options, deadline)
     out = _empty(names, len(prompts), missing)
     for url, why in dead.items():
         log.info("sidecar %s: %s", url, why)  # whoever asks tells the reasons

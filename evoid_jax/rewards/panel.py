@@ -25,6 +25,7 @@ from evoid_jax.rewards import (
     client,
     judge_record,
     local,
+    replica,
     servers,
     sharing,
     table,
@@ -70,8 +71,11 @@ class Panel:
             self.close()
             raise
         self._cfg, self._names = cfg, table.names(cfg.table)
-        # The monitors that it asks for: those of the first sidecar that has any.
-        self.monitored = next((i["monitors"] for i in self.infos if i["monitors"]), [])
+        # The monitors that are asked for: those of the first sidecar that has any. The first
+        # process says which, since all must wait alike.
+        first = sharing.first_with_monitors(self.infos)
+        self.monitored = distributed.exchange(first["monitors"] if first else [])[0]
+        self._watchers = sharing.alike(self.urls, self.infos, first)
         self._told: set[str] = set()  # kinds of reasons that a warning has named
         self._given_up: set[str] = set()  # rewards and monitors that are not waited for any more
         self._blank: dict[str, int] = {}  # rewards that no video of the last so many steps has
@@ -105,13 +109,12 @@ class Panel:
             url = self._kept(local.start_judge(log_dir)).url + "/v1"
         return open_judge(cfg, url, fps, log_dir)
 
-    def scorers(self) -> list[list[str | None]]:
-        """Return name, version and digest of every reward that the sidecars offer."""
-        return [
-            [reward.get(field) for field in ("name", "version", "sha256")]
-            for info in self.infos
-            for reward in info["rewards"]
-        ]
+    def scorers(self) -> list[tuple[str, str, str]]:
+        """Return name, version and digest of every reward that the sidecars offer.
+
+        How many give it, and in which order they were named, counts for nothing.
+        """
+        return sorted({entry for info in self.infos for entry in replica.kind(info)})
 
     def submit(self, video_BFHWC: jax.Array, request: Request, rows: np.ndarray) -> jax.Array:
         """Hand videos over to be scored, at once.
@@ -158,7 +161,7 @@ class Panel:
             [request.references[row] for row in rows],
             [request.prompts[row] for row in rows],
             attributes=None if truth is None else [truth[row] for row in rows],
-            monitors=request.monitors if monitors is None else monitors,
+            monitors=self._watchers if (request.monitors if monitors is None else monitors) else (),
             options=options,
             judge=self.judge,
             judged=tuple(judged),

@@ -30,7 +30,7 @@ def plan(
     urls: tuple[str, ...],
     wanted: tuple[str, ...],
     rows: range,
-    monitors: bool,
+    monitors: tuple[str, ...],
     options: Options,
     deadline: float,
 ) -> tuple[list[Job], dict[str, str], dict[str, str]]:
@@ -40,7 +40,7 @@ def plan(
       urls: sidecars; those that have not answered yet are asked what they are.
       wanted: names of rewards.
       rows: of the videos, in the batch that they are a part of.
-      monitors: whether to ask for those too.
+      monitors: sidecars that may be asked for those too; none: nobody is.
       deadline: of the batch, by `time.monotonic`.
     """
     # One that says nothing must not cost the scores of the others: half of the time is theirs.
@@ -48,11 +48,11 @@ def plan(
     infos = background.run(_known(urls, options, seconds))
     alive = {url: reply for url, reply in infos.items() if isinstance(reply, dict)}
     dead = {url: str(reply) for url, reply in infos.items() if isinstance(reply, SidecarError)}
-    jobs, taken, watched = [], set(), not monitors
+    jobs, taken, watched = [], set(), False
     for (offered, monitored, _), team in _teams(alive, wanted).items():
         # A reward that two teams offer is asked of the first alone, and so are the monitors.
         names = tuple(name for name in offered if name not in taken)
-        watch = monitored and not watched
+        watch = bool(monitored) and not watched and not {*team}.isdisjoint(monitors)
         if names or watch:
             infos_of_team = [alive[url] for url in team]
             # No larger than the smallest number of videos that one of them takes at once.
@@ -132,15 +132,28 @@ def _teams(alive: dict[str, dict], wanted: tuple[str, ...]) -> dict[tuple, list[
     """Group the sidecars that stand in for each other.
 
     They offer the same of the wanted rewards, of the same versions and digests: two versions would
-    give two videos of a pair different measures.
+    give two videos of a pair different measures. And the same monitors; where these are all that is
+    asked for, by services that are alike as a whole.
     """
     teams: dict[tuple, list[str]] = {}
     for url, reply in alive.items():
         kinds = {entry[0]: entry for entry in replica.kind(reply)}
         offered = tuple(name for name in wanted if name in kinds)
-        versions = str([kinds[name] for name in offered])
-        teams.setdefault((offered, bool(reply["monitors"]), versions), []).append(url)
+        versions = str([kinds[name] for name in offered or kinds])
+        teams.setdefault((offered, tuple(reply["monitors"]), versions), []).append(url)
     return teams
+
+
+def first_with_monitors(infos: list[dict]) -> dict | None:
+    """Return what the first sidecar says that has monitors; None where none has."""
+    return next((reply for reply in infos if reply["monitors"]), None)
+
+
+def alike(urls: list[str], infos: list[dict], first: dict | None) -> tuple[str, ...]:
+    """Return the sidecars whose monitors are those of `first`: replicas of it."""
+    told = lambda reply: (replica.kind(reply), reply["monitors"])
+    both = zip(urls, infos, strict=True)
+    return tuple(url.rstrip("/") for url, reply in both if first and told(reply) == told(first))
 
 
 def split(team: list[str], names: tuple, rows: range, watch: bool, most: int) -> list[Job]:
