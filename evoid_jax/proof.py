@@ -138,11 +138,7 @@ def summary(
     rewards = {name: comparing(base_BM[:, m], evolved_BM[:, m]) for m, name in enumerate(names)}
     total_base_B, total_evolved_B = _totals(base_BM, evolved_BM, prior_M)
     rewards["total"] = comparing(total_base_B, total_evolved_B)
-    nothing_B = np.full(len(base_BM), np.nan)
-    monitors = {
-        name: comparing(monitor_base.get(name, nothing_B), monitor_evolved.get(name, nothing_B))
-        for name in {**monitor_base, **monitor_evolved}
-    }
+    monitors = _monitors(comparing, monitor_base, monitor_evolved, videos=len(base_BM))
     made = {} if heldout is None else {"heldout": heldout}
     made |= _headline(rewards, monitors)
     made |= {
@@ -158,6 +154,15 @@ def summary(
         "identities": rewards["total"]["identities"],
     }
     return plain(made)
+
+
+def _monitors(comparing, base: Mapping, evolved: Mapping, videos: int) -> dict[str, dict]:
+    """Compare all monitors; one that a side lacks altogether is missing there."""
+    nothing_B = np.full(videos, np.nan)
+    return {
+        name: comparing(base.get(name, nothing_B), evolved.get(name, nothing_B))
+        for name in dict.fromkeys([*base, *evolved])
+    }
 
 
 def verdict(summary: Mapping) -> tuple[str, str]:

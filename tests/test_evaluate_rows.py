@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from evaluations import KEYS, LEVELS, benchmark, clips, judge_of, read, run, sidecar
@@ -111,17 +112,27 @@ def test_rows_that_do_not_say_of_which_photos_they_are_are_compared_by_names_and
     assert "is not known" not in text and "show something else in 10 videos" in text
 
 
-def test_a_photo_that_is_gone_costs_its_video_alone(data, tmp_path, monkeypatch):
+@pytest.fixture
+def refuse(monkeypatch):
+    """Let every read of a file of some name fail."""
+
+    def failing(name, error):
+        real = Path.read_bytes
+
+        def read_bytes(file):
+            if file.name == name:
+                raise error
+            return real(file)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    return failing
+
+
+def test_a_photo_that_is_gone_costs_its_video_alone(data, tmp_path, refuse):
     """While the row is scored, that is; before, the list is refused."""
     folder = clips(tmp_path / "mine", LEVELS)
-    real = type(folder).read_bytes
-
-    def read_bytes(file):
-        if file.name == f"{KEYS[1]}.png":
-            raise FileNotFoundError(2, "No such file or directory", str(file))
-        return real(file)
-
-    monkeypatch.setattr(type(folder), "read_bytes", read_bytes)
+    refuse(f"{KEYS[1]}.png", FileNotFoundError(2, "No such file or directory"))
     with serve(sidecar().app()) as url:
         text = run(data, tmp_path / "out", f"--videos={folder}", f"--reward.sidecars={url}")
     assert "No such file or directory" in text and "| 2 of 3" in text
@@ -129,16 +140,9 @@ def test_a_photo_that_is_gone_costs_its_video_alone(data, tmp_path, monkeypatch)
     assert [key for key, digest in of.items() if digest is None] == [KEYS[1]]
 
 
-def test_a_video_that_cannot_be_read_costs_no_other(data, tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_read_costs_no_other(data, tmp_path, refuse):
     folder = clips(tmp_path / "mine", LEVELS)
-    real = type(folder).read_bytes
-
-    def read_bytes(file):
-        if file.name == f"{KEYS[1]}.mp4":
-            raise PermissionError(13, "Permission denied", str(file))
-        return real(file)
-
-    monkeypatch.setattr(type(folder), "read_bytes", read_bytes)
+    refuse(f"{KEYS[1]}.mp4", PermissionError(13, "Permission denied"))
     with serve(sidecar().app()) as url:
         text = run(data, tmp_path / "out", f"--videos={folder}", f"--reward.sidecars={url}")
     assert "Permission denied" in text and "| 2 of 3" in text
